@@ -1,0 +1,1 @@
+//! Bytes to bytes, no I/O: how the content of chunks is coded in frames.

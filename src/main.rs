@@ -1,0 +1,2 @@
+//! The `ckpt` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The user's files: walking, reading, cutting and writing them.

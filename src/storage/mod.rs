@@ -1,0 +1,113 @@
+//! Named immutable objects: the only way to a repository's bytes.
+//!
+//! Guarantees every implementation gives, and one conformance suite (`tests/it/storage_conformance.rs`) holds them to:
+//!
+//! * An object appears whole, under its name, or not at all. Once [`ObjectWriter::publish`] has returned
+//!   [`Published::Created`], the object survives a power cut.
+//! * A name is taken by exactly one writer. Nothing is ever overwritten.
+//! * [`Storage::list`] after a publication that was reported shows the object.
+//!
+//! Deliberately not here: what objects mean, checksums, retries by name of object, encryption.
+
+use crate::bytes::ByteRange;
+use crate::error::{Error, Kind, Result};
+use std::fmt;
+
+/// The name of an object: components of `[0-9a-z._-]` joined by `/`, none empty, none starting with a dot.
+///
+/// A component that starts with `tmp-` is reserved for implementations.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName(String);
+
+impl ObjectName {
+    /// Checks `text` and takes it as a name.
+    pub fn new(text: impl Into<String>) -> Result<Self> {
+        let text = text.into();
+        let component_is_sound = |component: &str| {
+            !component.is_empty()
+                && !component.starts_with('.')
+                && !component.starts_with("tmp-")
+                && component.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'z' | b'.' | b'_' | b'-'))
+        };
+        if text.len() <= 200 && text.split('/').all(component_is_sound) {
+            Ok(ObjectName(text))
+        } else {
+            Err(Error::new(Kind::Failed, format!("{text:?} cannot name an object")))
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// How a publication ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The object now exists under the name, durably.
+    Created,
+    /// The name was taken before; what this writer wrote is gone.
+    AlreadyExists,
+}
+
+/// A place that keeps named immutable objects.
+pub trait Storage: Send + Sync {
+    /// The place in words, for messages: a path or a URL.
+    fn describe(&self) -> String;
+
+    /// Begins an object without a name. `folder` is the first component of the name that it will get.
+    fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>>;
+
+    /// The whole object; [`Kind::Missing`] if there is none, [`Kind::Damaged`] if it is longer than `bytes_max`.
+    fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>>;
+
+    /// Appends exactly `range` of the object to `into`; [`Kind::Damaged`] if the object ends before.
+    fn read_range(&self, name: &ObjectName, range: ByteRange, into: &mut Vec<u8>) -> Result<()>;
+
+    /// All objects whose name starts with `folder` and a `/`, at any depth, sorted by name.
+    /// A folder that does not exist is empty.
+    fn list(&self, folder: &str) -> Result<Vec<Listed>>;
+
+    /// The object's length in bytes, or none if it does not exist.
+    fn size(&self, name: &ObjectName) -> Result<Option<u64>>;
+
+    /// Removes the object; true if it was there. Durable when reported.
+    fn delete(&self, name: &ObjectName) -> Result<bool>;
+
+    /// Removes what killed writers left behind under reserved names and returns how many bytes that freed.
+    /// Only sound while no writer runs.
+    fn delete_abandoned(&self) -> Result<u64>;
+}
+
+/// An object being written; dropped unpublished, it leaves nothing.
+pub trait ObjectWriter: Send {
+    /// Appends bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Makes the bytes durable and then gives them `name`, exclusively.
+    fn publish(self: Box<Self>, name: &ObjectName) -> Result<Published>;
+}
+
+/// Writes a small object in one call.
+pub fn create_new(storage: &dyn Storage, name: &ObjectName, bytes: &[u8]) -> Result<Published> {
+    let folder = name.as_str().split('/').next().unwrap_or_default();
+    let mut writer = storage.create(folder)?;
+    writer.write(bytes)?;
+    writer.publish(name)
+}

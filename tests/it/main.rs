@@ -1,0 +1,1 @@
+//! The integration tests: the library's layers together, and the program as a process.
