@@ -1,1 +1,19 @@
 //! Bytes to bytes, no I/O: how the content of chunks is coded in frames.
+//!
+//! An [`Encoder`] turns raw bytes into one self-describing frame and has decoded it again before it returns; a
+//! [`Decoder`] turns a frame back. Which codec a frame uses is decided from a sample of the bytes alone, never from a
+//! file name, and stands in the frame, so that reading needs no knowledge of the source.
+//!
+//! A decoder refuses what is structurally wrong and bounds its memory, but a frame carries no checksum: that the bytes
+//! are the right ones is for the caller to check against the chunk's id.
+//!
+//! `docs/FORMAT.md` describes the bytes.
+
+mod entropy;
+mod frame;
+mod planes;
+mod sample;
+#[cfg(test)]
+mod synthetic;
+
+pub use frame::{Codec, Compression, Decoder, Encoder, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, FrameHeader};

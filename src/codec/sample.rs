@@ -1,0 +1,337 @@
+//! Which codec suits some bytes, judged from a few KiB of them.
+//!
+//! Byte histograms by position modulo 8 show the width of a word and where words begin: the byte with the exponent is
+//! far from uniform, and only at one phase does a rotation by one bit make it narrower still. The best layouts are then
+//! measured exactly on the same sample. Repeats are looked for only where they are cheap to find or likely.
+//!
+//! The verdict is a guess that costs space or time when wrong, never data. It is the same for the same bytes.
+
+use super::planes::{self, PLANES_MAX, PlaneLayout};
+
+/// Bytes whose histograms are taken. 512 for each of 8 positions tell exponents from noise; more costs time.
+const SAMPLE_BYTES: usize = 4 << 10;
+
+/// The sample is taken in pieces spread over the whole; a multiple of 8 so that positions stay aligned.
+const WINDOW_BYTES: usize = 512;
+
+/// Bits per byte above which a plane is kept raw: libzstd itself gives up above 7.87.
+const RAW_BITS: f32 = 7.8;
+
+/// Bits per byte below which a plane may consist of runs, which Huffman coding (at least one bit each) wastes.
+const RUNS_BITS: f32 = 1.1;
+
+/// Bits per byte that a layout must reach to be worth its merge.
+const WORTH_BITS: f32 = 7.92;
+
+/// Words compared across the whole to find repeats.
+const PROBES: usize = 512;
+
+/// Slots of the table of words seen; a power of two above [`PROBES`].
+const PROBE_SLOTS: usize = 1024;
+
+/// How one plane is best kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlaneHint {
+    /// As it is: nearly uniform.
+    Raw,
+    /// Huffman coding only.
+    Huffman,
+    /// The general compressor: long runs are likely.
+    Runs,
+}
+
+/// A layout, how to keep each of its planes, and what that costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct PlanePlan {
+    pub layout: PlaneLayout,
+    pub hints: [PlaneHint; PLANES_MAX],
+    /// Estimated bits per byte over all planes, 0.0 to 8.0.
+    pub bits: f32,
+}
+
+impl PlanePlan {
+    /// What is compared: size, with a surcharge for each plane that takes time to code and decode.
+    fn price(&self) -> f32 {
+        let width = self.layout.width();
+        let coded = self.hints[..width].iter().filter(|&&hint| hint != PlaneHint::Raw).count();
+        self.bits + 0.1 * coded as f32 / width as f32
+    }
+}
+
+/// What the sample says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Verdict {
+    /// The best layout, if planes save anything.
+    pub planes: Option<PlanePlan>,
+    /// What is known about repeats.
+    pub repeats: Repeats,
+}
+
+/// Whether a general compressor may find repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeats {
+    /// Every word holds noise, and no word was seen twice: none.
+    Unlikely,
+    /// Nothing speaks against it: worth trying on a part.
+    Possible,
+    /// Far apart, so that a part would not show them: worth trying on the whole.
+    Found,
+}
+
+type Histogram = [u16; 256];
+
+/// Reused memory for the histograms.
+pub(super) struct Sampler {
+    sample: Vec<u8>,
+    /// By position modulo 8: bytes as they are, then bytes of words rotated left by one bit.
+    plain: Box<[Histogram; 8]>,
+    rotated: Box<[Histogram; 8]>,
+    planes: Vec<u8>,
+    seen: Box<[u64; PROBE_SLOTS]>,
+}
+
+impl Sampler {
+    /// A sampler.
+    pub(super) fn new() -> Self {
+        Sampler {
+            sample: Vec::with_capacity(SAMPLE_BYTES),
+            plain: Box::new([[0; 256]; 8]),
+            rotated: Box::new([[0; 256]; 8]),
+            planes: vec![0; SAMPLE_BYTES],
+            seen: Box::new([0; PROBE_SLOTS]),
+        }
+    }
+
+    /// Judges `raw`, which may have any length.
+    pub(super) fn judge(&mut self, raw: &[u8]) -> Verdict {
+        self.take(raw);
+        self.count();
+        let planes = self.candidates().into_iter().flatten().map(|layout| self.measure(layout));
+        let planes = planes.reduce(|best, next| if next.price() < best.price() { next } else { best });
+        let repeats = match &planes {
+            _ if self.repeated_share(raw) >= 1.0 / 32.0 => Repeats::Found,
+            // A noisy byte in every word leaves no match of useful length. Nearly constant planes betray integers,
+            // and integers have repeats though their lowest byte looks like noise.
+            Some(plan) => {
+                let hints = &plan.hints[..plan.layout.width()];
+                match hints.contains(&PlaneHint::Raw) && !hints.contains(&PlaneHint::Runs) {
+                    true => Repeats::Unlikely,
+                    false => Repeats::Possible,
+                }
+            }
+            None => Repeats::Possible,
+        };
+        Verdict { planes: planes.filter(|plan| plan.bits <= WORTH_BITS), repeats }
+    }
+
+    /// Gathers the sample: all of `raw` if it is short, otherwise windows at equal distances, at multiples of 8.
+    fn take(&mut self, raw: &[u8]) {
+        self.sample.clear();
+        if raw.len() <= SAMPLE_BYTES {
+            self.sample.extend_from_slice(&raw[..raw.len() / 8 * 8]);
+            return;
+        }
+        const WINDOWS: usize = SAMPLE_BYTES / WINDOW_BYTES;
+        for window in 0..WINDOWS {
+            let start = (raw.len() - WINDOW_BYTES) * window / (WINDOWS - 1) / 8 * 8;
+            self.sample.extend_from_slice(&raw[start..start + WINDOW_BYTES]);
+        }
+    }
+
+    fn count(&mut self) {
+        self.plain.as_flattened_mut().fill(0);
+        self.rotated.as_flattened_mut().fill(0);
+        for window in self.sample.chunks(WINDOW_BYTES) {
+            let (groups, _) = window.as_chunks::<8>();
+            // The first group only lends its last byte to the second, so that both kinds count the same bytes.
+            for pair in groups.windows(2) {
+                let (before, group) = (u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1]));
+                let rotated = (group << 1 | before >> 63).to_le_bytes();
+                for position in 0..8 {
+                    self.plain[position][usize::from(pair[1][position])] += 1;
+                    self.rotated[position][usize::from(rotated[position])] += 1;
+                }
+            }
+        }
+    }
+
+    /// The most promising layout without rotation and with each kind of it, cheapest by estimate.
+    fn candidates(&self) -> [Option<PlaneLayout>; 3] {
+        let mut best_plain = (f32::INFINITY, None);
+        let mut best_rotated = (f32::INFINITY, None);
+        let mut rotated_by_four = None;
+        for width_log2 in 0..4u8 {
+            let width = 1usize << width_log2;
+            let plain = class_bits(&self.plain, width);
+            // Wider layouts have smaller samples for each plane, which makes them look a little better than they are.
+            let penalty = 0.04 * f32::from(width_log2);
+            let bits = plain[..width].iter().sum::<f32>() / width as f32 + penalty;
+            if bits < best_plain.0 {
+                best_plain = (bits, PlaneLayout::new(width_log2, 0, 0));
+            }
+            if width == 1 {
+                continue;
+            }
+            let rotated = class_bits(&self.rotated, width);
+            let all_rotated = rotated[..width].iter().sum::<f32>();
+            for phase in 0..width {
+                // The lowest byte takes the sign from the highest one, which the histograms do not show.
+                let bits = (all_rotated - rotated[phase] + plain[phase]) / width as f32 + penalty;
+                // The exponent shows at any phase that does not make it the lowest byte; the true one has it on top.
+                let top = rotated[(phase + width - 1) % width];
+                let bits = if rotated[..width].iter().any(|&other| other < top) { bits + 0.04 } else { bits };
+                if bits < best_rotated.0 {
+                    best_rotated = (bits, PlaneLayout::new(width_log2, 1, phase as u8));
+                    // The exponent of binary64 has 11 bits: behind sign and three idle bits it fills a byte too.
+                    rotated_by_four = if width == 8 { PlaneLayout::new(width_log2, 4, phase as u8) } else { None };
+                }
+            }
+        }
+        [best_plain.1, best_rotated.1, rotated_by_four]
+    }
+
+    /// The cost of `layout` on the sample, plane by plane.
+    fn measure(&mut self, layout: PlaneLayout) -> PlanePlan {
+        let width = layout.width();
+        let body = self.sample.get(layout.phase()..).unwrap_or(&[]);
+        let words = body.len() / width;
+        let body = &body[..words * width];
+        planes::split(layout, body, &mut self.planes);
+        let mut hints = [PlaneHint::Raw; PLANES_MAX];
+        let mut bits = 0.0;
+        for (k, hint) in hints.iter_mut().enumerate().take(width) {
+            let mut histogram = [0u16; 256];
+            for &byte in &self.planes[k * words..(k + 1) * words] {
+                histogram[usize::from(byte)] += 1;
+            }
+            let entropy = entropy_bits(&histogram);
+            (*hint, bits) = match entropy {
+                _ if entropy > RAW_BITS => (PlaneHint::Raw, bits + 8.0),
+                _ if entropy < RUNS_BITS => (PlaneHint::Runs, bits + entropy),
+                _ => (PlaneHint::Huffman, bits + entropy),
+            };
+        }
+        PlanePlan { layout, hints, bits: bits / width as f32 }
+    }
+
+    /// The share of words, taken at equal distances over all of `raw`, that are zero or were met before. The distance
+    /// is a multiple of 64, so rows of a matrix meet themselves.
+    fn repeated_share(&mut self, raw: &[u8]) -> f32 {
+        let distance = raw.len().div_ceil(PROBES).next_multiple_of(64).max(64);
+        self.seen.fill(0);
+        let (mut probes, mut repeated) = (0u32, 0u32);
+        for start in (0..raw.len()).step_by(distance) {
+            let Some(&bytes) = raw[start..].first_chunk::<8>() else { break };
+            let word = u64::from_le_bytes(bytes);
+            let slot = word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PROBE_SLOTS.ilog2());
+            let seen = &mut self.seen[slot as usize];
+            repeated += u32::from(*seen == word);
+            probes += 1;
+            *seen = word;
+        }
+        repeated as f32 / probes.max(1) as f32
+    }
+}
+
+/// Estimated bits per byte of each position modulo `width`, from histograms by position modulo 8.
+fn class_bits(histograms: &[Histogram; 8], width: usize) -> [f32; 8] {
+    let mut bits = [0.0; 8];
+    for (class, bits) in bits.iter_mut().enumerate().take(width) {
+        let mut merged = histograms[class];
+        for other in (class + width..8).step_by(width) {
+            for (sum, count) in merged.iter_mut().zip(&histograms[other]) {
+                *sum += count;
+            }
+        }
+        let entropy = entropy_bits(&merged);
+        *bits = if entropy > RAW_BITS { 8.0 } else { entropy };
+    }
+    bits
+}
+
+/// The order-0 entropy behind a histogram of at most [`SAMPLE_BYTES`] samples in bits per byte, with the correction of
+/// Miller and Madow (1955) for the smallness of the sample; at most 8, and 0 for an empty histogram.
+fn entropy_bits(histogram: &Histogram) -> f32 {
+    const LANES: usize = 16;
+    let mut weighted = [0.0f32; LANES];
+    let mut total = [0u16; LANES];
+    let mut used = [0u16; LANES];
+    for counts in histogram.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            let count = counts[lane];
+            weighted[lane] += count_log2(count);
+            total[lane] += count;
+            used[lane] += u16::from(count > 0);
+        }
+    }
+    let total = f32::from(total.iter().sum::<u16>());
+    if total == 0.0 {
+        return 0.0;
+    }
+    let used = f32::from(used.iter().sum::<u16>());
+    let plain = total.log2() - weighted.iter().sum::<f32>() / total;
+    (plain + (used - 1.0) * std::f32::consts::LOG2_E / (2.0 * total)).clamp(0.0, 8.0)
+}
+
+/// `count * log2(count)`, 0 for 0, within 0.1 %: arithmetic that vectorises, where a logarithm or a table would not.
+#[inline(always)]
+fn count_log2(count: u16) -> f32 {
+    let value = f32::from(count);
+    let bits = value.to_bits();
+    let exponent = (bits >> 23) as i32 - 127;
+    let mantissa = f32::from_bits(bits & 0x007f_ffff | 0x3f80_0000);
+    // A cubic through the ends of 1 to 2, so that powers of two are exact.
+    let t = mantissa - 1.0;
+    let log = t * (1.421_8 + t * (-0.576_6 + t * 0.154_8));
+    value * (exponent as f32 + log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::synthetic::{self, Float};
+
+    fn judged(raw: &[u8]) -> Verdict {
+        Sampler::new().judge(raw)
+    }
+
+    #[test]
+    fn the_logarithm_is_close() {
+        for count in 1..=4096u16 {
+            let exact = f32::from(count) * f32::from(count).log2();
+            assert!((count_log2(count) - exact).abs() <= 0.002 * f32::from(count), "{count}");
+        }
+        assert_eq!(count_log2(0), 0.0);
+    }
+
+    #[test]
+    fn floats_are_recognised_at_every_phase() {
+        for (float, width_log2) in [(Float::Bf16, 1), (Float::Fp32, 2), (Float::Fp64, 3)] {
+            for phase in 0..1u8 << width_log2 {
+                for len in [64 << 10, 100_001, 1 << 20] {
+                    let raw = synthetic::gaussian(5, float, 0.02, usize::from(phase), len);
+                    let verdict = judged(&raw);
+                    let layout = verdict.planes.map(|plan| plan.layout);
+                    let rotation = if float == Float::Fp64 { 4 } else { 1 };
+                    assert_eq!(layout, PlaneLayout::new(width_log2, rotation, phase), "{float:?} {len} {verdict:?}");
+                    assert_eq!(verdict.repeats, Repeats::Unlikely);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn noise_has_no_layout_and_rows_repeat() {
+        assert_eq!(judged(&synthetic::random(1, 300_000)).planes, None);
+        let rows = synthetic::gaussian(2, Float::Bf16, 1.0, 0, 1536).repeat(200);
+        assert_eq!(judged(&rows).repeats, Repeats::Found);
+        assert_ne!(judged(&synthetic::text(3, 300_000)).repeats, Repeats::Unlikely);
+    }
+
+    #[test]
+    fn short_bytes_are_judged_too() {
+        for len in 0..100 {
+            let _ = judged(&synthetic::random(1, len));
+        }
+    }
+}
