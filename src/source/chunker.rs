@@ -362,7 +362,6 @@ mod tests {
             let data = random(average + min, average as usize * 2000);
             let cuts = Chunker::new(sizes, &PLAIN_KEY).cut_all(&data);
             let mean = data.len() as f64 / cuts.len() as f64 / average as f64;
-            println!("min {min}, average {average}: mean {mean:.3} x average");
             // Small averages lose matches to the quiet rule: 6 % of the loose ones at 4 KiB.
             assert!((0.94..1.06).contains(&mean), "min {min}, average {average}: mean {mean:.3} x average");
             let (mut start, mut at_max) = (0, 0);
