@@ -9,9 +9,19 @@
 //!
 //! Deliberately not here: what objects mean, checksums, retries by name of object, encryption.
 
+pub mod local;
+pub mod simulated;
+
+mod durable_file;
+mod place;
+mod readers;
+mod staging;
+
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 /// The name of an object: components of `[0-9a-z._-]` joined by `/`, none empty, none starting with a dot.
 ///
@@ -71,7 +81,8 @@ pub trait Storage: Send + Sync {
     /// The place in words, for messages: a path or a URL.
     fn describe(&self) -> String;
 
-    /// Begins an object without a name. `folder` is the first component of the name that it will get.
+    /// Begins an object without a name. `folder` is the first component of the name that it will get; a name has at
+    /// least two.
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>>;
 
     /// The whole object; [`Kind::Missing`] if there is none, [`Kind::Damaged`] if it is longer than `bytes_max`.
@@ -90,6 +101,12 @@ pub trait Storage: Send + Sync {
     /// Removes the object; true if it was there. Durable when reported.
     fn delete(&self, name: &ObjectName) -> Result<bool>;
 
+    /// Makes every name durable that a listing of `folder` shows, whoever published it.
+    ///
+    /// A name can be seen before its writer has made it durable; whoever acts on another's name calls this first, so that
+    /// no power cut takes back what the action relied on. Where a visible name always is durable, this does nothing.
+    fn sync_folder(&self, folder: &str) -> Result<()>;
+
     /// Removes what killed writers left behind under reserved names and returns how many bytes that freed.
     /// Only sound while no writer runs.
     fn delete_abandoned(&self) -> Result<u64>;
@@ -104,10 +121,67 @@ pub trait ObjectWriter: Send {
     fn publish(self: Box<Self>, name: &ObjectName) -> Result<Published>;
 }
 
+/// The storage at `location`: a path, or the URL of an object store. It must hold a directory or bucket already.
+pub fn open(location: &str) -> Result<Arc<dyn Storage>> {
+    refuse_url(location)?;
+    Ok(Arc::new(local::LocalStorage::open(Path::new(location))?))
+}
+
+/// As [`open`], for a new repository: a directory that is absent is made, with its parents, and durable on return.
+pub fn create(location: &str) -> Result<Arc<dyn Storage>> {
+    refuse_url(location)?;
+    Ok(Arc::new(local::LocalStorage::create_root(Path::new(location))?))
+}
+
+/// An error if `location` is a URL: no scheme is built in.
+fn refuse_url(location: &str) -> Result<()> {
+    let Some((scheme, _)) = location.split_once("://") else { return Ok(()) };
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+    if !is_scheme {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Usage, format!("{location}: this build cannot store at {scheme}:// URLs"))
+        .with_hint("give the path of a local or mounted directory"))
+}
+
+/// An error unless `name` lies in `folder`, its first component.
+fn check_folder_of(name: &ObjectName, folder: &str) -> Result<()> {
+    match name.as_str().split_once('/') {
+        Some((first, _)) if first == folder => Ok(()),
+        _ => Err(Error::new(Kind::Failed, format!("{name} cannot name an object begun in the folder {folder:?}"))),
+    }
+}
+
+/// An error unless `folder` can be the first component of a name.
+fn check_folder(folder: &str) -> Result<()> {
+    let name = ObjectName::new(folder)?;
+    if name.as_str().contains('/') {
+        return Err(Error::new(Kind::Failed, format!("the folder {folder:?} is more than one component")));
+    }
+    Ok(())
+}
+
 /// Writes a small object in one call.
 pub fn create_new(storage: &dyn Storage, name: &ObjectName, bytes: &[u8]) -> Result<Published> {
     let folder = name.as_str().split('/').next().unwrap_or_default();
     let mut writer = storage.create(folder)?;
     writer.write(bytes)?;
     writer.publish(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_usage_error_that_names_the_scheme() {
+        for location in ["s3://bucket/x", "sftp://host/x", "file:///x"] {
+            let error = open(location).err().expect("no scheme is built");
+            assert_eq!(error.kind(), Kind::Usage);
+            assert!(error.to_string().contains(location.split(':').next().expect("a scheme")), "{error}");
+        }
+        assert_eq!(open("/nowhere/here").err().expect("absent").kind(), Kind::NoRepository);
+        assert_eq!(open("./odd://path").err().expect("absent").kind(), Kind::NoRepository);
+    }
 }

@@ -1,0 +1,254 @@
+//! One new file that appears whole, under a name that nobody else has, and survives a power cut.
+//!
+//! The order is the guarantee: written under a temporary name, synced, named exclusively, its folder synced. A crash
+//! before the naming leaves at most an abandoned temporary file; a crash after it leaves the whole object, because its
+//! bytes were durable before. After any error the file is given up and never synced again: a kernel that failed to write
+//! a page back may report the next sync of that file as a success.
+//!
+//! Large objects bypass the page cache in aligned writes of 8 MiB, which leaves the processors to hashing and coding;
+//! where a file system refuses that, they go through the cache. Small ones are one plain write.
+//!
+//! Closing is not checked: the sync before it has reported whatever a close could still have to say.
+//!
+//! Deliberately not here: what to do after an error (writing again under a new temporary name is the caller's choice),
+//! and preallocation, which gained nothing where it was measured.
+
+use crate::error::{Error, Kind, Result};
+use crate::storage::place::{Place, is_unsupported, temporary_name, uninterrupted};
+use crate::storage::staging::{ALIGNMENT, Staging};
+use crate::storage::{ObjectName, ObjectWriter, Published, check_folder_of};
+use rustix::fs::{self, AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Objects up to this length are collected in ordinary memory and written through the page cache.
+const PLAIN_BYTES_MAX: usize = 1 << 20;
+
+/// An object being written into a temporary file of its folder.
+pub(super) struct DurableFile {
+    place: Arc<Place>,
+    folder: String,
+    temporary: PathBuf,
+    /// None once closed.
+    file: Option<File>,
+    collected: Collected,
+    /// What was appended, in bytes.
+    appended: u64,
+    /// What has been handed to the file, in bytes; more than `appended` when the tail was padded.
+    written: u64,
+    direct: bool,
+    /// A write failed, so nothing more may be done with this file.
+    failed: bool,
+    /// The temporary name is no longer there to be removed.
+    renamed: bool,
+}
+
+/// Appended bytes that have not been written.
+enum Collected {
+    Plain(Vec<u8>),
+    Staged(Staging),
+}
+
+impl DurableFile {
+    /// Opens a temporary file in `folder`, which is made if it is not there.
+    pub(super) fn create(place: &Arc<Place>, folder: &str) -> Result<Self> {
+        place.make_folder(folder)?;
+        let temporary = place.path_of(folder).join(temporary_name()?);
+        let open = || {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            uninterrupted(|| fs::open(&temporary, flags, Mode::RUSR | Mode::WUSR))
+        };
+        let opened = match open() {
+            Err(Errno::NOENT) => {
+                // Someone removed the folder after this process had made it.
+                place.forget_folders();
+                place.make_folder(folder)?;
+                open()
+            }
+            opened => opened,
+        };
+        let file = opened.map_err(|errno| place.write_failure(format!("creating {}", temporary.display()), errno))?;
+        Ok(DurableFile {
+            place: Arc::clone(place),
+            folder: folder.to_owned(),
+            temporary,
+            file: Some(File::from(file)),
+            collected: Collected::Plain(Vec::new()),
+            appended: 0,
+            written: 0,
+            direct: false,
+            failed: false,
+            renamed: false,
+        })
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("an earlier write of this object failed"));
+        }
+        self.appended += bytes.len() as u64;
+        if let Collected::Plain(plain) = &mut self.collected {
+            if plain.len() + bytes.len() <= PLAIN_BYTES_MAX {
+                plain.extend_from_slice(bytes);
+                return Ok(());
+            }
+            let mut staging = self.place.staging.take();
+            staging.append(plain);
+            self.collected = Collected::Staged(staging);
+        }
+        while let Collected::Staged(staging) = &mut self.collected {
+            let taken = staging.append(bytes);
+            bytes = &bytes[taken..];
+            if !staging.is_full() {
+                break;
+            }
+            self.write_collected()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what has been collected; the tail of a staged object is padded.
+    fn write_collected(&mut self) -> io::Result<()> {
+        // Until the bytes are written the object is unusable; an error leaves it so.
+        self.failed = true;
+        match std::mem::replace(&mut self.collected, Collected::Plain(Vec::new())) {
+            Collected::Plain(plain) => self.write_all(&plain)?,
+            Collected::Staged(mut staging) => {
+                self.begin_direct();
+                if self.direct {
+                    staging.pad();
+                }
+                let written = self.write_all(staging.filled());
+                staging.clear();
+                self.collected = Collected::Staged(staging);
+                written?;
+            }
+        }
+        self.failed = false;
+        Ok(())
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.file.as_ref().ok_or_else(|| io::Error::other("the file is closed"))
+    }
+
+    /// Bypasses the page cache from here on if the file system takes that; asked once, at the first staged write.
+    fn begin_direct(&mut self) {
+        if self.written > 0 || self.place.direct_io_refused() {
+            return;
+        }
+        self.direct = self.file.as_ref().is_some_and(|file| fs::fcntl_setfl(file, OFlags::DIRECT).is_ok());
+        if !self.direct {
+            self.place.note_direct_io_refused();
+        }
+    }
+
+    fn end_direct(&mut self) -> io::Result<()> {
+        self.direct = false;
+        Ok(fs::fcntl_setfl(self.file()?, OFlags::empty())?)
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match uninterrupted(|| rustix::io::pwrite(self.file.as_ref().ok_or(Errno::BADF)?, bytes, self.written)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(taken) => {
+                    bytes = bytes.get(taken..).unwrap_or_default();
+                    self.written += taken as u64;
+                    if self.direct && taken % ALIGNMENT != 0 {
+                        // What remains starts at an address and offset that direct I/O cannot take.
+                        self.end_direct()?;
+                    }
+                }
+                // A file system may take the flag and refuse the first write; it has then written nothing.
+                Err(Errno::INVAL) if self.direct => {
+                    self.place.note_direct_io_refused();
+                    self.end_direct()?;
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything up to and including the sync of the bytes.
+    fn make_durable(&mut self) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("an earlier write of this object failed"));
+        }
+        self.write_collected()?;
+        let file = self.file()?;
+        if self.written != self.appended {
+            uninterrupted(|| fs::ftruncate(file, self.appended))?;
+        }
+        self.place.set_object_mode(file)?;
+        Ok(uninterrupted(|| fs::fsync(file))?)
+    }
+
+    /// Gives the file its name unless that is taken.
+    fn give_name(&mut self, path: &Path) -> Result<Published> {
+        let renamed = self.place.rename_exclusively(&self.temporary, path);
+        let by_link = renamed.is_err_and(is_unsupported);
+        let named = if by_link { fs::linkat(CWD, &self.temporary, CWD, path, AtFlags::empty()) } else { renamed };
+        self.renamed = renamed.is_ok();
+        let Err(errno) = named else { return Ok(Published::Created) };
+        // On a network the request may have been carried out and its answer lost: the repetition then meets the file's
+        // own name (EEXIST) or no longer finds the temporary one (ENOENT). Comparing tells that apart.
+        if self.file.as_ref().is_some_and(|file| has_name(file, path)) {
+            return Ok(Published::Created);
+        }
+        match errno {
+            Errno::EXIST => Ok(Published::AlreadyExists),
+            Errno::PERM | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP if by_link => {
+                Err(Error::io(format!("naming {}", path.display()), errno.into())
+                    .with_kind(Kind::Failed)
+                    .with_hint("this file system can create a name exclusively neither by renaming nor by linking"))
+            }
+            errno => Err(self.place.write_failure(format!("naming {}", path.display()), errno)),
+        }
+    }
+}
+
+impl ObjectWriter for DurableFile {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.append(bytes)
+            .map_err(|error| self.place.write_failure(format!("writing {}", self.temporary.display()), error))
+    }
+
+    fn publish(mut self: Box<Self>, name: &ObjectName) -> Result<Published> {
+        check_folder_of(name, &self.folder)?;
+        let path = self.place.path_of(name.as_str());
+        let folder = name.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        self.place.make_folder(folder)?;
+        self.make_durable().map_err(|error| self.place.write_failure(format!("writing {}", path.display()), error))?;
+        let published = self.give_name(&path)?;
+        // Also when the name was taken: the caller goes on from the other's object, so that must not vanish either.
+        // If this fails the object keeps its name, for others may already rely on it; whether it lasts is unknown.
+        self.place.sync_directory(&self.place.path_of(folder))?;
+        Ok(published)
+    }
+}
+
+impl Drop for DurableFile {
+    fn drop(&mut self) {
+        // Closed first: a network file system turns the removal of an open file into a renaming.
+        self.file = None;
+        if !self.renamed {
+            let _ = fs::unlink(&self.temporary);
+        }
+        if let Collected::Staged(staging) = std::mem::replace(&mut self.collected, Collected::Plain(Vec::new())) {
+            self.place.staging.put(staging);
+        }
+    }
+}
+
+/// True if `path` is a name of the open `file`; its inode cannot be recycled while it is open.
+fn has_name(file: &File, path: &Path) -> bool {
+    match (fs::fstat(file), fs::lstat(path)) {
+        (Ok(own), Ok(found)) => (own.st_dev, own.st_ino) == (found.st_dev, found.st_ino),
+        _ => false,
+    }
+}

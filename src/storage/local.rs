@@ -1,0 +1,314 @@
+//! Objects as files in a directory, on a local disk or a mounted file system (NFS, CephFS, Lustre).
+//!
+//! Guarantees: those of [`Storage`]. An object `packs/ab/x` is the file of that path, whole from the moment it has the
+//! name. A stale handle is reopened by name, and an unreadable range is read again, twice, before it is reported. Nothing
+//! but regular files counts as an object: links are not followed, pipes and devices are never opened for long.
+//!
+//! Reading needs no right to write. Deliberately not here: how a file is written (`durable_file.rs`) or read
+//! (`readers.rs`), modes and the wording of errors (`place.rs`).
+
+use crate::bytes::ByteRange;
+use crate::error::{Error, Kind, Result};
+use crate::storage::durable_file::DurableFile;
+use crate::storage::place::{Place, is_temporary_name, sync_parent_of_root, uninterrupted};
+use crate::storage::readers::{Readers, read_exactly};
+use crate::storage::{Listed, ObjectName, ObjectWriter, Storage, check_folder};
+use rustix::fs::{self, FileType};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How often a read is begun before its error is reported.
+const READ_ATTEMPTS_MAX: u32 = 3;
+
+/// A repository's objects in a directory.
+pub struct LocalStorage {
+    place: Arc<Place>,
+    readers: Readers,
+}
+
+impl LocalStorage {
+    /// The storage in the existing directory `root`.
+    pub fn open(root: &Path) -> Result<Self> {
+        Ok(LocalStorage { place: Arc::new(Place::open(root)?), readers: Readers::default() })
+    }
+
+    /// The storage in the directory `root`, which is made if it is absent, with its parents; durable on return.
+    ///
+    /// A new root is open to its owner only, whatever the umask: it is going to hold copies of files that may be private.
+    pub fn create_root(root: &Path) -> Result<Self> {
+        let failure = |error| Error::io(format!("making the repository's directory {}", root.display()), error);
+        let absolute = std::path::absolute(root).map_err(failure)?;
+        let missing: Vec<&Path> = absolute.ancestors().take_while(|path| !path.exists()).collect();
+        for path in missing.iter().rev() {
+            let mode = if *path == absolute { 0o700 } else { 0o777 };
+            match std::fs::DirBuilder::new().mode(mode).create(path) {
+                // Made by someone else since it was looked for.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(failure)?,
+            }
+        }
+        // The root's own name too if it existed: it may have been made a moment ago.
+        for path in missing.iter().copied().chain([absolute.as_path()]) {
+            if let Some(parent) = path.parent() {
+                sync_parent_of_root(parent)?;
+            }
+        }
+        LocalStorage::open(&absolute)
+    }
+
+    /// True once the file system would not take direct I/O, so that large objects go through the page cache.
+    pub fn direct_io_refused(&self) -> bool {
+        self.place.direct_io_refused()
+    }
+
+    /// True once the file system would not sync a directory, so that names are only as durable as it makes them itself.
+    pub fn folder_sync_refused(&self) -> bool {
+        self.place.folder_sync_refused()
+    }
+
+    /// Runs `read` on the open object and its length, again with a fresh descriptor after errors that may pass.
+    fn with_object<T>(&self, name: &ObjectName, mut read: impl FnMut(&File, u64) -> Result<T, Errno>) -> Result<T> {
+        let path = self.place.path_of(name.as_str());
+        let doing = || format!("reading {}", path.display());
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let errno = match self.readers.open(name, &path) {
+                Ok((_, None)) => {
+                    return Err(Error::damaged(format!("{} is not a regular file", path.display())));
+                }
+                Ok((file, Some(bytes))) => match read(&file, bytes) {
+                    Ok(done) => return Ok(done),
+                    Err(errno) => errno,
+                },
+                // A link where a file was written.
+                Err(Errno::LOOP) => return Err(Error::damaged(format!("{} is a link", path.display()))),
+                Err(errno) => errno,
+            };
+            self.readers.forget(name);
+            match errno {
+                Errno::STALE | Errno::IO if attempts < READ_ATTEMPTS_MAX => {}
+                Errno::NOENT | Errno::NOTDIR => {
+                    return Err(Error::new(Kind::Missing, format!("{} does not exist", path.display())));
+                }
+                errno => return Err(self.place.failure(doing(), errno)),
+            }
+        }
+    }
+
+    /// Calls `visit` with every entry beneath `folder` (relative to the root; empty for the root) whose path can be an
+    /// object's or a temporary name. Entries that vanish meanwhile are passed over.
+    fn walk(&self, folder: &str, visit: &mut dyn FnMut(&str, &std::fs::DirEntry) -> Result<()>) -> Result<()> {
+        let directory = self.place.path_of(folder);
+        let failure = |error| self.place.failure(format!("listing {}", directory.display()), error);
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failure)?,
+        };
+        for entry in entries {
+            let entry = match entry {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                entry => entry.map_err(failure)?,
+            };
+            let file_name = entry.file_name();
+            let Some(part) = file_name.to_str() else { continue };
+            let name = if folder.is_empty() { part.to_owned() } else { format!("{folder}/{part}") };
+            if is_temporary_name(part) {
+                visit(&name, &entry)?;
+                continue;
+            }
+            // The length of a name is bounded, and so is the depth that this can reach.
+            if ObjectName::new(name.as_str()).is_err() {
+                continue;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => self.walk(&name, visit)?,
+                Ok(_) => visit(&name, &entry)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failure(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The objects beneath `folder`, unsorted.
+    fn list_once(&self, folder: &str) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        self.walk(folder, &mut |name, entry| {
+            let Ok(object) = ObjectName::new(name) else { return Ok(()) };
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_file() => listed.push(Listed { name: object, bytes: metadata.len() }),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.place.failure(format!("listing {}", entry.path().display()), error)),
+            }
+            Ok(())
+        })?;
+        Ok(listed)
+    }
+
+    fn sync_tree(&self, folder: &str) -> Result<()> {
+        let directory = self.place.path_of(folder);
+        let failure = |error| self.place.failure(format!("listing {}", directory.display()), error);
+        self.place.sync_directory(&directory)?;
+        for entry in std::fs::read_dir(&directory).map_err(failure)? {
+            let entry = entry.map_err(failure)?;
+            let Some(name) = entry.file_name().to_str().map(|part| format!("{folder}/{part}")) else { continue };
+            if ObjectName::new(name.as_str()).is_ok() && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.sync_tree(&name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Storage for LocalStorage {
+    fn describe(&self) -> String {
+        self.place.root().display().to_string()
+    }
+
+    fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>> {
+        check_folder(folder)?;
+        Ok(Box::new(DurableFile::create(&self.place, folder)?))
+    }
+
+    fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
+        let (bytes, whole) = self.with_object(name, |file, bytes| {
+            let mut whole = Vec::new();
+            if bytes <= bytes_max {
+                read_exactly(file, ByteRange::new(0, bytes).map_err(|_| Errno::FBIG)?, &mut whole)?;
+            }
+            Ok((bytes, whole))
+        })?;
+        if bytes > bytes_max {
+            return Err(Error::damaged(format!(
+                "{} holds {bytes} bytes, at most {bytes_max} are possible",
+                self.place.path_of(name.as_str()).display()
+            )));
+        }
+        ends_at(bytes, whole.len() as u64, &self.place.path_of(name.as_str()))?;
+        Ok(whole)
+    }
+
+    fn read_range(&self, name: &ObjectName, range: ByteRange, into: &mut Vec<u8>) -> Result<()> {
+        let before = into.len();
+        let result = self.with_object(name, |file, bytes| {
+            into.truncate(before);
+            // Checked against the real length before anything is allocated.
+            if range.end() > bytes {
+                Ok(bytes)
+            } else {
+                read_exactly(file, range, into).map(|read| range.offset() + read)
+            }
+        });
+        let path = self.place.path_of(name.as_str());
+        let checked = result.and_then(|end| ends_at(range.end(), end, &path));
+        if checked.is_err() {
+            into.truncate(before);
+        }
+        checked
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        check_folder(folder)?;
+        let mut attempts = 1;
+        let mut listed = loop {
+            match self.list_once(folder) {
+                Err(error) if error.os_code() == Some(Errno::STALE.raw_os_error()) && attempts < READ_ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                listed => break listed?,
+            }
+        };
+        listed.sort();
+        Ok(listed)
+    }
+
+    fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
+        let path = self.place.path_of(name.as_str());
+        let mut attempts = 1;
+        loop {
+            match fs::lstat(&path) {
+                Ok(status) if FileType::from_raw_mode(status.st_mode).is_file() => {
+                    return Ok(Some(u64::try_from(status.st_size).unwrap_or(0)));
+                }
+                Ok(_) => return Err(Error::damaged(format!("{} is not a regular file", path.display()))),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                Err(Errno::STALE | Errno::IO | Errno::INTR) if attempts < READ_ATTEMPTS_MAX => attempts += 1,
+                Err(errno) => return Err(self.place.failure(format!("looking at {}", path.display()), errno)),
+            }
+        }
+    }
+
+    fn delete(&self, name: &ObjectName) -> Result<bool> {
+        self.readers.forget(name);
+        let path = self.place.path_of(name.as_str());
+        let existed = match uninterrupted(|| fs::unlink(&path)) {
+            Ok(()) => true,
+            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            Err(errno) => return Err(self.place.write_failure(format!("deleting {}", path.display()), errno)),
+        };
+        // Also when it was gone: another may have removed it a moment ago, and the caller relies on its absence now.
+        match path.parent() {
+            Some(parent) if parent.is_dir() => self.place.sync_directory(parent)?,
+            _ => {}
+        }
+        Ok(existed)
+    }
+
+    fn sync_folder(&self, folder: &str) -> Result<()> {
+        check_folder(folder)?;
+        if !self.place.path_of(folder).is_dir() {
+            return Ok(());
+        }
+        self.place.sync_directory(self.place.root())?;
+        self.sync_tree(folder)
+    }
+
+    fn delete_abandoned(&self) -> Result<u64> {
+        let mut freed = 0;
+        let mut changed: Vec<PathBuf> = Vec::new();
+        self.walk("", &mut |name, entry| {
+            if !name.rsplit('/').next().is_some_and(is_temporary_name) {
+                return Ok(());
+            }
+            let Ok(metadata) = entry.metadata() else { return Ok(()) };
+            let path = entry.path();
+            // A folder that was killed before it had its name is empty, unless it is not ours.
+            let removed = if metadata.is_dir() { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
+            match removed {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(self.place.write_failure(format!("deleting {}", path.display()), error)),
+            }
+            freed += if metadata.is_file() { metadata.len() } else { 0 };
+            changed.extend(path.parent().map(Path::to_path_buf).filter(|parent| changed.last() != Some(parent)));
+            Ok(())
+        })?;
+        for directory in &changed {
+            self.place.sync_directory(directory)?;
+        }
+        Ok(freed)
+    }
+}
+
+/// The bytes that an unprivileged process can still write to the file system of `path`.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let status = fs::statvfs(path)
+        .map_err(|errno| Error::io(format!("asking for the free space of {}", path.display()), errno.into()))?;
+    Ok(status.f_bavail.saturating_mul(status.f_frsize))
+}
+
+/// An error if an object that should reach to `wanted` ends at `found`.
+fn ends_at(wanted: u64, found: u64, path: &Path) -> Result<()> {
+    if found < wanted {
+        return Err(Error::damaged(format!("{} ends at byte {found}, not {wanted} or later", path.display())));
+    }
+    Ok(())
+}
