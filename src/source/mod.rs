@@ -1,1 +1,6 @@
 //! The user's files: walking, reading, cutting and writing them.
+
+pub mod excludes;
+pub mod scan;
+pub mod stat;
+pub mod xattrs;
