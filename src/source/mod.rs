@@ -1,6 +1,8 @@
 //! The user's files: walking, reading, cutting and writing them.
 
 pub mod excludes;
+pub mod open;
+pub mod page_cache;
 pub mod scan;
 pub mod stat;
 pub mod xattrs;

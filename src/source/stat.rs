@@ -73,9 +73,8 @@ impl FileStatus {
             rdev: wide(stat.st_rdev),
             size: wide(stat.st_size),
             blocks: wide(stat.st_blocks),
-            // The kernel's structure declares seconds unsigned on some architectures and means signed: the same bits.
-            mtime: file_time(stat.st_mtime as i64, stat.st_mtime_nsec),
-            ctime: file_time(stat.st_ctime as i64, stat.st_ctime_nsec),
+            mtime: file_time(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: file_time(stat.st_ctime, stat.st_ctime_nsec),
         }
     }
 
