@@ -1,5 +1,7 @@
 //! The user's files: walking, reading, cutting and writing them.
 
+pub mod apply;
+mod confined;
 pub mod excludes;
 pub mod open;
 pub mod page_cache;
