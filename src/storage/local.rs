@@ -312,3 +312,47 @@ fn ends_at(wanted: u64, found: u64, path: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::create_new;
+
+    #[test]
+    fn stale_and_unreadable_objects_are_opened_again_a_bounded_number_of_times() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let storage = LocalStorage::open(root.path()).expect("an existing directory");
+        let name = ObjectName::new("keys/a").expect("a sound name");
+        create_new(&storage, &name, b"x").expect("published");
+        for errno in [Errno::STALE, Errno::IO] {
+            for failures in 0..5 {
+                let mut left = failures;
+                let mut calls = 0;
+                let result = storage.with_object(&name, |_, _| {
+                    calls += 1;
+                    if left > 0 {
+                        left -= 1;
+                        return Err(errno);
+                    }
+                    Ok(())
+                });
+                assert_eq!(result.is_ok(), failures < READ_ATTEMPTS_MAX);
+                assert_eq!(calls, (failures + 1).min(READ_ATTEMPTS_MAX));
+                if let Err(error) = result {
+                    assert_eq!(error.kind(), Kind::Unreachable);
+                    assert!(error.to_string().contains("keys/a"), "{error}");
+                }
+            }
+        }
+        let mut calls = 0;
+        let result: Result<()> = storage.with_object(&name, |_, _| {
+            calls += 1;
+            Err(Errno::ACCESS)
+        });
+        assert_eq!(
+            (result.expect_err("denied").kind(), calls),
+            (Kind::Denied, 1),
+            "what will not pass is not repeated"
+        );
+    }
+}
