@@ -301,6 +301,19 @@ mod tests {
     }
 
     #[test]
+    fn after_a_failed_write_nothing_more_can_be_done_with_the_object() {
+        let (_root, _, mut file, path) = begun();
+        let sound = file.file.take();
+        file.file = Some(File::open(&file.temporary).expect("open for reading only"));
+        file.write(&vec![1; 9 << 20]).expect_err("written to a descriptor that cannot");
+        file.file = sound;
+        file.write(&[1]).expect_err("an object with a hole");
+        let name = ObjectName::new("keys/a").expect("a sound name");
+        Box::new(file).publish(&name).expect_err("an object with a hole");
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn staging_buffers_are_used_again_and_plain_objects_need_none() {
         let (_root, place, mut file, _) = begun();
         file.write(&[1; PLAIN_BYTES_MAX]).expect("written");

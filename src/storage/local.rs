@@ -93,6 +93,7 @@ impl LocalStorage {
             match errno {
                 Errno::STALE | Errno::IO if attempts < READ_ATTEMPTS_MAX => {}
                 Errno::NOENT | Errno::NOTDIR => {
+                    self.place.check_root()?;
                     return Err(Error::new(Kind::Missing, format!("{} does not exist", path.display())));
                 }
                 errno => return Err(self.place.failure(doing(), errno)),
@@ -224,6 +225,9 @@ impl Storage for LocalStorage {
                 listed => break listed?,
             }
         };
+        if listed.is_empty() {
+            self.place.check_root()?;
+        }
         listed.sort();
         Ok(listed)
     }
@@ -237,7 +241,7 @@ impl Storage for LocalStorage {
                     return Ok(Some(u64::try_from(status.st_size).unwrap_or(0)));
                 }
                 Ok(_) => return Err(Error::damaged(format!("{} is not a regular file", path.display()))),
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                Err(Errno::NOENT | Errno::NOTDIR) => return self.place.check_root().map(|()| None),
                 Err(Errno::STALE | Errno::IO | Errno::INTR) if attempts < READ_ATTEMPTS_MAX => attempts += 1,
                 Err(errno) => return Err(self.place.failure(format!("looking at {}", path.display()), errno)),
             }
@@ -252,6 +256,9 @@ impl Storage for LocalStorage {
             Err(Errno::NOENT | Errno::NOTDIR) => false,
             Err(errno) => return Err(self.place.write_failure(format!("deleting {}", path.display()), errno)),
         };
+        if !existed {
+            self.place.check_root()?;
+        }
         // Also when it was gone: another may have removed it a moment ago, and the caller relies on its absence now.
         match path.parent() {
             Some(parent) if parent.is_dir() => self.place.sync_directory(parent)?,
@@ -263,13 +270,14 @@ impl Storage for LocalStorage {
     fn sync_folder(&self, folder: &str) -> Result<()> {
         check_folder(folder)?;
         if !self.place.path_of(folder).is_dir() {
-            return Ok(());
+            return self.place.check_root();
         }
         self.place.sync_directory(self.place.root())?;
         self.sync_tree(folder)
     }
 
     fn delete_abandoned(&self) -> Result<u64> {
+        self.place.check_root()?;
         let mut freed = 0;
         let mut changed: Vec<PathBuf> = Vec::new();
         self.walk("", &mut |name, entry| {

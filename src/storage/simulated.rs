@@ -122,6 +122,11 @@ impl SimulatedStorage {
         Self::with_memory(self.lock().after_power_cut(seed))
     }
 
+    /// This host's number, as in [`Call::host`].
+    pub fn host(&self) -> usize {
+        self.host
+    }
+
     /// Kills this host at its step of this number, counted from 0: neither that step nor a later one happens.
     pub fn crash_at(&self, step: u64) {
         self.lock().hosts[self.host].crash_at = Some(step);

@@ -210,6 +210,35 @@ fn what_another_process_deletes_or_replaces_is_seen() {
 }
 
 #[test]
+fn a_repository_that_was_moved_away_is_unreachable_and_not_empty() {
+    let repository = Repository::new();
+    let root = repository.root();
+    let storage = LocalStorage::open(&root).expect("an existing directory");
+    publish(&storage, OBJECT, b"x");
+    let check = |state: &str| {
+        let kinds = [
+            storage.read(&name("keys/a"), 1).expect_err(state).kind(),
+            storage.size(&name("keys/a")).expect_err(state).kind(),
+            storage.list("packs").expect_err(state).kind(),
+            storage.delete(&name("keys/a")).expect_err(state).kind(),
+            storage.sync_folder("packs").expect_err(state).kind(),
+            storage.delete_abandoned().expect_err(state).kind(),
+            create_new(&storage, &name("keys/a"), b"x").expect_err(state).kind(),
+            create_new(&storage, &name("packs/a"), b"x").expect_err(state).kind(),
+        ];
+        assert_eq!(kinds, [Kind::Unreachable; 8], "{state}");
+    };
+    std::fs::rename(&root, repository.around.path().join("elsewhere")).expect("moved");
+    check("no directory at all");
+    std::fs::create_dir(&root).expect("a directory");
+    check("the empty directory beneath a mount");
+    assert_eq!(std::fs::read_dir(&root).expect("listed").count(), 0, "nothing goes to the wrong place");
+    std::fs::remove_dir(&root).expect("removed");
+    std::fs::rename(repository.around.path().join("elsewhere"), &root).expect("moved back");
+    assert_eq!(storage.read(&name(OBJECT), 1).expect("readable"), b"x");
+}
+
+#[test]
 fn a_directory_without_write_permission_is_denied() {
     let check = "publishing as another user";
     if !has("setpriv") {
