@@ -227,11 +227,13 @@ impl Place {
         let (what, hint) = match errno {
             Some(Errno::NOSPC) if self.has_no_inodes() => (
                 format!("the file system of the repository at {root} has no inodes left"),
-                "remove files from that file system; `ckpt prune` needs no free inode to delete".to_owned(),
+                "remove files that are not the repository's from that file system, then run again".to_owned(),
             ),
             Some(Errno::NOSPC) => (
                 format!("the repository at {root} is full"),
-                format!("free space on the file system of {root}; `ckpt prune` can delete with none left"),
+                format!(
+                    "free space on the file system of {root}, or drop snapshots with `ckpt forget` and `ckpt prune`"
+                ),
             ),
             Some(Errno::DQUOT) => (
                 format!("the disk quota for the repository at {root} is used up"),
