@@ -151,8 +151,11 @@ const PIECE_BYTES: usize = 8 << 10;
 /// Bytes of each half that the compiler sees at once: what one shuffle of the narrowest registers yields.
 const LANES: usize = 16;
 
+// The loops below are functions of their own, never inlined: only as arguments does the compiler know that the slices
+// do not overlap, and vectorises.
+
 /// The even bytes of `from` into `low`, the odd ones into `high`; each holds half as many.
-#[inline(always)]
+#[inline(never)]
 fn deinterleave(from: &[u8], low: &mut [u8], high: &mut [u8]) {
     let (pairs, _) = from.as_chunks::<2>();
     let (blocks, pairs) = pairs.as_chunks::<LANES>();
@@ -177,7 +180,7 @@ fn deinterleave(from: &[u8], low: &mut [u8], high: &mut [u8]) {
 }
 
 /// `low` and `high` in turn into `to`, which holds both.
-#[inline(always)]
+#[inline(never)]
 fn interleave(low: &[u8], high: &[u8], to: &mut [u8]) {
     let (pairs, _) = to.as_chunks_mut::<2>();
     for ((pair, &low), &high) in pairs.iter_mut().zip(low).zip(high) {
@@ -185,31 +188,48 @@ fn interleave(low: &[u8], high: &[u8], to: &mut [u8]) {
     }
 }
 
-/// Rotates every word of `width` bytes.
-#[inline(always)]
+/// Rotates every word of `width` bytes by fewer bits than it has.
+#[inline(never)]
 fn rotate_left(width: usize, bits: u32, bytes: &mut [u8]) {
-    match (bits, width) {
-        (0, _) | (_, 1) => {}
-        (_, 2) => {
-            for word in bytes.as_chunks_mut::<2>().0 {
-                *word = u16::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
-            }
-        }
-        (_, 4) => {
-            for word in bytes.as_chunks_mut::<4>().0 {
-                *word = u32::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
-            }
-        }
-        _ => {
-            for word in bytes.as_chunks_mut::<8>().0 {
-                *word = u64::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
-            }
-        }
+    match (width, bits) {
+        (_, 0) | (1, _) => {}
+        // The rotations that are met, there and back, as constants: shifts by a variable are many times slower.
+        (2, 1) => rotate_words_16(1, bytes),
+        (2, 15) => rotate_words_16(15, bytes),
+        (2, _) => rotate_words_16(bits, bytes),
+        (4, 1) => rotate_words_32(1, bytes),
+        (4, 31) => rotate_words_32(31, bytes),
+        (4, _) => rotate_words_32(bits, bytes),
+        (_, 1) => rotate_words_64(1, bytes),
+        (_, 4) => rotate_words_64(4, bytes),
+        (_, 60) => rotate_words_64(60, bytes),
+        (_, 63) => rotate_words_64(63, bytes),
+        _ => rotate_words_64(bits, bytes),
+    }
+}
+
+#[inline(always)]
+fn rotate_words_16(bits: u32, bytes: &mut [u8]) {
+    for word in bytes.as_chunks_mut::<2>().0 {
+        *word = u16::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
+    }
+}
+
+#[inline(always)]
+fn rotate_words_32(bits: u32, bytes: &mut [u8]) {
+    for word in bytes.as_chunks_mut::<4>().0 {
+        *word = u32::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
+    }
+}
+
+#[inline(always)]
+fn rotate_words_64(bits: u32, bytes: &mut [u8]) {
+    for word in bytes.as_chunks_mut::<8>().0 {
+        *word = u64::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
     }
 }
 
 /// The inverse of [`rotate_left`]: the rest of the way around.
-#[inline(always)]
 fn rotate_right(width: usize, bits: u32, bytes: &mut [u8]) {
     let around = 8 * width as u32;
     rotate_left(width, (around - bits) % around, bytes);
