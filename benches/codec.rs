@@ -59,7 +59,7 @@ fn kinds() -> Vec<(&'static str, usize, Maker)> {
             4,
             Box::new(|seed, len| widened(&synthetic::gaussian(seed, Float::Bf16, 0.02, 0, len / 2))),
         ),
-        ("token ids, int32", 0, Box::new(tokens)),
+        ("token ids, int32", 0, Box::new(synthetic::tokens)),
         ("text", 0, Box::new(synthetic::text)),
         ("random", 1, Box::new(synthetic::random)),
         ("zero", 1, Box::new(|_, len| vec![0; len])),
@@ -152,7 +152,7 @@ fn floor(raw: &[u8], width: usize) -> f64 {
                 counts[usize::from(byte)] += 1;
             }
         }
-        counts.iter().map(|counts| entropy(counts)).sum::<f64>() / (8 * width) as f64
+        counts.iter().map(entropy).sum::<f64>() / (8 * width) as f64
     };
     rotations
         .flat_map(|rotation| phases.clone().map(move |phase| (rotation, phase)))
@@ -171,21 +171,4 @@ fn entropy(counts: &[u32; 256]) -> f64 {
 /// Each bf16 as the binary32 of the same value.
 fn widened(bf16: &[u8]) -> Vec<u8> {
     bf16.as_chunks::<2>().0.iter().flat_map(|&[low, high]| [0, 0, low, high]).collect()
-}
-
-/// Token numbers below 50,000, frequent ones more often, some of them in phrases that come back.
-fn tokens(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = synthetic::Random::new(seed);
-    let mut ids: Vec<u32> = Vec::new();
-    while ids.len() < len / 4 {
-        if ids.len() > 100 && random.below(8) == 0 {
-            let start = random.below(ids.len() - 20);
-            let phrase = ids[start..start + 3 + random.below(12)].to_vec();
-            ids.extend(phrase);
-        } else {
-            ids.push(50_000f64.powf(random.below(1 << 20) as f64 / (1 << 20) as f64) as u32);
-        }
-    }
-    ids.truncate(len / 4);
-    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
 }
