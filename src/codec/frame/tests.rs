@@ -154,6 +154,18 @@ fn more_than_a_frame_holds_is_refused() {
     assert_eq!(encoder().encode(&raw[1..], &mut out).unwrap(), Codec::Planes);
 }
 
+/// The example of `docs/format-frame.md`, byte by byte.
+#[test]
+fn the_documented_frame_reads_as_documented() {
+    let frame = [
+        0x03, 0x11, 0x01, 0x00, 0x07, 0x00, 0x00, 0x00, 0xaa, 0x00, 0x03, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00,
+        0x03, 0x00, 0x00, 0x00, 0x7f, 0x7f, 0x80,
+    ];
+    let mut raw = Vec::new();
+    Decoder::new().unwrap().decode(&frame, &mut raw).unwrap();
+    assert_eq!(raw, [0xaa, 0x80, 0x3f, 0x80, 0xbf, 0x00, 0x40]);
+}
+
 /// One frame of each shape.
 fn frames() -> Vec<Vec<u8>> {
     let raws = [
