@@ -249,9 +249,11 @@ impl Encoder {
                 self.append_planes(&plan, part, &mut trial)?;
                 // Both on the same part: zstd at its worst, without history, so a tie locally may still become a gain.
                 let ratio = by_zstd as f32 / trial.len().max(1) as f32;
+                // Whole numbers repeat far apart, and nothing in them is noise; bytes without words are judged by the part.
+                let local = plan.layout.width() == 1 || plan.has_noise();
                 match ratio {
                     _ if ratio < 0.85 => Choice::Zstd,
-                    _ if ratio > 0.99 && repeats != Repeats::Found => Choice::Planes(plan),
+                    _ if ratio > 0.99 && local && repeats != Repeats::Found => Choice::Planes(plan),
                     _ => Choice::Smaller(plan),
                 }
             }

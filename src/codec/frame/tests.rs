@@ -80,7 +80,7 @@ fn each_kind_of_data_gets_its_codec_and_its_size() {
         ("Adam m", synthetic::adam_m(1, Float::Fp32, 0, len), Codec::Planes, 0.855),
         ("Adam v", synthetic::adam_v(1, Float::Fp32, 0, len), Codec::Planes, 0.85),
         ("text", synthetic::text(1, len), Codec::Zstd, 0.32),
-        ("token ids", synthetic::tokens(1, len), Codec::Planes, 0.37),
+        ("token ids", synthetic::tokens(1, len), Codec::Zstd, 0.33),
         ("repeated rows", rows, Codec::Zstd, 0.14),
         ("noise", synthetic::random(1, len), Codec::Raw, 1.0001),
     ] {
