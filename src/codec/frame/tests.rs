@@ -1,7 +1,10 @@
 //! Frames of every kind of data: there and back, sizes, damage.
 
 use super::*;
+use crate::codec::decoder::Decoder;
+use crate::codec::encoder::{CONSTANT_PAYLOAD_BYTES, Compression, Encoder};
 use crate::codec::synthetic::{self, Float, Random};
+use crate::error::Kind;
 
 fn encoder() -> Encoder {
     Encoder::new(Compression::Auto).unwrap()
