@@ -6,6 +6,7 @@ pub mod excludes;
 pub mod open;
 pub mod page_cache;
 pub mod part_file;
+mod placing;
 mod remove;
 pub mod scan;
 pub mod stat;

@@ -13,9 +13,9 @@
 use super::apply::{Handle, MetadataIssue, system_mode};
 use super::confined::{Place, create_name, open_name};
 use super::open::read_full_at;
+use super::placing::{Overwrite, Placed, Shared};
 use super::remove::remove_entry;
 use super::stat::FileStatus;
-use super::target::{Overwrite, Placed, Shared};
 use crate::aligned::suits_direct_io;
 use crate::bytes::ByteRange;
 use crate::error::{Error, Result};

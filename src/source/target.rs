@@ -7,43 +7,25 @@
 //!
 //! Nothing is durable before [`Target::sync_all`] or [`TargetFile::sync`] returns.
 
-use super::apply::{Handle, MetadataIssue, system_mode};
-use super::confined::{Confined, LOCATE, Place, open_name};
+use super::apply::{Handle, MetadataIssue, path_in, system_mode};
+use super::confined::{Confined, Place, check_path, open_name};
 use super::open::read_full_at;
-use super::part_file::{TargetFile, random_part_name};
+use super::part_file::TargetFile;
+pub use super::placing::{Overwrite, Placed};
+use super::placing::{Shared, stat_name};
 use super::remove::{read_names, remove_entry};
 use super::stat::FileStatus;
 use super::xattrs::{Subject, Xattrs};
 use crate::error::{Error, Kind, Result};
-use crate::metadata::{FileKind, Metadata};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use crate::metadata::Metadata;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// What happens to something that stands where an entry is to be placed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overwrite {
-    /// It stays, and the new entry is dropped.
-    Never,
-    /// It is replaced, unless it is a directory.
-    Replace,
-}
-
-/// The outcome of placing an entry.
-#[derive(Debug)]
-pub struct Placed {
-    /// False if something stood there and was kept.
-    pub placed: bool,
-    /// Metadata that could not be set.
-    pub issues: Vec<MetadataIssue>,
-}
 
 /// What stands at a path of the target.
 #[derive(Debug, Clone)]
@@ -58,18 +40,6 @@ pub struct Existing {
 #[derive(Debug)]
 pub struct Target {
     shared: Arc<Shared>,
-}
-
-/// What a target and its open files have in common.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) confined: Confined,
-    /// Set once the file system refuses direct I/O.
-    pub(super) direct_refused: AtomicBool,
-    path: PathBuf,
-    device: u64,
-    /// A file on each other file system mounted below the target, to make that one durable too.
-    other_devices: Mutex<HashMap<u64, File>>,
 }
 
 impl Target {
@@ -125,7 +95,7 @@ impl Target {
     /// The extended attributes of what stands at `path`, sorted by name; those of a symbolic link are its own.
     pub fn read_xattrs(&self, path: &[u8]) -> Result<Xattrs> {
         let place = self.shared.place(path)?;
-        Subject::Path(&super::apply::path_in(place.parent.as_fd(), &place.name))
+        Subject::Path(&path_in(place.parent.as_fd(), &place.name))
             .read_all()
             .map_err(|error| error.while_doing(self.shared.show(path)))
     }
@@ -172,7 +142,7 @@ impl Target {
     /// Makes the directories above `path` that do not exist, for an entry that is restored without its parents. They
     /// get the usual rights of a new directory.
     pub fn make_parents(&self, path: &[u8]) -> Result<()> {
-        super::confined::check_path(path)?;
+        check_path(path)?;
         for end in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index) {
             let parent = &path[..end];
             let place = self.shared.place(parent)?;
@@ -192,42 +162,13 @@ impl Target {
 
     /// Makes the symbolic link, pipe or device that `metadata` describes.
     pub fn make_special(&self, path: &[u8], metadata: &Metadata, overwrite: Overwrite) -> Result<Placed> {
-        let place = self.shared.place(path)?;
-        let part = random_part_name()?;
-        let create = |file_type, rdev| make_node(&place.parent, &part, file_type, rdev);
-        let made = match &metadata.kind {
-            FileKind::Symlink { target } => rustix::fs::symlinkat(&target[..], &place.parent, &part[..]),
-            FileKind::Fifo => create(FileType::Fifo, 0),
-            FileKind::CharDevice { rdev } => create(FileType::CharacterDevice, *rdev),
-            FileKind::BlockDevice { rdev } => create(FileType::BlockDevice, *rdev),
-            FileKind::Regular | FileKind::Directory => Err(Errno::INVAL),
-        };
-        made.map_err(|error| self.shared.error("creating", path, error))?;
-        let applied = apply_by_name(&place.parent, &part, metadata);
-        let issues = match applied {
-            Ok(issues) => issues,
-            Err(error) => {
-                // The first failure is the one to report.
-                let _ = remove_entry(&place.parent, &part);
-                return Err(error.while_doing(self.shared.show(path)));
-            }
-        };
-        let placed = self.shared.rename_into_place(&place, &part, overwrite, path)?;
-        Ok(Placed { placed, issues })
+        self.shared.make_special(path, metadata, overwrite)
     }
 
     /// Makes `path` another name of the entry at `existing`, which was restored before; false if something stands
     /// there and was kept. Metadata belongs to the entry, not to the name.
     pub fn hard_link(&self, existing: &[u8], path: &[u8], overwrite: Overwrite) -> Result<bool> {
-        let from = self.shared.place(existing)?;
-        let place = self.shared.place(path)?;
-        let part = random_part_name()?;
-        rustix::fs::linkat(&from.parent, &from.name[..], &place.parent, &part[..], AtFlags::empty())
-            .map_err(|error| self.shared.error("creating the hard link", path, error))?;
-        let placed = self.shared.rename_into_place(&place, &part, overwrite, path)?;
-        // A rename between two names of the same file does nothing at all, by the letter of POSIX.
-        remove_entry(&place.parent, &part).map_err(|error| self.shared.error("removing a part of", path, error))?;
-        Ok(placed)
+        self.shared.hard_link(existing, path, overwrite)
     }
 
     /// Gives the directory at `path` its metadata, the target itself if the path is empty. To be called when nothing
@@ -288,67 +229,6 @@ impl Target {
     }
 }
 
-impl Shared {
-    pub(super) fn place(&self, path: &[u8]) -> Result<Place> {
-        self.confined.place(path)?.map_err(|error| match error {
-            Errno::LOOP | Errno::NOTDIR => {
-                let text = format!("a parent of {} is a symbolic link or a file, not a directory", self.show(path));
-                Error::new(Kind::Failed, text).with_hint("Remove it, or restore to another directory.")
-            }
-            _ => self.error("opening the parent of", path, error),
-        })
-    }
-
-    /// The path as people know it.
-    pub(super) fn show(&self, path: &[u8]) -> String {
-        match path {
-            b"" => self.path.display().to_string(),
-            _ => self.path.join(OsStr::from_bytes(path)).display().to_string(),
-        }
-    }
-
-    pub(super) fn error(&self, doing: &str, path: &[u8], error: Errno) -> Error {
-        Error::io(format!("{doing} {}", self.show(path)), error.into())
-    }
-
-    /// Remembers a file on a file system other than that of the target.
-    pub(super) fn note_device(&self, device: u64, file: &File) {
-        if device == self.device {
-            return;
-        }
-        let mut known = self.other_devices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let std::collections::hash_map::Entry::Vacant(entry) = known.entry(device) {
-            // Without a descriptor to spare the file is not remembered, and the next one is tried.
-            if let Ok(file) = file.try_clone() {
-                entry.insert(file);
-            }
-        }
-    }
-
-    /// Gives `part` its final name, or removes it if that is taken and must not be replaced.
-    pub(super) fn rename_into_place(
-        &self,
-        place: &Place,
-        part: &[u8],
-        overwrite: Overwrite,
-        path: &[u8],
-    ) -> Result<bool> {
-        let (parent, name) = (&place.parent, &place.name[..]);
-        let renamed = match overwrite {
-            Overwrite::Replace => rustix::fs::renameat(parent, part, parent, name).map(|()| true),
-            Overwrite::Never => rename_if_absent(parent, part, name),
-        };
-        match renamed {
-            Ok(true) => Ok(true),
-            Ok(false) => {
-                remove_entry(parent, part).map_err(|error| self.error("removing the part of", path, error))?;
-                Ok(false)
-            }
-            Err(error) => Err(self.error("giving its name to", path, error)),
-        }
-    }
-}
-
 /// A regular file that stood in the target before.
 #[derive(Debug)]
 pub struct ExistingFile {
@@ -370,62 +250,6 @@ impl ExistingFile {
     }
 }
 
-fn stat_name(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<FileStatus> {
-    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileStatus::from_rustix(&stat))
-}
-
-/// False if `name` is taken. Not every file system can rename that way; a new link fails as safely.
-fn rename_if_absent(parent: &OwnedFd, part: &[u8], name: &[u8]) -> rustix::io::Result<bool> {
-    match rustix::fs::renameat_with(parent, part, parent, name, RenameFlags::NOREPLACE) {
-        Ok(()) => return Ok(true),
-        Err(Errno::EXIST) => return Ok(false),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        Err(error) => return Err(error),
-    }
-    match rustix::fs::linkat(parent, part, parent, name, AtFlags::empty()) {
-        Ok(()) => {
-            remove_entry(parent, part)?;
-            Ok(true)
-        }
-        Err(Errno::EXIST) => Ok(false),
-        // Without hard links either, looking before is the best there is.
-        Err(_) => match stat_name(parent, name) {
-            Err(Errno::NOENT) => rustix::fs::renameat(parent, part, parent, name).map(|()| true),
-            Ok(_) => Ok(false),
-            Err(error) => Err(error),
-        },
-    }
-}
-
-fn apply_by_name(parent: &OwnedFd, name: &[u8], metadata: &Metadata) -> Result<Vec<MetadataIssue>> {
-    let fail = |error: Errno| Error::io("examining what was made", error.into());
-    let status = stat_name(parent, name).map_err(fail)?;
-    let locator = match status.is_symlink() {
-        true => None,
-        false => {
-            let locator = open_name(parent, name, LOCATE | OFlags::NONBLOCK).map_err(fail)?;
-            // Somebody else's entry under this name is none of ours to change.
-            let located = FileStatus::from_rustix(&rustix::fs::fstat(&locator).map_err(fail)?);
-            if !located.is_same_file(&status) {
-                return Err(fail(Errno::STALE));
-            }
-            Some(locator)
-        }
-    };
-    Handle::Name { parent: parent.as_fd(), name, locator: locator.as_ref().map(AsFd::as_fd) }.apply(metadata, &status)
-}
-
-#[cfg(not(target_vendor = "apple"))]
-fn make_node(parent: &OwnedFd, name: &[u8], file_type: FileType, rdev: u64) -> rustix::io::Result<()> {
-    rustix::fs::mknodat(parent, name, file_type, Mode::RUSR | Mode::WUSR, rdev)
-}
-
-/// There is no safe call for it on this platform.
-#[cfg(target_vendor = "apple")]
-fn make_node(_parent: &OwnedFd, _name: &[u8], _file_type: FileType, _rdev: u64) -> rustix::io::Result<()> {
-    Err(Errno::NOTSUP)
-}
-
 #[cfg(target_os = "linux")]
 fn sync_file_system(descriptor: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::fs::syncfs(descriptor)
@@ -436,4 +260,512 @@ fn sync_file_system(descriptor: std::os::fd::BorrowedFd<'_>) -> rustix::io::Resu
 fn sync_file_system(_descriptor: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::fs::sync();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::confined::Resolver;
+    use super::super::part_file::is_part_name;
+    use super::super::scan::{Found, ScanOptions, Scanned, compare_paths, scan};
+    use super::*;
+    use crate::aligned::AlignedBuffer;
+    use crate::bytes::ByteRange;
+    use crate::metadata::{FileKind, FileTime};
+    use proptest::prelude::*;
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+    use std::time::{Duration, SystemTime};
+
+    type Resolve = fn(OwnedFd) -> Confined;
+    const RESOLVERS: [Resolve; 2] = [Confined::new, |root| Confined::with_resolver(root, Resolver::ComponentWise)];
+
+    fn temporary() -> tempfile::TempDir {
+        tempfile::tempdir().expect("temporary directory")
+    }
+
+    fn target(path: &Path, resolve: Resolve) -> Target {
+        Target::open_with(path, resolve).expect("open target")
+    }
+
+    fn metadata(kind: FileKind) -> Metadata {
+        let user = rustix::process::geteuid().as_raw();
+        Metadata {
+            kind,
+            mode: 0o640,
+            uid: user,
+            gid: rustix::process::getegid().as_raw(),
+            size: 0,
+            mtime: FileTime { seconds: 1_000_000_000, nanoseconds: 5 },
+            ctime: FileTime::default(),
+            inode: 0,
+            link_group: None,
+            xattrs: Vec::new(),
+        }
+    }
+
+    fn write_file(target: &Target, path: &[u8], content: &[u8]) -> Placed {
+        let file = target.begin_file(path, content.len() as u64, "key").expect("begin");
+        file.write_at(0, content).expect("write");
+        file.finish(&metadata(FileKind::Regular), Overwrite::Replace).expect("finish")
+    }
+
+    fn scanned(root: &Path) -> Vec<Found> {
+        scan(&[root.to_path_buf()], ScanOptions::default())
+            .map(|scanned| match scanned {
+                Scanned::Entry(mut found) => {
+                    found.metadata.xattrs = found.read_xattrs().expect("xattrs");
+                    found
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    /// Restores `entries` the way a restore does: in path order, directories' metadata at the end.
+    fn restore(entries: &[Found], target: &Target) {
+        let mut firsts: HashMap<(u64, u64), &[u8]> = HashMap::new();
+        for found in &entries[1..] {
+            let (path, metadata) = (&found.path[..], &found.metadata);
+            if let Some(group) = metadata.link_group
+                && let Some(first) = firsts.get(&group)
+            {
+                assert!(target.hard_link(first, path, Overwrite::Replace).expect("hard link"));
+                continue;
+            }
+            firsts.extend(metadata.link_group.map(|group| (group, path)));
+            let placed = match metadata.kind {
+                FileKind::Directory => {
+                    assert!(target.make_directory(path).expect("mkdir"));
+                    continue;
+                }
+                FileKind::Regular => {
+                    let content = fs::read(&found.absolute).expect("read");
+                    let file = target.begin_file(path, metadata.size, "key").expect("begin");
+                    for (index, block) in content.chunks(4096).enumerate() {
+                        if block.iter().any(|&byte| byte != 0) {
+                            file.write_at(index as u64 * 4096, block).expect("write");
+                        }
+                    }
+                    file.finish(metadata, Overwrite::Replace).expect("finish")
+                }
+                _ => target.make_special(path, metadata, Overwrite::Replace).expect("special"),
+            };
+            assert!(placed.placed);
+            assert_eq!(placed.issues, []);
+        }
+        for found in entries.iter().rev().filter(|found| found.metadata.kind == FileKind::Directory) {
+            assert_eq!(target.set_directory_metadata(&found.path, &found.metadata).expect("directory"), []);
+        }
+        target.sync_all().expect("sync");
+    }
+
+    fn assert_same(original: &[Found], restored: &[Found]) {
+        assert_eq!(original.len(), restored.len());
+        let mut groups = HashMap::new();
+        for (a, b) in original.iter().zip(restored) {
+            assert_eq!(compare_paths(&a.path, &b.path), std::cmp::Ordering::Equal);
+            let neutral = |found: &Found| Metadata {
+                ctime: FileTime::default(),
+                inode: 0,
+                link_group: None,
+                ..found.metadata.clone()
+            };
+            assert_eq!(neutral(a), neutral(b), "{}", a.path.escape_ascii());
+            assert_eq!(a.metadata.link_group.is_some(), b.metadata.link_group.is_some());
+            if let Some(group) = a.metadata.link_group {
+                assert_eq!(groups.entry(group).or_insert(b.metadata.link_group), &b.metadata.link_group);
+            }
+            if a.metadata.kind == FileKind::Regular {
+                assert_eq!(fs::read(&a.absolute).expect("read"), fs::read(&b.absolute).expect("read"));
+            }
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    struct Planned {
+        path: Vec<u8>,
+        kind: u8,
+        mode: u32,
+        seconds: i64,
+        nanoseconds: u32,
+        content: Vec<u8>,
+        xattr: Option<Vec<u8>>,
+    }
+
+    fn planned() -> impl Strategy<Value = Planned> {
+        let byte = prop::sample::select(vec![b'a', b'b', b'-', b'.', b' ', b'\n', 1, 0xff]);
+        let name = prop::collection::vec(byte, 1..4).prop_filter("a name", |name| name != b"." && name != b"..");
+        (
+            prop::collection::vec(name, 1..5).prop_map(|names| names.join(&b'/')),
+            0u8..6,
+            0u32..0o10000,
+            -2_000_000_000i64..4_000_000_000,
+            0u32..1_000_000_000,
+            prop::collection::vec(any::<u8>(), 0..64),
+            prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
+        )
+            .prop_map(|(path, kind, mode, seconds, nanoseconds, content, xattr)| Planned {
+                path,
+                kind,
+                mode,
+                seconds,
+                nanoseconds,
+                content,
+                xattr,
+            })
+    }
+
+    /// Makes what can be made of the plan: some entries stand in the way of others.
+    fn make_tree(root: &Path, plan: &[Planned]) {
+        let mut files: Vec<std::path::PathBuf> = Vec::new();
+        let mut made = Vec::new();
+        for entry in plan {
+            let path = root.join(OsStr::from_bytes(&entry.path));
+            if fs::create_dir_all(path.parent().expect("a parent")).is_err() || path.symlink_metadata().is_ok() {
+                continue;
+            }
+            match entry.kind {
+                0 => fs::create_dir(&path).expect("mkdir"),
+                1 => symlink(OsStr::from_bytes(&[b"../", &entry.path[..]].concat()), &path).expect("symlink"),
+                2 => rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR).expect("fifo"),
+                3 if !files.is_empty() => fs::hard_link(&files[0], &path).expect("hard link"),
+                kind => {
+                    let file = File::create(&path).expect("create");
+                    file.write_all_at(&entry.content, if kind == 4 { 300_000 } else { 0 }).expect("write");
+                    files.push(path.clone());
+                }
+            }
+            made.push((path, entry));
+        }
+        made.sort_by(|(a, _), (b, _)| b.cmp(a));
+        for (path, entry) in made {
+            let user = if entry.kind == 1 { b"" as &[u8] } else { b"user.x\xfe" };
+            let placed = Target::open(path.parent().expect("a parent")).expect("open");
+            let name = path.file_name().expect("a name").as_bytes();
+            let existing = placed.existing(name).expect("existing").expect("made").metadata.expect("storable");
+            let has_user_xattrs = matches!(existing.kind, FileKind::Regular | FileKind::Directory);
+            if let Some(value) = entry.xattr.as_ref().filter(|_| has_user_xattrs) {
+                let _ = Subject::Path(&path).set(user, value);
+            }
+            let mtime = FileTime { seconds: entry.seconds, nanoseconds: entry.nanoseconds };
+            let mut xattrs = placed.read_xattrs(name).expect("xattrs");
+            xattrs.sort();
+            // Without the superuser's rights an unreadable tree could not be compared.
+            let mode = entry.mode | if rustix::process::geteuid().is_root() { 0 } else { 0o700 };
+            let wanted = Metadata { mode, mtime, xattrs, ..existing };
+            placed.shared.apply_for_test(name, &wanted);
+        }
+    }
+
+    impl Shared {
+        fn apply_for_test(&self, name: &[u8], wanted: &Metadata) {
+            let place = self.place(name).expect("place");
+            let issues = super::super::placing::apply_by_name(&place.parent, name, wanted).expect("apply");
+            assert_eq!(issues, []);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn a_tree_that_is_scanned_and_restored_is_the_same(plan in prop::collection::vec(planned(), 0..20)) {
+            let source = temporary();
+            make_tree(source.path(), &plan);
+            let original = scanned(source.path());
+            for resolve in RESOLVERS {
+                let dir = temporary();
+                restore(&original, &target(dir.path(), resolve));
+                assert_same(&original, &scanned(dir.path()));
+            }
+        }
+    }
+
+    #[test]
+    fn deep_trees_and_long_names_are_restored() {
+        let source = temporary();
+        let mut deep = source.path().to_path_buf();
+        for _ in 0..15 {
+            deep.push("d".repeat(200));
+        }
+        fs::create_dir_all(&deep).expect("mkdir");
+        fs::write(deep.join("n".repeat(255)), b"x").expect("write");
+        let original = scanned(source.path());
+        let dir = temporary();
+        restore(&original, &target(dir.path(), RESOLVERS[0]));
+        assert_same(&original, &scanned(dir.path()));
+    }
+
+    #[test]
+    fn every_operation_refuses_a_path_that_leaves_the_target() {
+        let outer = temporary();
+        let inner = outer.path().join("target");
+        fs::write(outer.path().join("victim"), b"safe").expect("write");
+        let target = Target::open(&inner).expect("open");
+        write_file(&target, b"own", b"x");
+        let absolute = outer.path().join("victim").into_os_string().into_encoded_bytes();
+        let link = metadata(FileKind::Symlink { target: b"x".to_vec() });
+        for path in [&b"../victim"[..], b"..", b".", b"", b"a/../../victim", b"own/", b"a\0b", &absolute] {
+            let replace = Overwrite::Replace;
+            assert!(target.existing(path).is_err());
+            assert!(target.open_existing(path).is_err());
+            assert!(target.read_xattrs(path).is_err());
+            assert!(target.make_directory(path).is_err());
+            assert!(target.make_parents(path).is_err());
+            assert!(target.begin_file(path, 1, "key").is_err());
+            assert!(target.make_special(path, &link, replace).is_err());
+            assert!(target.hard_link(b"own", path, replace).is_err());
+            assert!(target.hard_link(path, b"new", replace).is_err());
+            assert!(target.remove(path).is_err());
+            if !path.is_empty() {
+                // Empty means the target itself here.
+                assert!(target.list_children(path).is_err());
+                assert!(target.set_directory_metadata(path, &metadata(FileKind::Directory)).is_err());
+            }
+        }
+        assert_eq!(fs::read(outer.path().join("victim")).expect("read"), b"safe");
+        assert_eq!(target.list_children(b"").expect("list"), [b"own"]);
+    }
+
+    #[test]
+    fn a_planted_link_to_a_directory_is_never_followed() {
+        for resolve in RESOLVERS {
+            let outside = temporary();
+            fs::write(outside.path().join("victim"), b"safe").expect("write");
+            let dir = temporary();
+            symlink(outside.path(), dir.path().join("link")).expect("symlink");
+            let target = target(dir.path(), resolve);
+            write_file(&target, b"own", b"x");
+            let link = metadata(FileKind::Symlink { target: b"x".to_vec() });
+            let error = target.begin_file(b"link/victim", 1, "key").expect_err("refused");
+            assert!(error.to_string().contains("symbolic link") && error.hint().is_some(), "{error}");
+            assert!(target.make_directory(b"link").is_err());
+            assert!(target.make_directory(b"link/new").is_err());
+            assert!(target.make_parents(b"link/new/x").is_err());
+            assert!(target.make_special(b"link/new", &link, Overwrite::Replace).is_err());
+            assert!(target.hard_link(b"own", b"link/new", Overwrite::Replace).is_err());
+            assert!(target.hard_link(b"link/victim", b"new", Overwrite::Replace).is_err());
+            assert!(target.set_directory_metadata(b"link", &metadata(FileKind::Directory)).is_err());
+            assert!(target.read_xattrs(b"link/victim").is_err());
+            assert!(target.existing(b"link/victim").expect("looked").is_none());
+            assert!(target.open_existing(b"link/victim").expect("looked").is_none());
+            assert!(target.list_children(b"link").expect("listed").is_empty());
+            target.remove(b"link/victim").expect("nothing there");
+            target.remove(b"link").expect("the link itself");
+            assert_eq!(fs::read_dir(outside.path()).expect("list").count(), 1);
+            assert_eq!(fs::read(outside.path().join("victim")).expect("read"), b"safe");
+        }
+    }
+
+    #[test]
+    fn a_link_under_the_final_name_is_replaced_and_not_followed() {
+        let dir = temporary();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("victim"), b"safe").expect("write");
+        for name in ["file", "link", "hard", "pipe"] {
+            symlink("victim", at(name)).expect("symlink");
+        }
+        let target = target(dir.path(), RESOLVERS[0]);
+        assert!(target.open_existing(b"file").expect("looked").is_none());
+        write_file(&target, b"file", b"new");
+        let special =
+            |path: &[u8], kind| target.make_special(path, &metadata(kind), Overwrite::Replace).expect("special");
+        special(b"link", FileKind::Symlink { target: b"\xff".to_vec() });
+        special(b"pipe", FileKind::Fifo);
+        assert!(target.hard_link(b"file", b"hard", Overwrite::Replace).expect("hard link"));
+        // Again, onto a name that it has already.
+        assert!(target.hard_link(b"file", b"hard", Overwrite::Replace).expect("hard link"));
+        assert_eq!(fs::read(at("victim")).expect("read"), b"safe");
+        assert_eq!(fs::read(at("hard")).expect("read"), b"new");
+        assert_eq!(fs::symlink_metadata(at("file")).expect("stat").nlink(), 2);
+        assert_eq!(fs::read_link(at("link")).expect("link").as_os_str().as_bytes(), b"\xff");
+        assert_eq!(target.list_children(b"").expect("list").len(), 5);
+    }
+
+    #[test]
+    fn an_interrupted_file_is_resumed_only_for_the_same_content() {
+        let dir = temporary();
+        let target = target(dir.path(), RESOLVERS[0]);
+        let file = target.begin_file(b"f", 10, "one").expect("begin");
+        assert!(!file.resumed());
+        file.write_at(0, b"01234").expect("write");
+        drop(file);
+        let other = target.begin_file(b"f", 10, "two").expect("begin");
+        assert!(!other.resumed());
+        // While one process writes a part, a second one leaves it alone.
+        let concurrent = target.begin_file(b"f", 10, "two").expect("begin");
+        assert!(!concurrent.resumed());
+        concurrent.discard().expect("discard");
+        other.discard().expect("discard");
+        let again = target.begin_file(b"f", 7, "one").expect("begin");
+        assert!(again.resumed());
+        let mut buffer = [9; 10];
+        assert_eq!(again.read_at(0, &mut buffer).expect("read"), 7);
+        assert_eq!(&buffer[..7], b"01234\0\0");
+        assert!(again.write_at(5, b"567").is_err());
+        again.write_at(5, b"56").expect("write");
+        again.sync().expect("sync");
+        again.finish(&metadata(FileKind::Regular), Overwrite::Replace).expect("finish");
+        assert_eq!(fs::read(dir.path().join("f")).expect("read"), b"0123456");
+        assert_eq!(target.list_children(b"").expect("list"), [b"f"]);
+    }
+
+    #[test]
+    fn a_planted_part_is_removed_and_not_written_to() {
+        let dir = temporary();
+        let at = |name: &OsStr| dir.path().join(name);
+        let victim = at(OsStr::new("victim"));
+        fs::write(&victim, b"safe").expect("write");
+        let target = target(dir.path(), RESOLVERS[0]);
+        drop(target.begin_file(b"f", 4, "key").expect("begin"));
+        let names = target.list_children(b"").expect("list");
+        let part = at(OsStr::from_bytes(names.iter().find(|name| is_part_name(name)).expect("a part")));
+        let plants: [&dyn Fn(); 5] = [
+            &|| symlink(&victim, &part).expect("symlink"),
+            &|| fs::hard_link(&victim, &part).expect("hard link"),
+            &|| rustix::fs::mkfifoat(rustix::fs::CWD, &part, Mode::RWXU).expect("fifo"),
+            &|| fs::create_dir_all(part.join("sub")).expect("mkdir"),
+            &|| drop(std::os::unix::net::UnixListener::bind(&part)),
+        ];
+        for plant in plants {
+            fs::remove_file(&part).expect("the part of before");
+            plant();
+            let file = target.begin_file(b"f", 4, "key").expect("begin");
+            assert!(!file.resumed());
+            file.write_at(0, b"evil").expect("write");
+            drop(file);
+            assert!(part.symlink_metadata().expect("part").is_file());
+            assert_eq!(fs::read(&victim).expect("read"), b"safe");
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_replaced_stays() {
+        let dir = temporary();
+        let target = target(dir.path(), RESOLVERS[0]);
+        write_file(&target, b"old", b"old");
+        let file = target.begin_file(b"old", 3, "key").expect("begin");
+        file.write_at(0, b"new").expect("write");
+        assert!(!file.finish(&metadata(FileKind::Regular), Overwrite::Never).expect("finish").placed);
+        let fifo = metadata(FileKind::Fifo);
+        assert!(!target.make_special(b"old", &fifo, Overwrite::Never).expect("special").placed);
+        write_file(&target, b"other", b"x");
+        assert!(!target.hard_link(b"other", b"old", Overwrite::Never).expect("hard link"));
+        assert!(target.hard_link(b"other", b"new", Overwrite::Never).expect("hard link"));
+        assert_eq!(fs::read(dir.path().join("old")).expect("read"), b"old");
+        assert_eq!(target.list_children(b"").expect("list").len(), 3);
+        assert!(target.make_directory(b"dir").expect("mkdir"));
+        assert!(!target.make_directory(b"dir").expect("there already"));
+        assert!(target.make_directory(b"old").is_err());
+        // A directory is replaced by nothing; the part of a special entry is not left behind.
+        assert!(target.make_special(b"dir", &fifo, Overwrite::Replace).is_err());
+        assert_eq!(target.list_children(b"").expect("list").len(), 4);
+        target.remove(b"dir").expect("remove");
+        assert!(target.make_special(b"dir", &fifo, Overwrite::Replace).expect("special").placed);
+    }
+
+    #[test]
+    fn a_directory_made_again_after_removal_is_the_new_one() {
+        let dir = temporary();
+        let target = target(dir.path(), RESOLVERS[0]);
+        for content in [b"1", b"2"] {
+            target.remove(b"a").expect("remove");
+            target.make_parents(b"a/b/f").expect("parents");
+            write_file(&target, b"a/b/f", content);
+            assert_eq!(fs::read(dir.path().join("a/b/f")).expect("read"), content);
+        }
+        let existing = target.existing(b"a/b/f").expect("looked").expect("there");
+        assert_eq!(existing.metadata.expect("a file").mode, 0o640);
+        let reader = target.open_existing(b"a/b/f").expect("opened").expect("there");
+        assert_eq!((reader.size(), reader.read_at(0, &mut [0; 4]).expect("read")), (1, 1));
+        assert!(target.free_bytes().expect("space") > 0);
+    }
+
+    #[test]
+    fn direct_writes_hold_the_same_bytes_and_holes_stay_holes() {
+        // A file system in memory has no direct I/O: then this tests the fall back.
+        for dir in [temporary(), tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("temporary directory")] {
+            let target = target(dir.path(), RESOLVERS[0]);
+            let mib = 1 << 20;
+            let size = 64 * mib + 5;
+            let file = target.begin_file(b"f", size, "key").expect("begin");
+            let mut buffer = AlignedBuffer::new(1 << 20);
+            buffer.as_mut_slice().fill(7);
+            file.allocate(ByteRange::new(32 * mib, 2 * mib).expect("range")).expect("allocate");
+            file.write_direct_at(32 * mib, buffer.as_slice()).expect("aligned");
+            file.write_direct_at(33 * mib + 1, buffer.as_slice()).expect("unaligned offset");
+            file.write_direct_at(64 * mib, &buffer.as_slice()[..5]).expect("tail");
+            assert!(file.write_direct_at(64 * mib, &buffer.as_slice()[..4096]).is_err());
+            file.sync().expect("sync");
+            file.finish(&metadata(FileKind::Regular), Overwrite::Replace).expect("finish");
+            let content = fs::read(dir.path().join("f")).expect("read");
+            assert_eq!(content.len() as u64, size);
+            let sevens = content.iter().filter(|&&byte| byte == 7).count();
+            assert_eq!(sevens, (2 << 20) + 5);
+            assert!(content[(32 << 20)..(33 << 20)].iter().all(|&byte| byte == 7));
+            assert!(fs::metadata(dir.path().join("f")).expect("stat").blocks() * 512 < 8 * mib);
+        }
+    }
+
+    #[test]
+    fn the_target_may_be_a_link_and_is_created_with_its_parents() {
+        let dir = temporary();
+        fs::create_dir(dir.path().join("real")).expect("mkdir");
+        symlink("real", dir.path().join("link")).expect("symlink");
+        let target = Target::open(&dir.path().join("link/a/b")).expect("open");
+        write_file(&target, b"f", b"x");
+        assert!(dir.path().join("real/a/b/f").exists());
+        assert!(Target::open_if_present(&dir.path().join("none")).expect("looked").is_none());
+        assert!(Target::open_if_present(&dir.path().join("real")).expect("looked").is_some());
+        assert!(Target::open(&dir.path().join("real/a/b/f")).is_err());
+    }
+
+    #[test]
+    fn setuid_and_times_before_1970_survive_the_change_of_owner() {
+        let dir = temporary();
+        let target = target(dir.path(), RESOLVERS[0]);
+        let is_root = rustix::process::geteuid().is_root();
+        let mut wanted = metadata(FileKind::Regular);
+        wanted.mode = 0o6755;
+        wanted.uid = 12_345;
+        wanted.mtime = FileTime { seconds: -100, nanoseconds: 999_999_999 };
+        let file = target.begin_file(b"f", 0, "key").expect("begin");
+        let placed = file.finish(&wanted, Overwrite::Replace).expect("finish");
+        let stat = fs::metadata(dir.path().join("f")).expect("stat");
+        assert_eq!(stat.modified().expect("time"), SystemTime::UNIX_EPOCH - Duration::new(99, 1));
+        if is_root {
+            assert_eq!((placed.issues.len(), stat.uid(), stat.mode() & 0o7777), (0, 12_345, 0o6755));
+        } else {
+            // One issue for the owner, one for the bit that must not be given to another owner's file.
+            assert_eq!((placed.issues.len(), stat.mode() & 0o7777), (2, 0o2755));
+        }
+    }
+
+    #[test]
+    fn rights_inherited_from_the_parent_are_not_added_to_a_restored_file() {
+        let dir = temporary();
+        // An ACL of version 2: owner rwx, user 12345 rwx, group r-x, mask rwx, others r-x.
+        let entry = |tag: u16, rights: u16, id: u32| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        let none = u32::MAX;
+        let entries =
+            [entry(1, 7, none), entry(2, 7, 12_345), entry(4, 5, none), entry(16, 7, none), entry(32, 5, none)];
+        let acl = [&2u32.to_le_bytes()[..], &entries.concat()].concat();
+        if Subject::Path(dir.path()).set(b"system.posix_acl_default", &acl).is_err() {
+            return;
+        }
+        let target = target(dir.path(), RESOLVERS[0]);
+        assert_eq!(write_file(&target, b"plain", b"x").issues, []);
+        assert_eq!(target.read_xattrs(b"plain").expect("xattrs"), []);
+        assert_eq!(fs::metadata(dir.path().join("plain")).expect("stat").permissions().mode() & 0o7777, 0o640);
+        let mut wanted = metadata(FileKind::Regular);
+        wanted.mode = 0o775;
+        wanted.xattrs = vec![(b"system.posix_acl_access".to_vec(), acl.clone())];
+        let file = target.begin_file(b"with", 0, "key").expect("begin");
+        assert_eq!(file.finish(&wanted, Overwrite::Replace).expect("finish").issues, []);
+        assert_eq!(target.read_xattrs(b"with").expect("xattrs"), wanted.xattrs);
+        assert_eq!(fs::metadata(dir.path().join("with")).expect("stat").permissions().mode() & 0o7777, 0o775);
+    }
 }
