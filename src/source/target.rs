@@ -685,8 +685,9 @@ mod tests {
     #[test]
     fn direct_writes_hold_the_same_bytes_and_holes_stay_holes() {
         // A file system in memory has no direct I/O: then this tests the fall back.
-        for dir in [temporary(), tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("temporary directory")] {
-            let target = target(dir.path(), RESOLVERS[0]);
+        for resolve in RESOLVERS {
+            let dir = temporary();
+            let target = target(dir.path(), resolve);
             let mib = 1 << 20;
             let size = 64 * mib + 5;
             let file = target.begin_file(b"f", size, "key").expect("begin");
