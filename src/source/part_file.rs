@@ -7,20 +7,20 @@
 //!
 //! Renaming does not make content durable: a caller that renames before [`TargetFile::sync`] or
 //! [`Target::sync_all`](super::target::Target::sync_all) may find a file of the right size and time but without its
-//! content after a power failure. [`TargetFile::apply`] and [`TargetFile::place`] are therefore apart, so that
+//! content after a power failure. [`TargetFile::apply`] and [`ReadyFile::place`] are therefore apart, so that
 //! the content of many files can be made durable at once in between.
 
 use super::apply::{Handle, MetadataIssue, system_mode};
 use super::confined::{Place, create_name, open_name};
 use super::open::read_full_at;
-use super::placing::{Overwrite, Placed, Shared};
+use super::placing::{Overwrite, Placed, Shared, stat_name};
 use super::remove::remove_entry;
 use super::stat::FileStatus;
 use crate::aligned::suits_direct_io;
 use crate::bytes::ByteRange;
 use crate::error::{Error, Result};
 use crate::metadata::Metadata;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -30,6 +30,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 const PART_MODE: u32 = 0o600;
+/// Larger files get their size before they are written, so that several threads do not wait for each other to extend
+/// it; smaller ones at the end, where it mostly is right by then.
+const SIZED_EARLY_BYTES_MIN: u64 = 1 << 20;
 
 /// A file being restored. Writing through a shared reference is fine from several threads.
 #[derive(Debug)]
@@ -48,41 +51,20 @@ pub struct TargetFile {
 impl TargetFile {
     pub(super) fn begin(shared: &Arc<Shared>, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
         let place = shared.place(path)?;
-        let fail = |error: Errno| shared.error("creating", path, error);
-        let (part, file, resumed) = match resume(&place, resume_key).map_err(fail)? {
-            Resumed::Yes(part, file) => (part, file, true),
-            Resumed::No(part) => match create(&place, &part) {
-                Ok(file) => (part, file, false),
-                // Another process was faster.
-                Err(Errno::EXIST) => {
-                    let part = random_part_name()?;
-                    let file = create(&place, &part).map_err(fail)?;
-                    (part, file, false)
-                }
-                Err(error) => return Err(fail(error)),
-            },
-            Resumed::InUse => {
-                let part = random_part_name()?;
-                let file = create(&place, &part).map_err(fail)?;
-                (part, file, false)
-            }
-        };
+        let begun = begin_part(&place, resume_key)?.map_err(|error| shared.error("creating", path, error))?;
         let target = TargetFile {
             shared: Arc::clone(shared),
             path: path.to_vec(),
             place,
-            part,
-            file,
+            part: begun.part,
+            file: begun.file,
             direct: OnceLock::new(),
             size,
-            resumed,
+            resumed: begun.resumed,
         };
-        let status = target.status()?;
-        if status.size != size {
-            rustix::fs::ftruncate(&target.file, size)
-                .map_err(|error| shared.error("setting the size of", path, error))?;
+        if target.resumed || size >= SIZED_EARLY_BYTES_MIN {
+            target.set_size()?;
         }
-        shared.note_device(status.device, &target.file);
         Ok(target)
     }
 
@@ -120,7 +102,7 @@ impl TargetFile {
         self.write_at(offset + written as u64, &bytes[written..])
     }
 
-    /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
+    /// Fills `buffer` from `offset` with what is written so far; fewer bytes only behind the last of it.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         read_full_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
     }
@@ -142,28 +124,23 @@ impl TargetFile {
 
     /// Makes the content durable. After a failure the content is in doubt: discard the file.
     pub fn sync(&self) -> Result<()> {
+        self.set_size()?;
         self.file.sync_all().map_err(|error| self.error("making durable", error))
     }
 
-    /// Gives the part its metadata. Nothing may be written afterwards.
-    pub fn apply(&self, metadata: &Metadata) -> Result<Vec<MetadataIssue>> {
-        let status = self.status()?;
-        Handle::Descriptor(self.file.as_fd())
+    /// Gives the part its metadata; its content is complete.
+    pub fn apply(self, metadata: &Metadata) -> Result<ReadyFile> {
+        let status = self.set_size()?;
+        self.shared.note_device(status.device, &self.file);
+        let issues = Handle::Descriptor(self.file.as_fd())
             .apply(metadata, &status)
-            .map_err(|error| error.while_doing(self.shared.show(&self.path)))
+            .map_err(|error| error.while_doing(self.shared.show(&self.path)))?;
+        Ok(ReadyFile { file: self, issues })
     }
 
-    /// Gives the part its final name; false if something stands there and must not be replaced, in which case the part
-    /// is removed. A directory is never replaced: [`Target::remove`](super::target::Target::remove) it before.
-    pub fn place(self, overwrite: Overwrite) -> Result<bool> {
-        self.shared.rename_into_place(&self.place, &self.part, overwrite, &self.path)
-    }
-
-    /// [`TargetFile::apply`], then [`TargetFile::place`].
+    /// [`TargetFile::apply`], then [`ReadyFile::place`].
     pub fn finish(self, metadata: &Metadata, overwrite: Overwrite) -> Result<Placed> {
-        let issues = self.apply(metadata)?;
-        let placed = self.place(overwrite)?;
-        Ok(Placed { placed, issues })
+        self.apply(metadata)?.place(overwrite)
     }
 
     /// Removes the part: nothing of it is worth keeping.
@@ -213,12 +190,38 @@ impl TargetFile {
         None
     }
 
+    /// What has not been written is a hole.
+    fn set_size(&self) -> Result<FileStatus> {
+        let status = self.status()?;
+        if status.size != self.size {
+            self.file.set_len(self.size).map_err(|error| self.error("setting the size of", error))?;
+        }
+        Ok(status)
+    }
+
     fn status(&self) -> Result<FileStatus> {
         self.file.metadata().map(|m| FileStatus::from_std(&m)).map_err(|error| self.error("examining", error))
     }
 
     fn error(&self, doing: &str, error: io::Error) -> Error {
         Error::io(format!("{doing} {}", self.shared.show(&self.path)), error)
+    }
+}
+
+/// A file whose content and metadata are complete, still under the name of its part. It holds one descriptor.
+#[derive(Debug)]
+pub struct ReadyFile {
+    file: TargetFile,
+    issues: Vec<MetadataIssue>,
+}
+
+impl ReadyFile {
+    /// Gives the file its final name, unless something stands there and must not be replaced; then it is removed. A
+    /// directory is never replaced: [`Target::remove`](super::target::Target::remove) it before.
+    pub fn place(self, overwrite: Overwrite) -> Result<Placed> {
+        let TargetFile { shared, place, part, path, .. } = &self.file;
+        let placed = shared.rename_into_place(place, part, overwrite, path)?;
+        Ok(Placed { placed, issues: self.issues })
     }
 }
 
@@ -246,47 +249,69 @@ pub(super) fn random_part_name() -> Result<Vec<u8>> {
     Ok(part_name(&bytes, ""))
 }
 
-enum Resumed {
-    /// The part and its name.
-    Yes(Vec<u8>, File),
-    /// There is none of this name.
-    No(Vec<u8>),
+struct Begun {
+    part: Vec<u8>,
+    file: File,
+    resumed: bool,
+}
+
+/// Creates the part of an entry, or finds the one that an earlier run left.
+fn begin_part(place: &Place, resume_key: &str) -> Result<rustix::io::Result<Begun>> {
+    let part = part_name(&place.name, resume_key);
+    let new = |part: Vec<u8>| create(place, &part).map(|file| Begun { part, file, resumed: false });
+    let found = match create(place, &part) {
+        Ok(file) => return Ok(Ok(Begun { part, file, resumed: false })),
+        Err(Errno::EXIST) => resume(place, &part),
+        Err(error) => return Ok(Err(error)),
+    };
+    match found {
+        Ok(Part::Resumed(file)) => return Ok(Ok(Begun { part, file, resumed: true })),
+        Ok(Part::Removed) => match new(part) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other),
+        },
+        Ok(Part::InUse) => {}
+        Err(error) => return Ok(Err(error)),
+    }
+    Ok(new(random_part_name()?))
+}
+
+/// What became of a part that exists.
+enum Part {
+    Resumed(File),
+    /// It was none of ours, or has vanished.
+    Removed,
     /// Another process is writing it.
     InUse,
 }
 
-fn resume(place: &Place, resume_key: &str) -> rustix::io::Result<Resumed> {
-    let part = part_name(&place.name, resume_key);
+fn resume(place: &Place, part: &[u8]) -> rustix::io::Result<Part> {
     // A pipe planted under the name must not block the opening.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match open_name(&place.parent, &part, flags) {
+    let file = match open_name(&place.parent, part, flags) {
         Ok(descriptor) => Some(File::from(descriptor)),
-        Err(Errno::NOENT) => return Ok(Resumed::No(part)),
+        Err(Errno::NOENT) => return Ok(Part::Removed),
         Err(_) => None,
     };
-    let own = |status: &FileStatus| {
-        status.is_regular() && status.links == 1 && status.uid == rustix::process::geteuid().as_raw()
-    };
-    let status_of = |file: &File| rustix::fs::fstat(file).map(|stat| FileStatus::from_rustix(&stat));
-    if let Some(file) = file
-        && let status = status_of(&file)?
-        && own(&status)
-    {
-        if !lock(&file) {
-            return Ok(Resumed::InUse);
+    let user = rustix::process::geteuid().as_raw();
+    if let Some(file) = file {
+        let status = FileStatus::from_rustix(&rustix::fs::fstat(&file)?);
+        if status.is_regular() && status.links == 1 && status.uid == user {
+            if !lock(&file) {
+                return Ok(Part::InUse);
+            }
+            // Its writer may have given it its final name just before the lock was ours.
+            if !stat_name(&place.parent, part).is_ok_and(|named| named.is_same_file(&status)) {
+                return Ok(Part::InUse);
+            }
+            if status.mode != PART_MODE {
+                rustix::fs::fchmod(&file, system_mode(PART_MODE))?;
+            }
+            return Ok(Part::Resumed(file));
         }
-        // Its writer may have given it its final name just before the lock was ours.
-        let named = rustix::fs::statat(&place.parent, &part[..], AtFlags::SYMLINK_NOFOLLOW);
-        if !named.is_ok_and(|stat| FileStatus::from_rustix(&stat).is_same_file(&status)) {
-            return Ok(Resumed::InUse);
-        }
-        if status.mode != PART_MODE {
-            rustix::fs::fchmod(&file, system_mode(PART_MODE))?;
-        }
-        return Ok(Resumed::Yes(part, file));
     }
-    remove_entry(&place.parent, &part)?;
-    Ok(Resumed::No(part))
+    remove_entry(&place.parent, part)?;
+    Ok(Part::Removed)
 }
 
 fn create(place: &Place, part: &[u8]) -> rustix::io::Result<File> {

@@ -10,7 +10,7 @@
 use super::apply::{Handle, MetadataIssue, path_in, system_mode};
 use super::confined::{Confined, Place, check_path, open_name};
 use super::open::read_full_at;
-use super::part_file::TargetFile;
+pub use super::part_file::{ReadyFile, TargetFile};
 pub use super::placing::{Overwrite, Placed};
 use super::placing::{Shared, stat_name};
 use super::remove::{read_names, remove_entry};
@@ -154,7 +154,7 @@ impl Target {
         Ok(())
     }
 
-    /// Begins the file at `path`, of `size` bytes, all zero unless resumed. `resume_key` stands for the content: an
+    /// Begins the file at `path`, which will have `size` bytes, zero where none are written. `resume_key` stands for the content: an
     /// interrupted restore of the same content to the same path finds its part again.
     pub fn begin_file(&self, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
         TargetFile::begin(&self.shared, path, size, resume_key)
