@@ -12,6 +12,7 @@ pub mod index_object;
 pub mod names;
 pub mod pack;
 pub mod pack_table;
+pub mod paths;
 pub mod records;
 pub mod snapshots;
 pub mod stream;
