@@ -39,7 +39,7 @@ pub(super) enum PlaneHint {
     Raw,
     /// Huffman coding only.
     Huffman,
-    /// The general compressor: long runs are likely.
+    /// Runs are likely, which Huffman coding wastes: by it or by matches, whichever is smaller.
     Runs,
 }
 
@@ -56,6 +56,18 @@ impl PlanePlan {
     /// True if every word holds a byte that looks random.
     pub(super) fn has_noise(&self) -> bool {
         self.hints[..self.layout.width()].contains(&PlaneHint::Raw)
+    }
+
+    /// The plan for bytes in which something repeats: matches are tried on planes too, on noisy ones only if a
+    /// part of the whole was seen to repeat, since the rest then hides that part.
+    fn careful(mut self, repeats: Repeats) -> Self {
+        for hint in &mut self.hints[..self.layout.width()] {
+            *hint = match (repeats, *hint) {
+                (Repeats::Found, _) | (Repeats::Possible, PlaneHint::Huffman) => PlaneHint::Runs,
+                (_, hint) => hint,
+            };
+        }
+        self
     }
 
     /// What is compared: size, with a surcharge for each plane that takes time to code and decode.
@@ -123,7 +135,8 @@ impl Sampler {
             Some(plan) if plan.has_noise() && !plan.hints.contains(&PlaneHint::Runs) => Repeats::Unlikely,
             _ => Repeats::Possible,
         };
-        Verdict { planes: planes.filter(|plan| plan.bits <= WORTH_BITS), repeats }
+        let planes = planes.filter(|plan| plan.bits <= WORTH_BITS || repeats == Repeats::Found);
+        Verdict { planes: planes.map(|plan| plan.careful(repeats)), repeats }
     }
 
     /// Gathers the sample: all of `raw` if it is short, otherwise windows at equal distances, at multiples of 8.
@@ -179,8 +192,9 @@ impl Sampler {
         let rotated = class_bits(&self.rotated, width);
         let mut best = (f32::INFINITY, 0);
         for phase in 0..width {
-            // The lowest byte takes the sign from the highest one, which the histograms do not show.
-            let bits = mean(&rotated, width) + (plain[phase] - rotated[phase]) / width as f32;
+            // The lowest byte takes the sign from the highest one, which the histograms do not show: one more bit.
+            let lowest = (plain[phase] + 1.0).min(8.0);
+            let bits = mean(&rotated, width) + (lowest - rotated[phase]) / width as f32;
             // The exponent shows at any phase that does not make it the lowest byte; the true one has it on top.
             let top = rotated[(phase + width - 1) % width];
             let is_top = rotated[..width].iter().all(|&other| top <= other);
