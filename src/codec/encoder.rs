@@ -157,8 +157,10 @@ impl Encoder {
                 self.append_planes(&plan, part, &mut trial)?;
                 // Both on the same part: zstd at its worst, without history, so a tie locally may still become a gain.
                 let ratio = by_zstd as f32 / trial.len().max(1) as f32;
-                // Whole numbers repeat far apart, and nothing in them is noise; bytes without words are judged by the part.
-                let local = plan.layout.width() == 1 || plan.has_noise();
+                // Integers repeat far apart; floats (known by their noise, or by an exponent that a rotation bared) and
+                // bytes without words are judged by the part.
+                let layout = plan.layout;
+                let local = layout.width() == 1 || layout.rotation() > 0 || plan.has_noise();
                 match ratio {
                     _ if ratio < 0.85 => Choice::Zstd,
                     _ if ratio > 0.99 && local && repeats != Repeats::Found => Choice::Planes(plan),

@@ -58,25 +58,32 @@ impl PlanePlan {
         self.hints[..self.layout.width()].contains(&PlaneHint::Raw)
     }
 
-    /// The plan for bytes in which something repeats: matches are tried on planes too, on noisy ones only if a
-    /// part of the whole was seen to repeat, since the rest then hides that part.
+    /// The plan for bytes in which something repeats: matches are tried on planes too. On noisy ones, and beside them,
+    /// only if a part of the whole was seen to repeat, since the rest then hides that part.
     fn careful(mut self, repeats: Repeats) -> Self {
+        let float = self.has_noise() || self.layout.rotation() > 0;
         for hint in &mut self.hints[..self.layout.width()] {
             *hint = match (repeats, *hint) {
-                (Repeats::Found, _) | (Repeats::Possible, PlaneHint::Huffman) => PlaneHint::Runs,
+                (Repeats::Found, _) => PlaneHint::Runs,
+                (Repeats::Possible, PlaneHint::Huffman) if !float => PlaneHint::Runs,
                 (_, hint) => hint,
             };
         }
         self
     }
 
-    /// What is compared: size, with a surcharge for each plane that takes time to code and decode, and a small one for
-    /// no rotation, since real exponents are sharper than a sample shows.
+    /// What is compared: size, with a surcharge for each plane that takes time to code and decode. Where there is noise
+    /// the numbers are floats, and real exponents are sharper than a sample shows; where there is none they may be
+    /// integers, and only a clear gain by rotation proves an exponent.
     fn price(&self) -> f32 {
         let width = self.layout.width();
         let coded = self.hints[..width].iter().filter(|&&hint| hint != PlaneHint::Raw).count();
-        let unrotated = if self.layout.rotation() == 0 { 0.02 } else { 0.0 };
-        self.bits + unrotated + 0.1 * coded as f32 / width as f32
+        let doubt = match (self.layout.rotation() > 0, self.has_noise()) {
+            (true, true) | (false, false) => 0.0,
+            (false, true) => 0.02,
+            (true, false) => 0.1,
+        };
+        self.bits + doubt + 0.1 * coded as f32 / width as f32
     }
 }
 
