@@ -39,7 +39,7 @@ const TABLE_CONTEXT: &str = "ckpt gear table v1";
 /// How many parts of a segment are hashed side by side: one hash is a chain of dependent steps of two cycles, so one
 /// alone leaves most of a core idle. Measured on Zen 5, GB/s at 1, 2, 3, 4, 6, 8 lanes: 1.9, 3.2, 3.8, 3.9, 2.4, 2.4
 /// (above four the hashes no longer fit into registers).
-const LANES: usize = 4;
+const LANES: usize = 3;
 
 /// Segments shorter than this are scanned as one lane: the lanes' warming up would cost more than they gain.
 const LANES_FROM_BYTES: usize = 8 << 10;
