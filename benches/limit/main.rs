@@ -110,10 +110,14 @@ impl Limit<'_> {
             None => self.best_threads(&units)?,
         };
         let (mut own, mut others) = (Vec::new(), Vec::new());
-        for _ in 0..arguments.runs {
-            own.push(self.run_once(&units, threads)?);
+        for run in 1..=arguments.runs {
+            let elapsed = self.run_once(&units, threads)?;
+            println!("run {run}: limit {:.2} s", elapsed.as_secs_f64());
+            own.push(elapsed);
             if let Some(command) = &arguments.with {
-                others.push(self.run_command(command, arguments.before.as_deref())?);
+                let elapsed = self.run_command(command, arguments.before.as_deref())?;
+                println!("run {run}: command {:.2} s", elapsed.as_secs_f64());
+                others.push(elapsed);
             }
         }
         let stored: u64 = units.iter().map(store::stored_len).sum();
