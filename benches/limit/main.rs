@@ -223,7 +223,8 @@ impl Limit<'_> {
 
 fn open_sources(directory: &Path) -> Result<Vec<Source>, Box<dyn Error>> {
     let mut sources = Vec::new();
-    for entry in fs::read_dir(directory)? {
+    let entries = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    for entry in entries {
         let path = entry?.path();
         if path.is_file() {
             let file = File::open(&path)?;
