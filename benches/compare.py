@@ -190,6 +190,10 @@ class Borg(Tool):
 class Bupstash(Tool):
     name = "bupstash"
 
+    def __init__(self, program):
+        super().__init__(program)
+        self.items = 0
+
     def env(self, place):
         return super().env(place) | {
             "BUPSTASH_KEY": place / "key",
@@ -202,10 +206,11 @@ class Bupstash(Tool):
         return ["sh", "-c", '"$0" new-key -o "$1" && "$0" init -r "$2"', self.program, key, repo]
 
     def backup(self, repo, data):
-        return [self.program, "put", "-q", "-r", repo, "name=data", data]
+        self.items += 1
+        return [self.program, "put", "-q", "-r", repo, f"name=data-{self.items}", data]
 
     def restore(self, repo, data, target):
-        return [self.program, "restore", "-q", "-r", repo, "--into", target, "name=data"], None
+        return [self.program, "restore", "-q", "-r", repo, "--into", target, f"name=data-{self.items}"], None
 
     def restored(self, target, data):
         return target
