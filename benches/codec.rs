@@ -1,7 +1,8 @@
 //! How small and how fast frames are, for each kind of data, on one core.
 //!
 //! `cargo bench --bench codec` prints a table; `cargo bench --bench codec -- 1024 fp32` uses chunks of 1024 KiB instead
-//! of 256 and only data with `fp32` in its name. Every figure is the median of many rounds over the same chunks, next to what copying and hashing them costs.
+//! of 256 and only data with `fp32` in its name. Encoding includes the choice and the check. Every figure is the median
+//! of many rounds over the same chunks, next to what copying and hashing them costs.
 #![expect(clippy::print_stdout, reason = "the table is the purpose")]
 
 #[expect(dead_code, reason = "the tests use the rest")]

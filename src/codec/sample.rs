@@ -39,7 +39,7 @@ pub(super) enum PlaneHint {
     Raw,
     /// Huffman coding only.
     Huffman,
-    /// The general compressor: long runs are likely.
+    /// Runs are likely, which Huffman coding wastes: by it or by matches, whichever is smaller.
     Runs,
 }
 
@@ -58,11 +58,32 @@ impl PlanePlan {
         self.hints[..self.layout.width()].contains(&PlaneHint::Raw)
     }
 
-    /// What is compared: size, with a surcharge for each plane that takes time to code and decode.
+    /// The plan for bytes in which something repeats: matches are tried on planes too. On noisy ones, and beside them,
+    /// only if a part of the whole was seen to repeat, since the rest then hides that part.
+    fn careful(mut self, repeats: Repeats) -> Self {
+        let float = self.has_noise() || self.layout.rotation() > 0;
+        for hint in &mut self.hints[..self.layout.width()] {
+            *hint = match (repeats, *hint) {
+                (Repeats::Found, _) => PlaneHint::Runs,
+                (Repeats::Possible, PlaneHint::Huffman) if !float => PlaneHint::Runs,
+                (_, hint) => hint,
+            };
+        }
+        self
+    }
+
+    /// What is compared: size, with a surcharge for each plane that takes time to code and decode. Where there is noise
+    /// the numbers are floats, and real exponents are sharper than a sample shows; where there is none they may be
+    /// integers, and only a clear gain by rotation proves an exponent.
     fn price(&self) -> f32 {
         let width = self.layout.width();
         let coded = self.hints[..width].iter().filter(|&&hint| hint != PlaneHint::Raw).count();
-        self.bits + 0.1 * coded as f32 / width as f32
+        let doubt = match (self.layout.rotation() > 0, self.has_noise()) {
+            (true, true) | (false, false) => 0.0,
+            (false, true) => 0.02,
+            (true, false) => 0.1,
+        };
+        self.bits + doubt + 0.1 * coded as f32 / width as f32
     }
 }
 
@@ -123,7 +144,8 @@ impl Sampler {
             Some(plan) if plan.has_noise() && !plan.hints.contains(&PlaneHint::Runs) => Repeats::Unlikely,
             _ => Repeats::Possible,
         };
-        Verdict { planes: planes.filter(|plan| plan.bits <= WORTH_BITS), repeats }
+        let planes = planes.filter(|plan| plan.bits <= WORTH_BITS || repeats == Repeats::Found);
+        Verdict { planes: planes.map(|plan| plan.careful(repeats)), repeats }
     }
 
     /// Gathers the sample: all of `raw` if it is short, otherwise windows at equal distances, at multiples of 8.
@@ -165,9 +187,9 @@ impl Sampler {
         let mut best = (f32::INFINITY, 0, [0.0; 8]);
         for width_log2 in 0..4u8 {
             let bits = class_bits(&self.plain, 1 << width_log2);
-            let mean = mean(&bits, 1 << width_log2);
-            if mean + 0.04 * f32::from(width_log2) < best.0 {
-                best = (mean + 0.04 * f32::from(width_log2), width_log2, bits);
+            let estimate = mean(&bits, 1 << width_log2) + [0.0, 0.04, 0.08, 0.2][usize::from(width_log2)];
+            if estimate < best.0 {
+                best = (estimate, width_log2, bits);
             }
         }
         let (_, width_log2, plain) = best;
@@ -179,8 +201,8 @@ impl Sampler {
         let rotated = class_bits(&self.rotated, width);
         let mut best = (f32::INFINITY, 0);
         for phase in 0..width {
-            // The lowest byte takes the sign from the highest one, which the histograms do not show.
-            let bits = mean(&rotated, width) + (plain[phase] - rotated[phase]) / width as f32;
+            let lowest = self.lowest_bits(width, phase);
+            let bits = mean(&rotated, width) + (lowest - rotated[phase]) / width as f32;
             // The exponent shows at any phase that does not make it the lowest byte; the true one has it on top.
             let top = rotated[(phase + width - 1) % width];
             let is_top = rotated[..width].iter().all(|&other| top <= other);
@@ -195,6 +217,21 @@ impl Sampler {
         // The exponent of binary64 has 11 bits: behind the sign and three nearly idle bits it fills a byte too.
         let by_four = if width == 8 { PlaneLayout::new(width_log2, 4, phase) } else { None };
         [unrotated, PlaneLayout::new(width_log2, 1, phase), by_four]
+    }
+
+    /// Estimated bits of the lowest byte of words rotated by one bit: seven bits of its own and the top bit of the
+    /// highest byte, which the histograms of neighbours do not show.
+    fn lowest_bits(&self, width: usize, phase: usize) -> f32 {
+        let lowest = merged(&self.plain, phase, width);
+        let highest = merged(&self.plain, (phase + width - 1) % width, width);
+        let (mut own, mut sign) = ([0; 256], [0; 256]);
+        for (bin, sum) in own.iter_mut().enumerate().take(128) {
+            *sum = lowest[bin] + lowest[bin + 128];
+        }
+        sign[0] = highest[..128].iter().sum();
+        sign[1] = highest[128..].iter().sum();
+        let bits = entropy_bits(&own) + entropy_bits(&sign);
+        if bits > raw_bits(f32::from(sign[0] + sign[1])) { 8.0 } else { bits }
     }
 
     /// The cost of `layout` on the sample, plane by plane.
@@ -245,15 +282,20 @@ impl Sampler {
 fn class_bits(histograms: &[Histogram; 8], width: usize) -> [f32; 8] {
     let mut bits = [0.0; 8];
     for (class, bits) in bits.iter_mut().enumerate().take(width) {
-        let mut merged = histograms[class];
-        for other in (class + width..8).step_by(width) {
-            for (sum, count) in merged.iter_mut().zip(&histograms[other]) {
-                *sum += count;
-            }
-        }
-        *bits = entropy_bits(&merged);
+        *bits = entropy_bits(&merged(histograms, class, width));
     }
     bits
+}
+
+/// The histogram of one position modulo `width`.
+fn merged(histograms: &[Histogram; 8], class: usize, width: usize) -> Histogram {
+    let mut merged = histograms[class];
+    for other in (class + width..8).step_by(width) {
+        for (sum, count) in merged.iter_mut().zip(&histograms[other]) {
+            *sum += count;
+        }
+    }
+    merged
 }
 
 /// The order-0 entropy behind a histogram of at most [`SAMPLE_BYTES`] samples in bits per byte, with the correction of

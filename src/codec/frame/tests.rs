@@ -70,6 +70,7 @@ fn stored(raw: &[u8]) -> (Codec, f64) {
 fn each_kind_of_data_gets_its_codec_and_its_size() {
     let len = 256 << 10;
     let gaussian = |float, phase| synthetic::gaussian(1, float, 0.02, phase, len);
+    let held = gaussian(Float::Bf16, 0).as_chunks::<2>().0.iter().flat_map(|&[low, high]| [0, 0, low, high]).collect();
     let mut rows = Vec::new();
     for row in 0..len / 1536 {
         rows.extend(synthetic::gaussian(row as u64 % 20, Float::Bf16, 0.02, 0, 1536));
@@ -82,6 +83,7 @@ fn each_kind_of_data_gets_its_codec_and_its_size() {
         ("fp64", gaussian(Float::Fp64, 5), Codec::Planes, 0.88),
         ("Adam m", synthetic::adam_m(1, Float::Fp32, 0, len), Codec::Planes, 0.855),
         ("Adam v", synthetic::adam_v(1, Float::Fp32, 0, len), Codec::Planes, 0.85),
+        ("bf16 held as fp32", held, Codec::Planes, 0.336),
         ("text", synthetic::text(1, len), Codec::Zstd, 0.32),
         ("token ids", synthetic::tokens(1, len), Codec::Zstd, 0.33),
         ("repeated rows", rows, Codec::Zstd, 0.14),
