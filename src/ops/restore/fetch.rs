@@ -164,9 +164,10 @@ impl Worker<'_> {
                 &elsewhere
             }
         };
-        if !self.gather.takes(job, offset, chunk.len()) {
-            let flushed = self.gather.flush(self.fetch, false);
-            flushed?;
+        if !self.gather.continues(job, offset) {
+            self.gather.flush(self.fetch, true)?;
+        } else if !self.gather.has_room(chunk.len()) {
+            self.gather.flush(self.fetch, false)?;
         }
         self.gather.push(job, offset, chunk);
         self.fetch.observer.on_event(&Event::Progress { bytes: chunk.len() as u64, files: 0 });
@@ -200,21 +201,26 @@ impl Gather {
         usize::try_from(self.start % ALIGNMENT as u64).unwrap_or(0)
     }
 
-    /// True if the chunk continues the run and fits.
-    fn takes(&self, job: u32, offset: u64, bytes: usize) -> bool {
-        let continues = self.job == job && offset == self.start + self.bytes as u64;
-        self.bytes == 0 || continues && self.lead() + self.bytes + bytes <= self.buffer.len()
+    /// True if what comes at `offset` of the file belongs to the run.
+    fn continues(&self, job: u32, offset: u64) -> bool {
+        self.bytes == 0 || self.job == job && offset == self.start + self.bytes as u64
     }
 
+    fn has_room(&self, bytes: usize) -> bool {
+        self.lead() + self.bytes + bytes <= self.buffer.len()
+    }
+
+    /// Adds what continues the run, or begins one.
     fn push(&mut self, job: u32, offset: u64, chunk: &[u8]) {
-        if self.bytes == 0 || self.job != job || offset != self.start + self.bytes as u64 {
-            (self.job, self.start, self.bytes) = (job, offset, 0);
+        if self.bytes == 0 {
+            (self.job, self.start) = (job, offset);
         }
         let at = self.lead() + self.bytes;
         if at + chunk.len() > self.buffer.len() {
-            // Made large enough for the longest chunk at first use; a flush has left room otherwise.
+            // At first use, and for a chunk longer than any before.
             let mut larger = AlignedBuffer::new((at + chunk.len()).max(GATHER_BYTES + ALIGNMENT));
-            larger.as_mut_slice()[..at].copy_from_slice(&self.buffer.as_slice()[..at]);
+            let kept = at.min(self.buffer.len());
+            larger.as_mut_slice()[..kept].copy_from_slice(&self.buffer.as_slice()[..kept]);
             self.buffer = larger;
         }
         self.buffer.as_mut_slice()[at..at + chunk.len()].copy_from_slice(chunk);

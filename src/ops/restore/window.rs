@@ -223,7 +223,8 @@ impl<'a> Window<'a> {
             ready
                 .into_par_iter()
                 .map(|(path, ready)| {
-                    let outcome = match ready.map(|ready| place(self.target, ready, &path)) {
+                    let placed = ready.map(|ready| ready.place(Overwrite::Replace).map(|placed| placed.issues));
+                    let outcome = match placed {
                         Ok(Ok(issues)) => Outcome::Restored(issues),
                         Ok(Err(error)) => Outcome::Failed(error),
                         Err(outcome) => outcome,
@@ -280,11 +281,6 @@ fn prepare(job: &Job, file: TargetFile) -> Result<ReadyFile> {
         file.sync()?;
     }
     file.apply(&job.metadata)
-}
-
-fn place(target: &Target, ready: ReadyFile, path: &[u8]) -> Result<Vec<MetadataIssue>> {
-    let _ = (target, path);
-    ready.place(Overwrite::Replace).map(|placed| placed.issues)
 }
 
 /// How many files may be open at once. The limit of the process is raised as far as the system allows.
