@@ -97,6 +97,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
             let entry = entry(root, path, &node, &mut data, &mut trees);
             totals.files += u64::from(entry.is_file());
             totals.directories += u64::from(entry.is_directory());
+            totals.others += u64::from(!entry.is_file() && !entry.is_directory());
             totals.bytes += entry.metadata.size;
             builder.push(&entry, &mut |chunk| Ok(trees.store(chunk))).expect("in order");
         }
