@@ -122,6 +122,28 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
     }
 }
 
+/// The content of every file of the snapshot by its path, all of it read and verified.
+pub(crate) fn contents(repo: &Repo, snapshot: &Snapshot) -> crate::error::Result<BTreeMap<String, Vec<u8>>> {
+    let fetch = |id| repo.read_chunk(id);
+    let mut found = BTreeMap::new();
+    for entry in repo.entries(&fetch, snapshot.tree) {
+        let entry = entry?;
+        let mut bytes = Vec::new();
+        if let Some(content) = entry.content {
+            for child in repo.content_chunks(&fetch, content) {
+                let child = child?;
+                if child.id == ChunkId::HOLE {
+                    bytes.resize(bytes.len() + child.bytes as usize, 0);
+                } else {
+                    bytes.extend(repo.read_chunk(child.id)?);
+                }
+            }
+        }
+        found.insert(String::from_utf8_lossy(&entry.path).into_owned(), bytes);
+    }
+    Ok(found)
+}
+
 /// Sorts as entries do.
 fn order_key(path: &str) -> Vec<u8> {
     path.bytes().map(|b| if b == b'/' { 1 } else { b }).collect()
