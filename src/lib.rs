@@ -3,7 +3,7 @@
 //!
 //! Layers, each importing only those above it in this list (`tests/it/tidy.rs` holds the table):
 //!
-//! * [`error`], [`ids`], [`bytes`], [`metadata`], [`events`]: the vocabulary.
+//! * [`error`], [`ids`], [`bytes`], [`aligned`], [`metadata`], [`events`]: the vocabulary.
 //! * [`source`] (the user's files), [`codec`] (bytes to bytes), [`storage`] (named immutable objects): never each other.
 //! * [`repo`]: packs, index, trees, snapshots, transactions.
 //! * [`ops`]: backup, restore, verify and the rest, one file each, never one another.
@@ -11,6 +11,7 @@
 //! The program around it (`src/main.rs`, `src/cli`) parses arguments, renders reports and owns clock and environment.
 //! `docs/ARCHITECTURE.md` says how the parts work together, `docs/FORMAT.md` what the stored bytes are.
 
+pub mod aligned;
 pub mod bytes;
 pub mod codec;
 pub mod error;

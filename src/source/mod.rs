@@ -1,4 +1,12 @@
 //! The user's files: walking, reading, cutting and writing them.
 
+pub mod apply;
 pub mod chunker;
+mod confined;
+pub mod excludes;
 mod gear;
+pub mod open;
+pub mod page_cache;
+pub mod scan;
+pub mod stat;
+pub mod xattrs;

@@ -1,0 +1,116 @@
+//! Which object stands under which name.
+//!
+//! The whole layout of a repository is this file; `docs/FORMAT.md`, "Layout", says it in words.
+
+use crate::error::Result;
+use crate::ids::{HistoryId, IndexId, PackId, SnapshotId};
+use crate::storage::ObjectName;
+
+/// The folder of the three copies of the parameters.
+pub const CONFIG: &str = "config";
+/// The folder of packs, two levels deep.
+pub const PACKS: &str = "packs";
+/// The folder of index objects.
+pub const INDEX: &str = "index";
+/// The folder of open transactions.
+pub const TRANSACTIONS: &str = "transactions";
+/// The folder of snapshots and of the other ends of transactions.
+pub const SNAPSHOTS: &str = "snapshots";
+/// The folder of markers of snapshots that are no longer live.
+pub const FORGOTTEN: &str = "forgotten";
+/// The folder of condemned lists and their ends.
+pub const CONDEMNED: &str = "condemned";
+/// The folder of changed tags.
+pub const TAGS: &str = "tags";
+/// The folder of verification records.
+pub const HISTORY: &str = "history";
+
+/// Every folder, in the order in which `init` makes them.
+pub const FOLDERS: [&str; 9] = [PACKS, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, CONFIG];
+
+/// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
+pub fn config(copy: u8) -> Result<ObjectName> {
+    ObjectName::new(format!("{CONFIG}/{copy}"))
+}
+
+/// `packs/<first two digits>/<id>`.
+pub fn pack(id: PackId) -> Result<ObjectName> {
+    let hex = id.to_hex();
+    ObjectName::new(format!("{PACKS}/{}/{hex}", &hex[..2]))
+}
+
+/// The id in the name of a pack, if `name` is one.
+pub fn pack_id(name: &ObjectName) -> Option<PackId> {
+    let mut parts = name.as_str().strip_prefix("packs/")?.split('/');
+    let (folder, file) = (parts.next()?, parts.next()?);
+    let id = PackId::from_hex(file).ok()?;
+    (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
+}
+
+/// `index/<id>`.
+pub fn index(id: IndexId) -> Result<ObjectName> {
+    ObjectName::new(format!("{INDEX}/{id}"))
+}
+
+/// The id in the name of an index object, if `name` is one.
+pub fn index_id(name: &ObjectName) -> Option<IndexId> {
+    IndexId::from_hex(name.as_str().strip_prefix("index/")?).ok()
+}
+
+/// `transactions/<id>`.
+pub fn transaction(id: SnapshotId) -> Result<ObjectName> {
+    ObjectName::new(format!("{TRANSACTIONS}/{id}"))
+}
+
+/// `snapshots/<id>`: the one name whose exclusive creation decides how a transaction ended.
+pub fn snapshot(id: SnapshotId) -> Result<ObjectName> {
+    ObjectName::new(format!("{SNAPSHOTS}/{id}"))
+}
+
+/// `forgotten/<id>`.
+pub fn forgotten(id: SnapshotId) -> Result<ObjectName> {
+    ObjectName::new(format!("{FORGOTTEN}/{id}"))
+}
+
+/// The snapshot's id in a name of `folder`, if `name` is one.
+pub fn snapshot_id(folder: &str, name: &ObjectName) -> Option<SnapshotId> {
+    SnapshotId::from_hex(name.as_str().strip_prefix(folder)?.strip_prefix('/')?).ok()
+}
+
+/// `condemned/<n>`: what prune number n means to delete.
+pub fn condemned(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{CONDEMNED}/{number}"))
+}
+
+/// `condemned/<n>.end`: what prune number n has decided.
+pub fn condemned_end(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{CONDEMNED}/{number}.end"))
+}
+
+/// The number in the name of a condemned list and whether it is the end, if `name` is one.
+pub fn condemned_number(name: &ObjectName) -> Option<(u64, bool)> {
+    let rest = name.as_str().strip_prefix("condemned/")?;
+    let (digits, is_end) = rest.strip_suffix(".end").map_or((rest, false), |digits| (digits, true));
+    Some((digits.parse().ok()?, is_end))
+}
+
+/// `tags/<snapshot>.<n>`: the tags of the snapshot after change number n.
+pub fn tags(id: SnapshotId, change: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{TAGS}/{id}.{change}"))
+}
+
+/// The snapshot and the number of the change in the name of a tags record, if `name` is one.
+pub fn tags_change(name: &ObjectName) -> Option<(SnapshotId, u64)> {
+    let (id, change) = name.as_str().strip_prefix("tags/")?.split_once('.')?;
+    Some((SnapshotId::from_hex(id).ok()?, change.parse().ok()?))
+}
+
+/// `history/<id>`.
+pub fn history(id: HistoryId) -> Result<ObjectName> {
+    ObjectName::new(format!("{HISTORY}/{id}"))
+}
+
+/// The id in the name of a history record, if `name` is one.
+pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
+    HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
+}

@@ -1,0 +1,165 @@
+//! The table of a pack: which frames it holds in which order, and which chunks lie in each.
+//!
+//! The same bytes are the footer of the pack itself and a section of an index object, so the index can be rebuilt
+//! from either. Frames lie back to back and chunks fill their frame in order, so no offset is stored.
+//!
+//! One frame's record, integers little-endian (`docs/FORMAT.md`, "Pack table"):
+//!
+//! ```text
+//! 4  bytes of the frame as stored        1  codec         1  number of base chunks
+//! 4  bytes of its content                2  number of chunks
+//! then for each base  32 id
+//! then for each chunk 32 id, 4 bytes of content
+//! ```
+
+use crate::codec::FRAME_RAW_BYTES_MAX;
+use crate::error::{Error, Result};
+use crate::ids::ChunkId;
+
+/// The most base chunks that one frame may name.
+pub const BASES_MAX: usize = 8;
+/// The most chunks that share one frame.
+pub const FRAME_CHUNKS_MAX: usize = u16::MAX as usize;
+const RECORD_BYTES: usize = 12;
+const CHUNK_BYTES: usize = ChunkId::BYTES + 4;
+
+/// One frame of a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameRecord {
+    /// Where the frame begins in the pack. Derived, not stored.
+    pub offset: u64,
+    /// Bytes of the frame as stored.
+    pub stored_bytes: u32,
+    /// Bytes of its content.
+    pub raw_bytes: u32,
+    /// The code of its codec, for statistics; the frame itself says it again.
+    pub codec: u8,
+    /// The chunks that must be known to decode it.
+    pub bases: Vec<ChunkId>,
+    /// The chunks in it, in order, with their lengths.
+    pub chunks: Vec<(ChunkId, u32)>,
+}
+
+/// Appends the record of one frame to a table.
+pub fn append(table: &mut Vec<u8>, frame: &FrameRecord) -> Result<()> {
+    let covered: u64 = frame.chunks.iter().map(|&(_, bytes)| u64::from(bytes)).sum();
+    let count = u16::try_from(frame.chunks.len()).ok().filter(|&n| n > 0);
+    let (Some(count), true, true) = (count, covered == u64::from(frame.raw_bytes), frame.bases.len() <= BASES_MAX)
+    else {
+        return Err(Error::damaged("a frame's record does not add up"));
+    };
+    table.extend_from_slice(&frame.stored_bytes.to_le_bytes());
+    table.extend_from_slice(&frame.raw_bytes.to_le_bytes());
+    table.push(frame.codec);
+    table.push(u8::try_from(frame.bases.len()).unwrap_or(u8::MAX));
+    table.extend_from_slice(&count.to_le_bytes());
+    for base in &frame.bases {
+        table.extend_from_slice(base.as_bytes());
+    }
+    for (id, bytes) in &frame.chunks {
+        table.extend_from_slice(id.as_bytes());
+        table.extend_from_slice(&bytes.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Reads a table whose first frame begins at `first_offset`; every record is checked before it is believed.
+/// Returns the frames and the offset behind the last one.
+pub fn parse(table: &[u8], first_offset: u64) -> Result<(Vec<FrameRecord>, u64)> {
+    let mut rest = table;
+    let mut frames = Vec::new();
+    let mut offset = first_offset;
+    while !rest.is_empty() {
+        let frame = parse_record(&mut rest, offset)?;
+        offset = offset
+            .checked_add(u64::from(frame.stored_bytes))
+            .ok_or_else(|| Error::damaged("a pack's table runs past the largest offset"))?;
+        frames.push(frame);
+    }
+    Ok((frames, offset))
+}
+
+fn parse_record(rest: &mut &[u8], offset: u64) -> Result<FrameRecord> {
+    let head = take(rest, RECORD_BYTES)?;
+    let stored_bytes = le_u32(&head[0..4]);
+    let raw_bytes = le_u32(&head[4..8]);
+    let (codec, base_count) = (head[8], usize::from(head[9]));
+    let chunk_count = usize::from(u16::from_le_bytes([head[10], head[11]]));
+    if u64::from(raw_bytes) > FRAME_RAW_BYTES_MAX || base_count > BASES_MAX || chunk_count == 0 {
+        return Err(Error::damaged("a record in a pack's table is out of bounds"));
+    }
+    let bases = take(rest, base_count * ChunkId::BYTES)?
+        .chunks_exact(ChunkId::BYTES)
+        .map(ChunkId::from_slice)
+        .collect::<Result<Vec<_>>>()?;
+    let mut covered = 0u64;
+    let mut chunks = Vec::with_capacity(chunk_count);
+    for entry in take(rest, chunk_count * CHUNK_BYTES)?.chunks_exact(CHUNK_BYTES) {
+        let (id, bytes) = entry.split_at(ChunkId::BYTES);
+        covered += u64::from(le_u32(bytes));
+        chunks.push((ChunkId::from_slice(id)?, le_u32(bytes)));
+    }
+    if covered != u64::from(raw_bytes) {
+        return Err(Error::damaged("the chunks in a pack's table do not fill their frame"));
+    }
+    Ok(FrameRecord { offset, stored_bytes, raw_bytes, codec, bases, chunks })
+}
+
+fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Result<&'a [u8]> {
+    let (taken, left) =
+        rest.split_at_checked(bytes).ok_or_else(|| Error::damaged("a pack's table ends in the middle of a record"))?;
+    *rest = left;
+    Ok(taken)
+}
+
+fn le_u32(bytes: &[u8]) -> u32 {
+    bytes.try_into().map_or(0, u32::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_round_trips_with_offsets_derived() {
+        let frames = [
+            FrameRecord {
+                offset: 64,
+                stored_bytes: 10,
+                raw_bytes: 30,
+                codec: 1,
+                bases: vec![],
+                chunks: vec![(ChunkId::of(b"a"), 10), (ChunkId::of(b"b"), 20)],
+            },
+            FrameRecord {
+                offset: 74,
+                stored_bytes: 5,
+                raw_bytes: 7,
+                codec: 2,
+                bases: vec![ChunkId::of(b"c")],
+                chunks: vec![(ChunkId::of(b"d"), 7)],
+            },
+        ];
+        let mut table = Vec::new();
+        for frame in &frames {
+            append(&mut table, frame).expect("adds up");
+        }
+        assert_eq!(parse(&table, 64).expect("own bytes"), (frames.to_vec(), 79));
+        for len in (1..table.len()).filter(|&len| len != 12 + 72) {
+            assert!(parse(&table[..len], 64).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_does_not_add_up_is_not_written() {
+        let frame = FrameRecord {
+            offset: 0,
+            stored_bytes: 1,
+            raw_bytes: 2,
+            codec: 0,
+            bases: vec![],
+            chunks: vec![(ChunkId::of(b"a"), 1)],
+        };
+        assert!(append(&mut Vec::new(), &frame).is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! The small records beside snapshots: open transactions, markers of forgotten snapshots, condemned lists, tags, history.
+//!
+//! Each is a document under a name of [`super::names`]; a type here says what its body holds.
+
+use super::document::{self, DocumentKind};
+use super::names;
+use crate::error::{Error, Result};
+use crate::ids::{HistoryId, PackId, SnapshotId};
+use crate::metadata::FileTime;
+use crate::storage::{self, ObjectName, Published, Storage};
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+use std::collections::{BTreeSet, HashSet};
+
+/// A writer that has begun: who it is, for messages and for judging whether it still lives.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WriterRecord {
+    /// The host it runs on.
+    #[n(0)]
+    pub host: String,
+    /// Its process number there.
+    #[n(1)]
+    pub process: u32,
+    /// When it began, seconds since 1970.
+    #[n(2)]
+    pub started: i64,
+    /// The identity of the boot of that host, so that a process number from before is not taken for a living one.
+    #[n(3)]
+    pub boot: String,
+}
+
+/// A marker: who and when, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct Marker {
+    #[n(0)]
+    seconds: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct PackList {
+    #[n(0)]
+    seconds: i64,
+    #[n(1)]
+    packs: Vec<ByteVec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct TagSet {
+    #[n(0)]
+    tags: BTreeSet<String>,
+}
+
+/// What a run verified.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct HistoryRecord {
+    /// `verify` ...
+    #[n(0)]
+    pub operation: String,
+    /// When it began, seconds since 1970.
+    #[n(1)]
+    pub started: i64,
+    /// When it ended, seconds since 1970.
+    #[n(2)]
+    pub finished: i64,
+    /// `sound` or `damaged`.
+    #[n(3)]
+    pub outcome: String,
+    /// The packs that were read whole and found sound.
+    #[n(4)]
+    packs: Vec<ByteVec>,
+}
+
+impl HistoryRecord {
+    /// A record of `operation` with the packs it found sound.
+    pub fn new(operation: &str, started: FileTime, finished: FileTime, outcome: &str, packs: &[PackId]) -> Self {
+        HistoryRecord {
+            operation: operation.to_owned(),
+            started: started.seconds,
+            finished: finished.seconds,
+            outcome: outcome.to_owned(),
+            packs: to_list(packs),
+        }
+    }
+
+    /// The packs that were read whole and found sound.
+    pub fn packs(&self) -> Result<Vec<PackId>> {
+        from_list(&self.packs)
+    }
+}
+
+/// Creates `transactions/<id>` exclusively.
+pub fn create_transaction(storage: &dyn Storage, id: SnapshotId, writer: &WriterRecord) -> Result<Published> {
+    create(storage, DocumentKind::Transaction, &names::transaction(id)?, writer)
+}
+
+/// Reads who began the transaction.
+pub fn read_transaction(storage: &dyn Storage, id: SnapshotId) -> Result<WriterRecord> {
+    let name = names::transaction(id)?;
+    document::decode(&document::read(storage, DocumentKind::Transaction, &name)?.body, name.as_str())
+}
+
+/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done.
+pub fn create_forgotten(storage: &dyn Storage, id: SnapshotId, now: FileTime) -> Result<Published> {
+    create(storage, DocumentKind::Forgotten, &names::forgotten(id)?, &Marker { seconds: now.seconds })
+}
+
+/// Creates a condemned list or, under the name of its end, the final list.
+pub fn create_pack_list(
+    storage: &dyn Storage,
+    name: &ObjectName,
+    packs: &[PackId],
+    now: FileTime,
+) -> Result<Published> {
+    create(storage, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: to_list(packs) })
+}
+
+/// Reads a condemned or final list.
+pub fn read_pack_list(storage: &dyn Storage, name: &ObjectName) -> Result<Vec<PackId>> {
+    let opened = document::read(storage, DocumentKind::Condemned, name)?;
+    let list: PackList = document::decode(&opened.body, name.as_str())?;
+    from_list(&list.packs)
+}
+
+/// Creates the tags of a snapshot after change number `change`, exclusively.
+pub fn create_tags(storage: &dyn Storage, id: SnapshotId, change: u64, tags: &BTreeSet<String>) -> Result<Published> {
+    create(storage, DocumentKind::Tags, &names::tags(id, change)?, &TagSet { tags: tags.clone() })
+}
+
+/// Reads the tags of a snapshot after change number `change`.
+pub fn read_tags(storage: &dyn Storage, id: SnapshotId, change: u64) -> Result<BTreeSet<String>> {
+    let name = names::tags(id, change)?;
+    let set: TagSet = document::decode(&document::read(storage, DocumentKind::Tags, &name)?.body, name.as_str())?;
+    Ok(set.tags)
+}
+
+/// Creates a history record under a fresh id.
+pub fn create_history(storage: &dyn Storage, id: HistoryId, record: &HistoryRecord) -> Result<Published> {
+    create(storage, DocumentKind::History, &names::history(id)?, record)
+}
+
+/// Reads a history record.
+pub fn read_history(storage: &dyn Storage, id: HistoryId) -> Result<HistoryRecord> {
+    let name = names::history(id)?;
+    document::decode(&document::read(storage, DocumentKind::History, &name)?.body, name.as_str())
+}
+
+/// What prunes have condemned and decided, as far as it is recorded.
+#[derive(Debug, Default)]
+pub struct Condemned {
+    /// Packs of lists without an end: perhaps about to go. Nobody may begin to rely on them.
+    pub open: HashSet<PackId>,
+    /// Packs of final lists: gone, or about to be, for ever.
+    pub ended: HashSet<PackId>,
+    /// The number of the newest list.
+    pub last_number: u64,
+    /// The numbers of lists without an end.
+    pub open_numbers: Vec<u64>,
+}
+
+impl Condemned {
+    /// Reads every list.
+    pub fn read(storage: &dyn Storage) -> Result<Condemned> {
+        let mut condemned = Condemned::default();
+        let listed = storage.list(names::CONDEMNED)?;
+        let numbers: Vec<(u64, bool)> = listed.iter().filter_map(|l| names::condemned_number(&l.name)).collect();
+        let ends: HashSet<u64> = numbers.iter().filter(|(_, is_end)| *is_end).map(|(n, _)| *n).collect();
+        for &(number, is_end) in &numbers {
+            condemned.last_number = condemned.last_number.max(number);
+            if is_end {
+                condemned.ended.extend(read_pack_list(storage, &names::condemned_end(number)?)?);
+            } else if !ends.contains(&number) {
+                condemned.open.extend(read_pack_list(storage, &names::condemned(number)?)?);
+                condemned.open_numbers.push(number);
+            }
+        }
+        Ok(condemned)
+    }
+
+    /// True if a writer must treat the pack as if it did not exist.
+    pub fn contains(&self, pack: &PackId) -> bool {
+        self.open.contains(pack) || self.ended.contains(pack)
+    }
+}
+
+fn create<T: Encode<()>>(storage: &dyn Storage, kind: DocumentKind, name: &ObjectName, value: &T) -> Result<Published> {
+    storage::create_new(storage, name, &document::seal(kind, &document::encode(value)?)?)
+}
+
+fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
+    packs.iter().map(|p| p.as_bytes().to_vec().into()).collect()
+}
+
+fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
+    packs.iter().map(|p| PackId::from_slice(p)).collect::<Result<_, Error>>()
+}

@@ -1,0 +1,191 @@
+//! Bringing the index of this host up to date with the objects of the repository.
+//!
+//! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
+
+use super::pack::{self, PackSummary};
+use super::records::{self, Condemned};
+use super::snapshots::{Outcome, Snapshot};
+use super::{Repo, index_object, names};
+use crate::error::{Kind, Result};
+use crate::events::{Event, Observer};
+use crate::ids::{PackId, SnapshotId};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// How many table bytes are gathered before they are inserted: bounds memory, and one insertion serves many packs.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// What came to light on the way.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// One sentence for each damaged object.
+    pub(super) damage: Vec<String>,
+}
+
+/// Loads index objects that are new and forgets those that are gone.
+pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Result<()> {
+    let storage = repo.storage();
+    let known = repo.index().index_objects()?;
+    let listed = storage.list(names::INDEX)?;
+    let present: HashMap<_, _> = listed.iter().filter_map(|l| Some((names::index_id(&l.name)?, l.bytes))).collect();
+    let fresh: Vec<_> = present.keys().filter(|id| !known.contains(id)).copied().collect();
+    if !fresh.is_empty() {
+        let bytes_total = fresh.iter().map(|id| present[id]).sum();
+        observer.on_event(&Event::Phase {
+            name: "reading the index",
+            bytes_total: Some(bytes_total),
+            files_total: None,
+        });
+    }
+    for id in fresh {
+        let mut batch: Vec<PackSummary> = Vec::new();
+        let mut batch_bytes = 0;
+        let add = |batch: &mut Vec<PackSummary>| repo.index().add_packs(&std::mem::take(batch), Some(id));
+        let read = index_object::read(storage, id, repo.id(), &mut |pack| {
+            batch_bytes += pack.table.len();
+            batch.push(pack);
+            if batch_bytes >= BATCH_BYTES {
+                batch_bytes = 0;
+                add(&mut batch)?;
+            }
+            Ok(())
+        });
+        add(&mut batch)?;
+        match read {
+            Ok(true) => repo.index().finish_index_object(id)?,
+            // Merged away by a prune between the listing and now.
+            Err(error) if error.kind() == Kind::Missing => {}
+            Ok(false) => found.damage.push(format!("index/{id} is damaged; what it lists is read from the packs")),
+            Err(error) if error.kind() == Kind::FormatTooNew => return Err(error),
+            Err(error) => found.damage.push(format!("index/{id} cannot be read: {error}")),
+        }
+        observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
+    }
+    let gone: Vec<_> = known.into_iter().filter(|id| !present.contains_key(id)).collect();
+    if !gone.is_empty() {
+        repo.index().remove_index_objects(&gone)?;
+    }
+    forget_deleted_packs(repo)
+}
+
+/// Packs of final lists are dead for ever: no row may say otherwise.
+fn forget_deleted_packs(repo: &Repo) -> Result<()> {
+    let condemned = Condemned::read(repo.storage())?;
+    if condemned.ended.is_empty() {
+        return Ok(());
+    }
+    let dead: Vec<PackId> =
+        repo.index().packs()?.into_iter().map(|p| p.id).filter(|id| condemned.ended.contains(id)).collect();
+    if dead.is_empty() { Ok(()) } else { repo.index().remove_packs(&dead) }
+}
+
+/// Adds the packs that no index object has made known; returns how many.
+pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
+    let condemned = Condemned::read(repo.storage())?;
+    let known: HashSet<PackId> = repo.index().packs()?.into_iter().map(|p| p.id).collect();
+    let mut added = 0;
+    let mut batch = Vec::new();
+    for listed in repo.storage().list(names::PACKS)? {
+        let Some(id) = names::pack_id(&listed.name) else { continue };
+        if known.contains(&id) || condemned.ended.contains(&id) {
+            continue;
+        }
+        match pack::read_summary(repo.storage(), id, listed.bytes, repo.id()) {
+            Ok(summary) => batch.push(summary),
+            // Of no use, and harmless: verification names it.
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::FormatTooNew) => continue,
+            Err(error) => return Err(error),
+        }
+        added += 1;
+        if batch.iter().map(|p: &PackSummary| p.table.len()).sum::<usize>() >= BATCH_BYTES {
+            repo.index().add_packs(&std::mem::take(&mut batch), None)?;
+        }
+    }
+    repo.index().add_packs(&batch, None)?;
+    Ok(added)
+}
+
+/// The live snapshots, oldest first, with their tags of today.
+pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>> {
+    let storage = repo.storage();
+    let ids_in = |folder: &'static str| -> Result<HashSet<SnapshotId>> {
+        Ok(storage.list(folder)?.iter().filter_map(|l| names::snapshot_id(folder, &l.name)).collect())
+    };
+    let forgotten = ids_in(names::FORGOTTEN)?;
+    let present = ids_in(names::SNAPSHOTS)?;
+    let mut cached = repo.index().snapshots()?;
+    let mut live = Vec::new();
+    for &id in present.difference(&forgotten) {
+        let object = match cached.remove(&id) {
+            Some(object) => object,
+            None => match storage.read(&names::snapshot(id)?, 2 * super::document::BODY_BYTES_MAX) {
+                Ok(object) => object,
+                Err(error) => {
+                    found.damage.push(format!("snapshots/{id} cannot be read: {error}"));
+                    continue;
+                }
+            },
+        };
+        match Outcome::open(id, &object) {
+            Ok((outcome, sound)) => {
+                if sound {
+                    repo.index().add_snapshot(id, &object)?;
+                } else {
+                    found.damage.push(format!("snapshots/{id}: one of its two copies is damaged"));
+                }
+                if let Outcome::Saved(snapshot) = outcome {
+                    live.push(*snapshot);
+                }
+            }
+            Err(error) => found.damage.push(format!("snapshots/{id} is damaged: {error}")),
+        }
+    }
+    let gone: Vec<_> = cached.into_keys().collect();
+    if !gone.is_empty() {
+        repo.index().remove_snapshots(&gone)?;
+    }
+    apply_tags(repo, &mut live, found)?;
+    live.sort_by_key(|s| (s.started, s.id));
+    Ok(live)
+}
+
+fn apply_tags(repo: &Repo, live: &mut [Snapshot], found: &mut Found) -> Result<()> {
+    let mut newest: HashMap<SnapshotId, u64> = HashMap::new();
+    for listed in repo.storage().list(names::TAGS)? {
+        if let Some((id, change)) = names::tags_change(&listed.name) {
+            let last = newest.entry(id).or_default();
+            *last = change.max(*last);
+        }
+    }
+    for snapshot in live {
+        let Some(&change) = newest.get(&snapshot.id) else { continue };
+        match records::read_tags(repo.storage(), snapshot.id, change) {
+            Ok(tags) => snapshot.tags = tags,
+            Err(error) => found.damage.push(format!("tags of {}: {error}", snapshot.id)),
+        }
+    }
+    Ok(())
+}
+
+/// Loads history records that are new.
+pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
+    let known = repo.index().history()?;
+    let listed = repo.storage().list(names::HISTORY)?;
+    let present: BTreeSet<_> = listed.iter().filter_map(|l| names::history_id(&l.name)).collect();
+    for id in present.into_iter().filter(|id| !known.contains(id)) {
+        let loaded = records::read_history(repo.storage(), id).and_then(|record| Ok((record.packs()?, record)));
+        match loaded {
+            Ok((packs, record)) => repo.index().add_history(
+                &super::index::RunRecord {
+                    id,
+                    operation: record.operation,
+                    started: record.started,
+                    finished: record.finished,
+                    outcome: record.outcome,
+                },
+                &packs,
+            )?,
+            Err(error) => found.damage.push(format!("history/{id} cannot be read: {error}")),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! The only order in which things are published: the writer's side of the commit fence.
+//!
+//! 1. `transactions/<id>` is created, then the condemned lists are read.
+//! 2. Packs are written, each durable under its name before its chunks count as stored; then one index object.
+//! 3. Every pack that is relied on is looked at again.
+//! 4. `snapshots/<id>` is created exclusively. That is the commit: everything before is invisible, everything is durable.
+//! 5. `transactions/<id>` is removed and the index of this host is told.
+//!
+//! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
+//! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
+
+use super::index::Home;
+use super::index_object::IndexWriter;
+use super::pack::{self, PackKind, PackSummary, PackWriter};
+use super::pack_table::FrameRecord;
+use super::records::{self, Condemned, WriterRecord};
+use super::snapshots::{Outcome, Snapshot};
+use super::{Repo, names};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
+use crate::storage::{self, Published};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Whether a chunk has to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It is in a pack that may be relied on, or this run is storing it already.
+    Known,
+    /// The caller is the one to store it.
+    New,
+}
+
+/// A backup, or a prune's repacking, in progress.
+pub struct Transaction<'r> {
+    repo: &'r Repo,
+    id: SnapshotId,
+    /// Packs that must be treated as if they did not exist: condemned, or found missing or truncated when this began.
+    absent: HashSet<PackId>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Chunks claimed by this run whose pack is not durable yet.
+    underway: HashSet<ChunkId>,
+    /// Packs of others that this snapshot needs, with the size they should have.
+    relied: HashMap<PackId, u64>,
+    written: HashSet<PackId>,
+    /// Known packs that no index object lists.
+    unlisted: HashSet<PackId>,
+    sizes: HashMap<PackId, u64>,
+    index: Option<IndexWriter>,
+}
+
+impl<'r> Transaction<'r> {
+    /// Begins: announces the writer, reads what is condemned, looks at what packs there are.
+    pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
+        let mut random = [0u8; 16];
+        getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
+        let id = SnapshotId::from_bytes(random);
+        if records::create_transaction(repo.storage(), id, writer)? == Published::AlreadyExists {
+            return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
+        }
+        // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
+        let condemned = Condemned::read(repo.storage())?;
+        let transaction = Transaction { repo, id, absent: HashSet::new(), state: Mutex::default() };
+        transaction.survey(condemned)
+    }
+
+    /// Makes unlisted packs known and marks as absent what is condemned, missing or of the wrong size.
+    fn survey(mut self, condemned: Condemned) -> Result<Transaction<'r>> {
+        self.repo.learn_unlisted_packs()?;
+        let listed = self.repo.storage().list(names::PACKS)?;
+        let present: HashMap<PackId, u64> =
+            listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
+        let mut vanished = Vec::new();
+        let mut state = State::default();
+        for known in self.repo.index().packs()? {
+            let is_whole = present.get(&known.id) == Some(&known.bytes);
+            if !is_whole || condemned.contains(&known.id) {
+                self.absent.insert(known.id);
+            }
+            if !known.is_listed {
+                state.unlisted.insert(known.id);
+                if !present.contains_key(&known.id) {
+                    vanished.push(known.id);
+                }
+            }
+            state.sizes.insert(known.id, known.bytes);
+        }
+        if !vanished.is_empty() {
+            self.repo.index().remove_packs(&vanished)?;
+        }
+        self.state = Mutex::new(state);
+        Ok(self)
+    }
+
+    /// The id that the snapshot will have.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// The repository written to.
+    pub fn repo(&self) -> &'r Repo {
+        self.repo
+    }
+
+    /// Packs that are known but missing, truncated or condemned: what lay in them is stored again.
+    pub fn absent_packs(&self) -> usize {
+        self.absent.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides for each chunk whether the caller has to store it. A chunk is [`Claim::New`] for exactly one caller.
+    pub fn claim(&self, ids: &[ChunkId]) -> Result<Vec<Claim>> {
+        let mut state = self.lock();
+        let homes = self.repo.index().homes(ids)?;
+        Ok(ids.iter().zip(homes).map(|(id, homes)| self.claim_one(&mut state, *id, &homes)).collect())
+    }
+
+    fn claim_one(&self, state: &mut State, id: ChunkId, homes: &[Home]) -> Claim {
+        match self.rely(state, homes) {
+            true => Claim::Known,
+            false if state.underway.insert(id) => Claim::New,
+            false => Claim::Known,
+        }
+    }
+
+    /// True if every chunk is stored in a pack that may be relied on; it is relied on from now.
+    pub fn has_all(&self, ids: &[ChunkId]) -> Result<bool> {
+        let mut state = self.lock();
+        let homes = self.repo.index().homes(ids)?;
+        Ok(ids.iter().zip(homes).all(|(id, homes)| self.rely(&mut state, &homes) || state.underway.contains(id)))
+    }
+
+    /// Chooses a home in a pack of this run, in one relied on already, or in any that was whole when this began; relies
+    /// on it. Packs that another run on this host adds meanwhile are left alone: that run may yet be revoked.
+    fn rely(&self, state: &mut State, homes: &[Home]) -> bool {
+        if homes.iter().any(|h| state.written.contains(&h.pack) || state.relied.contains_key(&h.pack)) {
+            return true;
+        }
+        let whole = homes.iter().filter(|h| !self.absent.contains(&h.pack));
+        match whole.filter_map(|h| Some((h.pack, *state.sizes.get(&h.pack)?))).next() {
+            Some((pack, bytes)) => {
+                state.relied.insert(pack, bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Begins a pack of this transaction.
+    pub fn create_pack(&self, kind: PackKind) -> Result<PackWriter> {
+        PackWriter::create(self.repo.storage(), self.repo.id(), self.id, kind)
+    }
+
+    /// Ends a pack: durable, then known to the index of this host and to the index object being written.
+    pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
+        let summary = writer.finish()?;
+        let frames = summary.frames()?;
+        self.repo.index().add_packs(std::slice::from_ref(&summary), None)?;
+        let mut state = self.lock();
+        for (id, _) in frames.iter().flat_map(|f: &FrameRecord| &f.chunks) {
+            state.underway.remove(id);
+        }
+        state.written.insert(summary.id);
+        if state.index.is_none() {
+            state.index = Some(IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?);
+        }
+        if let Some(index) = &mut state.index {
+            index.append(&summary)?;
+        }
+        Ok(summary)
+    }
+
+    /// Commits `snapshot` under this transaction's id. Every pack is finished by now.
+    ///
+    /// [`Kind::Busy`] if a prune has revoked this transaction: nothing is lost, and the backup may be run again.
+    pub fn commit(self, snapshot: Snapshot) -> Result<Snapshot> {
+        self.conclude(&Outcome::Saved(Box::new(snapshot.clone())))?;
+        Ok(snapshot)
+    }
+
+    /// Ends a prune's repacking: its packs are durable and listed, and no snapshot comes of it.
+    pub fn commit_repacked(self) -> Result<()> {
+        self.conclude(&Outcome::Repacked)
+    }
+
+    fn conclude(self, outcome: &Outcome) -> Result<()> {
+        let mut state = std::mem::take(&mut *self.lock());
+        let index = self.publish_index(state.index.take(), &state.relied, &state.unlisted)?;
+        self.check_relied(&state.relied)?;
+        self.publish_outcome(outcome)?;
+        // Committed. What follows makes the next run faster and must not turn success into failure.
+        if let Some(index) = index
+            && self.list_packs(index, &state).is_ok()
+        {
+            let _ = self.repo.index().finish_index_object(index);
+        }
+        if let Ok(object) = outcome.seal(self.id) {
+            let _ = self.repo.index().add_snapshot(self.id, &object);
+        }
+        let _ = names::transaction(self.id).and_then(|name| self.repo.storage().delete(&name));
+        Ok(())
+    }
+
+    /// Publishes the index object, adopted packs included; none if there is nothing to list.
+    fn publish_index(
+        &self,
+        index: Option<IndexWriter>,
+        relied: &HashMap<PackId, u64>,
+        unlisted: &HashSet<PackId>,
+    ) -> Result<Option<IndexId>> {
+        let adopted: Vec<(&PackId, &u64)> = relied.iter().filter(|(id, _)| unlisted.contains(id)).collect();
+        let mut index = match index {
+            None if adopted.is_empty() => return Ok(None),
+            None => IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?,
+            Some(index) => index,
+        };
+        for (&id, &bytes) in adopted {
+            index.append(&pack::read_summary(self.repo.storage(), id, bytes, self.repo.id())?)?;
+        }
+        let id = IndexId::from_bytes(*self.id.as_bytes());
+        index.finish(id)?;
+        Ok(Some(id))
+    }
+
+    fn list_packs(&self, index: IndexId, state: &State) -> Result<()> {
+        let adopted = state.relied.keys().filter(|id| state.unlisted.contains(id));
+        let packs: Vec<PackId> = state.written.iter().chain(adopted).copied().collect();
+        self.repo.index().list_packs(index, &packs)
+    }
+
+    fn check_relied(&self, relied: &HashMap<PackId, u64>) -> Result<()> {
+        for (&id, &bytes) in relied {
+            let found = self.repo.storage().size(&names::pack(id)?)?;
+            if found != Some(bytes) {
+                let state = found.map_or("is gone".to_owned(), |n| format!("has {n} bytes, not {bytes}"));
+                return Err(Error::damaged(format!("pack {id}, which this backup relies on, {state}"))
+                    .with_hint("run the backup again: it will store the missing content anew"));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_outcome(&self, outcome: &Outcome) -> Result<()> {
+        let name = names::snapshot(self.id)?;
+        let object = outcome.seal(self.id)?;
+        let published = storage::create_new(self.repo.storage(), &name, &object);
+        if matches!(published, Ok(Published::Created)) {
+            return Ok(());
+        }
+        // The name is taken, or the answer is unclear: what stands there decides.
+        let standing = self.repo.storage().read(&name, 2 * super::document::BODY_BYTES_MAX);
+        match (standing, published) {
+            (Ok(standing), _) if standing == object => Ok(()),
+            (Ok(_), _) => Err(Error::new(Kind::Busy, "a prune has revoked this backup, which looked dead to it")
+                .with_hint("run the backup again: what it stored is reused")),
+            (Err(_), Err(error)) => Err(error),
+            (Err(error), Ok(_)) => Err(error),
+        }
+    }
+
+    /// Gives up: the transaction ends without a snapshot, and nobody has to wait for it.
+    pub fn abandon(self) -> Result<()> {
+        revoke(self.repo, self.id)
+    }
+}
+
+/// Ends an open transaction as revoked and removes its announcement; harmless if it has ended otherwise.
+pub fn revoke(repo: &Repo, id: SnapshotId) -> Result<()> {
+    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(id)?)?;
+    repo.storage().delete(&names::transaction(id)?)?;
+    Ok(())
+}

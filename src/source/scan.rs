@@ -1,0 +1,508 @@
+//! Walks the paths of a backup and reports every entry with its metadata.
+//!
+//! Entries come in the order of [`compare_paths`] within each root, so that a scan and a stored snapshot can be merged
+//! in one pass. What cannot be read is reported and the walk goes on. A regular file costs one `lstat`; extended
+//! attributes are read only when asked for, because an unchanged ctime proves that they are the same.
+//!
+//! No file is ever opened here, and symbolic links are not followed, with one exception: a root that is a symbolic
+//! link to a directory stands for that directory, as in `cp -r link/ to`. A root that is a symbolic link to anything
+//! else is stored as a link. At any moment the names of one directory for each level of depth are in memory.
+
+use super::excludes::Excludes;
+use super::stat::FileStatus;
+use super::xattrs::{Subject, Xattrs};
+use crate::error::{Error, Kind, Result};
+use crate::metadata::{FileKind, Metadata};
+use std::cmp::Ordering;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// What a scan leaves out.
+#[derive(Debug, Clone, Default)]
+pub struct ScanOptions {
+    /// Patterns of paths that are left out.
+    pub excludes: Excludes,
+    /// Keep to the file system of each root: a mount point is stored as an empty directory.
+    pub one_file_system: bool,
+}
+
+/// One entry that a scan found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The index of its root in the list given to [`scan`].
+    pub root: u32,
+    /// Relative to the root, components joined by `/`; empty for the root itself. Bytes, not necessarily text.
+    pub path: Vec<u8>,
+    /// Where it is.
+    pub absolute: PathBuf,
+    /// The device that holds it.
+    pub device: u64,
+    /// What it is, without extended attributes: [`Found::read_xattrs`] asks for those.
+    pub metadata: Metadata,
+}
+
+impl Found {
+    /// Reads the extended attributes, sorted by name; those of a symbolic link are its own.
+    pub fn read_xattrs(&self) -> Result<Xattrs> {
+        // Only the root can be a link that the scan followed: then it is a directory by its metadata.
+        let followed_root = self.path.is_empty() && self.metadata.kind == FileKind::Directory;
+        if followed_root {
+            let resolved = self.absolute.canonicalize();
+            return Subject::Path(resolved.as_deref().unwrap_or(&self.absolute)).read_all();
+        }
+        Subject::Path(&self.absolute).read_all()
+    }
+
+    /// The same path looked at again, for a file that was replaced while it was about to be read; extended attributes
+    /// are not read. An error if nothing that can be stored is there any more.
+    pub fn look_again(&self) -> Result<Found> {
+        let path = self.absolute.display();
+        match examine(&self.absolute, self.path.is_empty()) {
+            Ok(Seen { metadata: Some(metadata), device }) => Ok(Found { metadata, device, ..self.clone() }),
+            Ok(Seen { metadata: None, .. }) => Err(Error::new(Kind::Failed, format!("{path} became a socket"))),
+            Err(error) => Err(Error::io(format!("reading {path}"), error)),
+        }
+    }
+}
+
+/// What a scan reports, in order.
+#[derive(Debug)]
+pub enum Scanned {
+    /// An entry to store.
+    Entry(Found),
+    /// Something could not be read: it vanished, or permission is denied. For a directory, its own entry came
+    /// before and its content is missing from the scan.
+    Problem {
+        /// The index of its root.
+        root: u32,
+        /// Relative to the root, as in [`Found::path`].
+        path: Vec<u8>,
+        /// What was wrong.
+        error: Error,
+    },
+    /// A socket: it has no content and cannot be restored, so it is not stored.
+    SkippedSocket {
+        /// The index of its root.
+        root: u32,
+        /// Relative to the root, as in [`Found::path`].
+        path: Vec<u8>,
+    },
+    /// Left out by a pattern; nothing below it is reported.
+    Excluded {
+        /// The index of its root.
+        root: u32,
+        /// Relative to the root, as in [`Found::path`].
+        path: Vec<u8>,
+    },
+}
+
+/// Walks `roots` one after the other, each a directory or a single file. Relative roots begin at the current
+/// directory of this moment. A root that does not exist is a [`Scanned::Problem`] with
+/// [`Kind::Missing`](crate::error::Kind::Missing).
+pub fn scan(roots: &[PathBuf], options: ScanOptions) -> Scan {
+    // Without a current directory a relative root stays as it is, and fails where it is used.
+    let roots = roots.iter().map(|root| std::path::absolute(root).unwrap_or_else(|_| root.clone())).collect();
+    Scan { roots, options, roots_begun: 0, walk: None }
+}
+
+/// The order of a scan, of two paths relative to the same root: component by component, by bytes, a directory before
+/// what it holds. It differs from the order of the plain bytes where a name holds a byte below `/`: `a/b` comes
+/// before `a-b`.
+pub fn compare_paths(a: &[u8], b: &[u8]) -> Ordering {
+    // The end of a component sorts before every byte of a longer name; 0 is kept for it, so that no byte collides.
+    let rank = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
+    match a.iter().zip(b).position(|(x, y)| x != y) {
+        Some(index) => rank(a[index]).cmp(&rank(b[index])),
+        None => a.len().cmp(&b.len()),
+    }
+}
+
+/// The iterator that [`scan`] returns.
+#[derive(Debug)]
+pub struct Scan {
+    roots: Vec<PathBuf>,
+    options: ScanOptions,
+    roots_begun: usize,
+    walk: Option<Walk>,
+}
+
+impl Iterator for Scan {
+    type Item = Scanned;
+
+    fn next(&mut self) -> Option<Scanned> {
+        if let Some(scanned) = self.walk.as_mut().and_then(|walk| walk.step(&self.options)) {
+            return Some(scanned);
+        }
+        self.walk = None;
+        let path = self.roots.get(self.roots_begun)?;
+        // A list of more than 2^32 roots does not fit a command line: ending there loses nothing.
+        let root = u32::try_from(self.roots_begun).ok()?;
+        self.roots_begun += 1;
+        let (scanned, walk) = begin_root(root, path, &self.options);
+        self.walk = walk;
+        Some(scanned)
+    }
+}
+
+/// The walk of one root that is a directory.
+#[derive(Debug)]
+struct Walk {
+    root: u32,
+    root_device: u64,
+    root_bytes: usize,
+    entries: walkdir::IntoIter,
+    /// The directory reported last, relative to the root: errors without a path belong to it.
+    directory: Vec<u8>,
+    /// The directory left out last: what the walk still reports of it is dropped.
+    left_out: Option<LeftOut>,
+}
+
+#[derive(Debug)]
+struct LeftOut {
+    path: PathBuf,
+    depth: usize,
+}
+
+impl Walk {
+    fn step(&mut self, options: &ScanOptions) -> Option<Scanned> {
+        let entry = loop {
+            let next = self.entries.next()?;
+            let (depth, failed_at) = match &next {
+                Ok(entry) => (entry.depth(), None),
+                Err(error) => (error.depth(), error.path()),
+            };
+            match &self.left_out {
+                // The failure to list a directory carries the depth of the directory itself.
+                Some(directory) if depth > directory.depth || failed_at == Some(&directory.path) => {}
+                _ => break next,
+            }
+        };
+        self.left_out = None;
+        Some(match entry {
+            Ok(entry) => self.entry(entry, options),
+            Err(error) => {
+                let path = error.path().map_or_else(|| self.directory.clone(), |path| self.relative(path));
+                let context = format!("reading {}", error.path().map_or_else(String::new, |p| p.display().to_string()));
+                // Without a loop to detect, every error of the walk is one of the operating system.
+                let error =
+                    Error::io(context, error.into_io_error().unwrap_or_else(|| io::Error::other("the walk failed")));
+                Scanned::Problem { root: self.root, path, error }
+            }
+        })
+    }
+
+    fn entry(&mut self, entry: walkdir::DirEntry, options: &ScanOptions) -> Scanned {
+        let root = self.root;
+        let path = self.relative(entry.path());
+        let listed_as_directory = entry.file_type().is_dir();
+        if options.excludes.excludes(&path, listed_as_directory) {
+            if listed_as_directory {
+                self.leave_out(&entry, options);
+            }
+            return Scanned::Excluded { root, path };
+        }
+        let error = match examine(entry.path(), false) {
+            Ok(Seen { metadata: None, .. }) => return Scanned::SkippedSocket { root, path },
+            Ok(Seen { metadata: Some(metadata), device }) => {
+                // A directory that was a file when its parent was listed would be stored as if it were empty.
+                if (metadata.kind == FileKind::Directory) == listed_as_directory {
+                    if listed_as_directory {
+                        self.directory.clone_from(&path);
+                    }
+                    return Scanned::Entry(Found { root, path, absolute: entry.into_path(), device, metadata });
+                }
+                Error::new(Kind::Failed, format!("{} changed its type while it was read", entry.path().display()))
+            }
+            Err(error) => Error::io(format!("reading {}", entry.path().display()), error),
+        };
+        if listed_as_directory {
+            self.left_out = Some(LeftOut { depth: entry.depth(), path: entry.into_path() });
+        }
+        Scanned::Problem { root, path, error }
+    }
+
+    /// Leaves out what is below the directory just returned.
+    fn leave_out(&mut self, entry: &walkdir::DirEntry, options: &ScanOptions) {
+        self.left_out = Some(LeftOut { depth: entry.depth(), path: entry.path().to_path_buf() });
+        // Skipping saves the walk below, but it is wrong for a mount point that the walk does not enter: the rest of
+        // the parent would be skipped.
+        let device = |path: &Path| std::fs::symlink_metadata(path).map(|m| FileStatus::from_std(&m).device);
+        if !options.one_file_system || device(entry.path()).is_ok_and(|device| device == self.root_device) {
+            self.entries.skip_current_dir();
+        }
+    }
+
+    fn relative(&self, path: &Path) -> Vec<u8> {
+        let bytes = path.as_os_str().as_bytes();
+        let below = bytes.get(self.root_bytes..).unwrap_or_default();
+        // A root that ends with a slash, such as `/` itself, has no slash behind it.
+        below.strip_prefix(b"/").unwrap_or(below).to_vec()
+    }
+}
+
+/// The root itself, and the walk below it if it is a directory.
+fn begin_root(root: u32, path: &Path, options: &ScanOptions) -> (Scanned, Option<Walk>) {
+    let (metadata, device) = match examine(path, true) {
+        Ok(Seen { metadata: Some(metadata), device }) => (metadata, device),
+        Ok(Seen { metadata: None, .. }) => return (Scanned::SkippedSocket { root, path: Vec::new() }, None),
+        Err(error) => {
+            let error = Error::io(format!("reading {}", path.display()), error);
+            return (Scanned::Problem { root, path: Vec::new(), error }, None);
+        }
+    };
+    let walk = (metadata.kind == FileKind::Directory).then(|| Walk {
+        root,
+        root_device: device,
+        root_bytes: path.as_os_str().len(),
+        entries: WalkDir::new(path)
+            .min_depth(1)
+            .same_file_system(options.one_file_system)
+            .sort_by(|a, b| a.file_name().as_bytes().cmp(b.file_name().as_bytes()))
+            .into_iter(),
+        directory: Vec::new(),
+        left_out: None,
+    });
+    (Scanned::Entry(Found { root, path: Vec::new(), absolute: path.to_path_buf(), device, metadata }), walk)
+}
+
+/// What stands at a path; `metadata` is absent for a socket.
+struct Seen {
+    metadata: Option<Metadata>,
+    device: u64,
+}
+
+/// Looks at `path` without opening it. A root that is a symbolic link to a directory is seen as that directory.
+fn examine(path: &Path, is_root: bool) -> io::Result<Seen> {
+    let mut status = FileStatus::from_std(&std::fs::symlink_metadata(path)?);
+    if is_root && status.is_symlink() {
+        // A link that leads nowhere is stored as the link that it is.
+        if let Ok(target) = std::fs::metadata(path).map(|m| FileStatus::from_std(&m))
+            && target.is_directory()
+        {
+            status = target;
+        }
+    }
+    let symlink_target = || std::fs::read_link(path).map(|target| target.into_os_string().into_vec());
+    Ok(Seen { metadata: status.into_metadata(symlink_target)?, device: status.device })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    fn entries(root: &Path, options: ScanOptions) -> Vec<Found> {
+        scan(&[root.to_path_buf()], options)
+            .filter_map(|scanned| match scanned {
+                Scanned::Entry(found) => Some(found),
+                Scanned::Excluded { .. } | Scanned::SkippedSocket { .. } => None,
+                Scanned::Problem { error, .. } => panic!("{error}"),
+            })
+            .collect()
+    }
+
+    fn paths(root: &Path, options: ScanOptions) -> Vec<String> {
+        entries(root, options).iter().map(|found| String::from_utf8_lossy(&found.path).into_owned()).collect()
+    }
+
+    fn components(path: &[u8]) -> Vec<&[u8]> {
+        if path.is_empty() { Vec::new() } else { path.split(|&byte| byte == b'/').collect() }
+    }
+
+    /// Short names of bytes around `/`, so that they often share prefixes, and of bytes that are not text.
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop::sample::select(vec![1, b'\n', b' ', b'+', b'-', b'.', b'0', b'a', b'b', 0x80, 0xff]);
+        prop::collection::vec(byte, 1..4).prop_filter("not a name", |name| name != b"." && name != b"..")
+    }
+
+    fn path() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(name(), 1..4).prop_map(|names| names.join(&b'/'))
+    }
+
+    proptest! {
+        #[test]
+        fn paths_compare_component_by_component(a in path(), b in path()) {
+            prop_assert_eq!(compare_paths(&a, &b), components(&a).cmp(&components(&b)));
+            prop_assert_eq!(compare_paths(&a, &a), Ordering::Equal);
+            prop_assert_eq!(compare_paths(b"", &a), Ordering::Less);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn a_walk_comes_in_the_order_of_compare_paths(files in prop::collection::vec(path(), 0..24)) {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let mut made = std::collections::BTreeSet::from([Vec::new()]);
+            for file in files {
+                let absolute = dir.path().join(OsStr::from_bytes(&file));
+                // Some paths need a directory where another has put a file.
+                let parent = absolute.parent().expect("has a parent");
+                if fs::create_dir_all(parent).is_ok() && (absolute.is_dir() || fs::write(&absolute, b"x").is_ok()) {
+                    made.insert(file);
+                }
+            }
+            let found = entries(dir.path(), ScanOptions::default());
+            prop_assert!(found.windows(2).all(|pair| compare_paths(&pair[0].path, &pair[1].path).is_lt()));
+            for path in made {
+                prop_assert!(found.iter().any(|found| found.path == path));
+            }
+        }
+    }
+
+    #[test]
+    fn a_slash_sorts_before_every_byte_of_a_name() {
+        for (a, b) in [(&b"a/b"[..], &b"a-b"[..]), (b"a", b"a/b"), (b"a/b", b"a\x01"), (b"", b"a"), (b"a/z", b"a.b")] {
+            assert_eq!(compare_paths(a, b), Ordering::Less);
+            assert_eq!(compare_paths(b, a), Ordering::Greater);
+        }
+    }
+
+    #[test]
+    fn links_pipes_and_sockets_are_seen_and_never_opened() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), b"12345").expect("write");
+        fs::hard_link(at("file"), at("hard")).expect("link");
+        symlink("file/../nowhere", at("link")).expect("symlink");
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), rustix::fs::Mode::RUSR).expect("fifo");
+        let _listener = UnixListener::bind(at("socket")).expect("socket");
+        let scanned: Vec<_> = scan(&[dir.path().to_path_buf()], ScanOptions::default()).collect();
+        assert!(matches!(&scanned[5], Scanned::SkippedSocket { path, .. } if path == b"socket"));
+        let found = entries(dir.path(), ScanOptions::default());
+        assert_eq!(found.len(), 5);
+        assert_eq!(found[0].metadata.kind, FileKind::Directory);
+        assert_eq!((found[1].metadata.size, &found[1].metadata.kind), (5, &FileKind::Regular));
+        assert!(found[1].metadata.link_group.is_some());
+        assert_eq!(found[1].metadata.link_group, found[2].metadata.link_group);
+        assert_eq!(found[3].metadata.kind, FileKind::Symlink { target: b"file/../nowhere".to_vec() });
+        assert_eq!(found[4].metadata.kind, FileKind::Fifo);
+    }
+
+    #[test]
+    fn excluded_directories_are_not_descended_and_their_siblings_are_kept() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for path in ["a/x", "cache/y", "cache.tmp/z", "d/cache/w", "d/v"] {
+            fs::create_dir_all(dir.path().join(path)).expect("mkdir");
+        }
+        let excludes = Excludes::new(&["cache".to_owned(), "*.tmp".to_owned()], &[]).expect("valid");
+        for one_file_system in [false, true] {
+            let options = ScanOptions { excludes: excludes.clone(), one_file_system };
+            assert_eq!(paths(dir.path(), options.clone()), ["", "a", "a/x", "d", "d/v"]);
+            let excluded = scan(&[dir.path().to_path_buf()], options)
+                .filter(|scanned| matches!(scanned, Scanned::Excluded { .. }))
+                .count();
+            assert_eq!(excluded, 3);
+        }
+    }
+
+    #[test]
+    fn roots_are_directories_files_or_links_to_directories() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("real/sub")).expect("mkdir");
+        fs::write(at("single"), b"x").expect("write");
+        symlink("real", at("to_dir")).expect("symlink");
+        symlink("single", at("to_file")).expect("symlink");
+        symlink("absent", at("to_nothing")).expect("symlink");
+        let names = ["to_dir", "single", "to_file", "to_nothing", "absent", "real/"];
+        let roots: Vec<PathBuf> = names.iter().map(|name| at(name)).collect();
+        let mut seen = Vec::new();
+        for scanned in scan(&roots, ScanOptions::default()) {
+            match scanned {
+                Scanned::Entry(found) => {
+                    let again = found.look_again().expect("still there");
+                    assert_eq!(again.metadata, found.metadata);
+                    found.read_xattrs().expect("readable");
+                    seen.push((found.root, String::from_utf8(found.path).expect("text"), found.metadata.kind));
+                }
+                Scanned::Problem { root, error, .. } => {
+                    assert_eq!((root, error.kind()), (4, Kind::Missing));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let link = |target: &str| FileKind::Symlink { target: target.as_bytes().to_vec() };
+        let expected = [
+            (0, "", FileKind::Directory),
+            (0, "sub", FileKind::Directory),
+            (1, "", FileKind::Regular),
+            (2, "", link("single")),
+            (3, "", link("absent")),
+            (5, "", FileKind::Directory),
+            (5, "sub", FileKind::Directory),
+        ];
+        assert_eq!(seen, expected.map(|(root, path, kind)| (root, path.to_owned(), kind)));
+    }
+
+    #[test]
+    fn what_vanishes_during_the_walk_is_reported_and_the_walk_goes_on() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for path in ["a/x", "b/y", "c/z"] {
+            fs::create_dir_all(dir.path().join(path)).expect("mkdir");
+        }
+        fs::write(dir.path().join("d"), b"").expect("write");
+        let mut scanned = scan(&[dir.path().to_path_buf()], ScanOptions::default());
+        let mut next_path = || match scanned.next() {
+            Some(Scanned::Entry(found)) => format!("+{}", String::from_utf8_lossy(&found.path)),
+            Some(Scanned::Problem { path, .. }) => format!("!{}", String::from_utf8_lossy(&path)),
+            other => format!("{other:?}"),
+        };
+        assert_eq!([next_path(), next_path()], ["+", "+a"]);
+        fs::remove_dir_all(dir.path().join("b")).expect("remove");
+        fs::remove_dir_all(dir.path().join("c")).expect("remove");
+        fs::write(dir.path().join("c"), b"").expect("write");
+        fs::remove_file(dir.path().join("d")).expect("remove");
+        fs::create_dir(dir.path().join("d")).expect("mkdir");
+        assert_eq!([next_path(), next_path(), next_path(), next_path()], ["+a/x", "!b", "!c", "!d"]);
+        assert_eq!(next_path(), "None");
+    }
+
+    #[test]
+    fn another_file_system_is_an_empty_directory_when_asked_for() {
+        // A part of a real tree: nearly every system mounts something below /dev or /proc.
+        let mounts = |one_file_system| {
+            scan(&[PathBuf::from("/dev")], ScanOptions { one_file_system, ..ScanOptions::default() })
+                .filter_map(|scanned| match scanned {
+                    Scanned::Entry(found) => Some((found.path, found.device)),
+                    _ => None,
+                })
+                .take(10_000)
+                .collect::<Vec<_>>()
+        };
+        let kept = mounts(true);
+        let home = kept[0].1;
+        for (path, _) in kept.iter().filter(|(_, device)| *device != home) {
+            let inside = [path.as_slice(), b"/"].concat();
+            assert!(!kept.iter().any(|(other, _)| other.starts_with(&inside)), "{}", path.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_unreadable_directory_is_an_entry_and_then_a_problem() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let closed = dir.path().join("closed");
+        fs::create_dir(&closed).expect("mkdir");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("chmod");
+        if fs::read_dir(&closed).is_ok() {
+            // The superuser may read everything.
+            return;
+        }
+        let scanned: Vec<_> = scan(&[dir.path().to_path_buf()], ScanOptions::default()).collect();
+        assert!(matches!(&scanned[1], Scanned::Entry(found) if found.path == b"closed"));
+        assert!(matches!(&scanned[2], Scanned::Problem { path, error, .. }
+            if path == b"closed" && error.kind() == Kind::Denied));
+    }
+
+    #[test]
+    fn a_scan_can_be_handed_to_another_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Scan>();
+    }
+}
