@@ -17,12 +17,12 @@ const ABOUT: &str = "Keep model weights, training checkpoints and datasets safe:
 const AFTER_HELP: &str = "\
 Examples:
   export CKPT_REPO=/mnt/backup/models
-  ckpt init                                       create the repository
-  ckpt backup /data/run7                          save a directory
-  ckpt snapshots                                  list what is saved
-  ckpt restore latest --target /data/run7         restore the newest state
-  ckpt restore --at \"yesterday 14:00\" --target t   restore an older state
-  ckpt verify --read-data --subset 10m            check backups for ten minutes
+  ckpt init                                         create the repository
+  ckpt backup /data/run7                            save a directory
+  ckpt snapshots                                    list what is saved
+  ckpt restore latest --target /data/run7           restore the newest state
+  ckpt restore --at \"yesterday 14:00\" --target old  restore an older state
+  ckpt verify --read-data --subset 10m              check backups for ten minutes
 
 Selectors:
   latest, tag:NAME, or the first digits of an id (at least 4); `SELECTOR:SUBPATH` takes a part of a snapshot.
@@ -59,18 +59,18 @@ pub struct CommandLine {
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The repository: a directory
-    #[arg(short, long, global = true, env = "CKPT_REPO", value_name = "PATH")]
+    #[arg(short, long, global = true, env = "CKPT_REPO", hide_env_values = true, value_name = "PATH")]
     pub repo: Option<OsString>,
 
     /// The folder of this host's index; on a local disk [default: the user's cache folder]
-    #[arg(long, global = true, env = "CKPT_CACHE_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "CKPT_CACHE_DIR", hide_env_values = true, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
 
     /// Write results as JSON (`ckpt schema` describes it)
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// Show progress: on a terminal, as JSON lines on stderr, or not at all
+    /// Show progress: as a bar if stderr is a terminal, as JSON lines on stderr, or not at all
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub progress: ProgressArgument,
 
@@ -91,23 +91,19 @@ pub struct Global {
     pub threads: Option<usize>,
 }
 
-/// When to show progress.
+/// When to show progress: a bar if stderr is a terminal, JSON lines on stderr, never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProgressArgument {
-    /// A bar if stderr is a terminal
+    // Plain comments here and below: documented values would stretch `--help` over many screens.
     Auto,
-    /// JSON lines on stderr
     Json,
-    /// Never
     None,
 }
 
-/// How talk is written.
+/// How talk is written: sentences, or a JSON document a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Sentences
     Text,
-    /// A JSON document a line
     Json,
 }
 

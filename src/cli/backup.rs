@@ -65,7 +65,7 @@ pub struct Arguments {
     meta: Vec<(String, String)>,
 
     /// The host in the snapshot [default: this host's name]
-    #[arg(long, value_name = "NAME", env = "CKPT_HOST", help_heading = "The snapshot")]
+    #[arg(long, value_name = "NAME", env = "CKPT_HOST", hide_env_values = true, help_heading = "The snapshot")]
     host: Option<String>,
 
     /// A name for what is saved, which stays the same when host or paths change

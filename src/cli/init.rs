@@ -4,9 +4,8 @@ use super::context::Context;
 use super::exit::Ending;
 use super::json::{Body, InitDocument};
 use super::render;
-use ckpt::bytes::MIB;
 use ckpt::error::Result;
-use ckpt::ops::init::{InitOptions, init};
+use ckpt::ops::init::{InitOptions, PACK_BYTES_DEFAULT, init};
 
 /// Options of `init`.
 #[derive(Debug, clap::Args)]
@@ -22,13 +21,11 @@ pub struct Arguments {}
 pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
     let options = InitOptions {
         location: context.location()?,
-        cache: context.cache()?,
         chunk_sizes: None,
-        pack_bytes: 64 * MIB,
-        zstd_level: 3,
+        pack_bytes: PACK_BYTES_DEFAULT,
+        now: context.started(),
     };
-    let report = init(&options, &context.reporter)?;
-    context.reporter.end_phase();
+    let report = init(&options)?;
     let output = &context.output;
     if output.manners.json {
         let document = InitDocument {

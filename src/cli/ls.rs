@@ -21,7 +21,7 @@ Examples:
   ckpt ls latest
   ckpt ls latest:checkpoint-12000 --long
   ckpt ls tag:best --recursive
-  ckpt ls --at \"2 days ago\" would be written: ckpt ls --at 2d
+  ckpt ls --at 2d :checkpoint-12000
 
 Directories end in `/`. Names with unusual characters are shown with escapes such as \\n or \\xff; --json has them exactly.")]
 pub struct Arguments {

@@ -62,7 +62,7 @@ pub struct Arguments {
     #[arg(long, short, value_name = "PATTERN", help_heading = "What to restore, and where to")]
     exclude: Vec<String>,
 
-    /// Whether files that exist are written
+    /// Whether files that exist are written: never, only if they differ, or in any case
     #[arg(long, value_name = "WHEN", default_value = "if-changed", help_heading = "How to restore")]
     overwrite: OverwriteArgument,
 
@@ -75,14 +75,11 @@ pub struct Arguments {
     dry_run: bool,
 }
 
-/// Whether files that exist are written.
+/// Whether files that exist are written: never, if they differ from the snapshot's, or whatever they hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OverwriteArgument {
-    /// Leave them as they are
     Never,
-    /// If they differ from the snapshot's
     IfChanged,
-    /// Write them again, whatever they hold
     Always,
 }
 

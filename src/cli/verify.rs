@@ -67,7 +67,7 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
             .with_hint("without --against the whole repository is verified"));
     }
     let repo = context.open()?;
-    let read_data = arguments.read_data.then(|| match arguments.subset {
+    let read_data = arguments.read_data.then_some(match arguments.subset {
         None => Subset::All,
         Some(SubsetArgument::Part { part, of }) => Subset::Part { part, of },
         Some(SubsetArgument::Percent(percent)) => Subset::Percent(percent),
