@@ -26,10 +26,12 @@ Examples:
   tar c /data | ckpt backup --stdin data.tar
   ckpt backup --stdin db.sql --stdin-from-command -- pg_dump models
 
-A file whose size, times and inode are those of the previous snapshot is not read again. Nothing becomes visible in the
-repository before it is complete; a run that was killed is continued by simply running the command again.
+A file whose size, times and inode are those of the previous snapshot is not read again. \
+Nothing becomes visible in the repository before it is complete; a run that was killed is \
+continued by simply running the command again.
 
-Exit code 3 means: a snapshot was saved, but some files could not be read or changed while they were read.")]
+Exit code 3 means: a snapshot was saved, but some files could not be read or changed \
+while they were read.")]
 pub struct Arguments {
     /// Files and directories to save; behind `--stdin-from-command --`, a command and its arguments
     #[arg(value_name = "PATH")]

@@ -20,7 +20,8 @@ Examples:
   ckpt diff 4f1c latest
   ckpt diff tag:before tag:after --path /data/run7
 
-Each line begins with + (added), - (removed), M (content differs), m (metadata alone differs) or T (another kind of entry).
+Each line begins with + (added), - (removed), M (content differs), m (metadata alone differs) \
+or T (another kind of entry).
 Differences are not an error: the exit code is 0.")]
 pub struct Arguments {
     /// The snapshot on the left

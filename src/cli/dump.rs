@@ -21,7 +21,8 @@ Examples:
   ckpt dump tag:best:model.safetensors > model.safetensors
   ckpt dump --at \"yesterday 14:00\" logs/train.log | tail
 
-PATH is relative to the one directory that was backed up, or absolute. Every byte is verified before it is written."
+PATH is relative to the one directory that was backed up, or absolute. \
+Every byte is verified before it is written."
 )]
 pub struct Arguments {
     /// The snapshot, and the file in it

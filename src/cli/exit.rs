@@ -58,19 +58,15 @@ fn usual_hint(kind: Kind) -> Option<&'static str> {
 
 /// Says how the run ended, if there is something to say, and returns the exit code.
 pub fn conclude(output: &Output, signals: &Signals, result: Result<Ending, Error>) -> u8 {
-    let result = result.and_then(|ending| output.flush().map(|()| ending));
-    if output.is_closed() {
-        // Whoever read the output has seen enough. What the run found out still counts.
-        return match result {
-            Ok(Ending::Incomplete(_)) => 3,
-            Ok(Ending::Damage(_)) => 5,
-            Ok(Ending::Done) | Err(_) => 0,
-        };
-    }
+    // Before the last word: what was found out stands above it.
+    let flushed = output.flush();
+    let result = result.and_then(|ending| output.closing(flushed).map(|()| ending));
     let (code, kind, message, hint) = match result {
         Ok(Ending::Done) => return 0,
         Ok(Ending::Incomplete(message)) => (3, "incomplete", message, None),
         Ok(Ending::Damage(message)) => (5, "damaged", message, None),
+        // Whoever read the output has seen enough.
+        Err(error) if output.is_of_closing(&error) => return 0,
         Err(error) if signals.is_interrupted() && error.kind() == Kind::Interrupted => {
             (signals.exit_code(), "interrupted", error.to_string(), error.hint().map(str::to_owned))
         }

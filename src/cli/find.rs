@@ -19,8 +19,8 @@ Examples:
   ckpt find '*.bin' 'optimizer*' --host node3
   ckpt find 'checkpoint-*/config.json' --snapshot latest
 
-A pattern is a glob (*, ?, [a-z]) for the last name of the path, or for the whole path if it holds a `/`.
-Each line shows the snapshot and then the entry.")]
+A pattern is a glob (*, ?, [a-z]) for the last name of the path, or for the whole path if it holds \
+a `/`. Each line shows the snapshot and then the entry.")]
 pub struct Arguments {
     /// What to look for
     #[arg(value_name = "PATTERN", required = true)]

@@ -25,8 +25,8 @@ Examples:
   ckpt forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
   ckpt forget --keep-last 3 --keep-tag best --prune
 
-A policy holds for each source by itself (host and paths, or the name given with `backup --source`). A snapshot is kept if any
-rule keeps it. Forgetting frees no space: `prune` does, or --prune here.")]
+A policy holds for each source by itself (host and paths, or the name given with `backup --source`). \
+A snapshot is kept if any rule keeps it. Forgetting frees no space: `prune` does, or --prune here.")]
 pub struct Arguments {
     /// The first digits (at least 4) of the ids of snapshots to forget
     #[arg(value_name = "ID")]

@@ -23,7 +23,8 @@ Examples:
   ckpt ls tag:best --recursive
   ckpt ls --at 2d :checkpoint-12000
 
-Directories end in `/`. Names with unusual characters are shown with escapes such as \\n or \\xff; --json has them exactly.")]
+Directories end in `/`. Names with unusual characters are shown with escapes \
+such as \\n or \\xff; --json has them exactly.")]
 pub struct Arguments {
     /// The snapshot: latest, tag:NAME or the first digits of an id; `SELECTOR:SUBPATH` lists a part of it
     #[arg(value_name = "SELECTOR", required_unless_present = "at")]

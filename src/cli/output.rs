@@ -1,12 +1,12 @@
 //! The only way to stdout and stderr.
 //!
-//! stdout carries data, stderr talk. A reader of stdout that goes away is not an error: [`Output::is_closed`] is then true,
+//! stdout carries data, stderr talk. A reader of stdout that goes away is not an error: [`Output::is_of_closing`] tells,
 //! and the run ends quietly. Nobody reading stderr is ignored. Talk is text, or one JSON document a line with
 //! `--log-format json` or `--json`.
 
 use super::json::{Body, Envelope, Log, ProblemDocument};
 use super::render;
-use ckpt::error::{Error, Kind, Result};
+use ckpt::error::{Error, Result};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -82,11 +82,6 @@ impl Output {
         }
     }
 
-    /// True once the reader of stdout went away.
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
-    }
-
     /// A line of data.
     pub fn line(&self, text: &str) -> Result<()> {
         let mut stdout = self.stdout();
@@ -112,9 +107,17 @@ impl Output {
         self.checked(flushed)
     }
 
+    /// True if `error` says no more than that the reader of stdout went away.
+    pub fn is_of_closing(&self, error: &Error) -> bool {
+        self.closed.load(Ordering::Relaxed) && error.os_code() == Some(rustix::io::Errno::PIPE.raw_os_error())
+    }
+
     /// A result of a command whose work is done: its reader may be gone.
     pub fn closing(&self, result: Result<()>) -> Result<()> {
-        if self.is_closed() { Ok(()) } else { result }
+        match result {
+            Err(error) if self.is_of_closing(&error) => Ok(()),
+            other => other,
+        }
     }
 
     /// Something the user should know.
@@ -182,7 +185,7 @@ impl Output {
         let Err(error) = written else { return Ok(()) };
         if error.kind() == io::ErrorKind::BrokenPipe {
             self.closed.store(true, Ordering::Relaxed);
-            return Err(Error::new(Kind::Failed, "nobody reads the output any more"));
+            return Err(Error::io("nobody reads the output any more", error));
         }
         Err(Error::io("writing to standard output", error))
     }

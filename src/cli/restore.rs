@@ -25,10 +25,10 @@ Examples:
   ckpt restore tag:best:checkpoint-12000 --target /data/checkpoint-12000
   ckpt restore latest --in-place --dry-run
 
-The contents of the one directory that was backed up, or of the directory named by SUBPATH, land directly in DIR;
-several paths land there each under its last name. What is right already is not written again, so an interrupted restore is
-continued by running the command again. Every byte is verified. If something is damaged, everything else is restored, the
-damaged files are listed, and the exit code is 5.")]
+The contents of the one directory that was backed up, or of the directory named by SUBPATH, land directly in DIR; \
+several paths land there each under its last name. What is right already is not written again, so an \
+interrupted restore is continued by running the command again. Every byte is verified. If something is damaged, \
+everything else is restored, the damaged files are listed, and the exit code is 5.")]
 pub struct Arguments {
     /// The snapshot: latest, tag:NAME or the first digits of an id; `SELECTOR:SUBPATH` restores a part of it
     #[arg(value_name = "SELECTOR", required_unless_present = "at")]

@@ -18,7 +18,8 @@ Examples:
   ckpt snapshots --path /data/run7 --tag best
   ckpt snapshots --json | jq -r '.data.snapshots[-1].id'
 
-A snapshot marked `incomplete` lacks files that could not be read, or holds some that changed while they were read.")]
+A snapshot marked `incomplete` lacks files that could not be read, or holds some that \
+changed while they were read.")]
 pub struct Arguments {
     #[command(flatten)]
     narrow: NarrowArguments,

@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  ckpt verify                                   the structure: snapshots, listings, presence of every chunk
-  ckpt verify --read-data                       read and check every byte
-  ckpt verify --read-data --subset 3/30         the third of thirty parts: all of them, once a month
-  ckpt verify --read-data --subset 10m          for ten minutes, what was not read for longest first
-  ckpt verify latest --against /data/run7       compare a directory with a snapshot
+  ckpt verify                             the structure: snapshots, listings, presence of every chunk
+  ckpt verify --read-data                 read and check every byte
+  ckpt verify --read-data --subset 3/30   the third of thirty parts: all of them, once a month
+  ckpt verify --read-data --subset 10m    for ten minutes, what was not read for longest first
+  ckpt verify latest --against /data/run7 compare a directory with a snapshot
 
 Damage, or a difference, is exit code 5; each damaged object is listed with files that need it.")]
 pub struct Arguments {
