@@ -1,13 +1,13 @@
 //! `ckpt diff`: show what differs between two snapshots.
 
-use super::args::{AtArgument, NarrowArguments};
+use super::args::NarrowArguments;
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{DiffChange, DiffHead, DiffTail, path_text};
 use super::output::DocumentStream;
 use super::{render, selectors};
 use ckpt::bytes::ByteCount;
-use ckpt::error::{Error, Kind, Result};
+use ckpt::error::Result;
 use ckpt::ops::diff::{Change, ChangeKind, DiffReport, diff};
 use ckpt::repo::Repo;
 use ckpt::repo::snapshots::Snapshot;
@@ -39,17 +39,13 @@ pub struct Arguments {
 /// Shows the differences.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
+    let wanted = |selector: &OsStr| {
+        selectors::wanted_whole(context, selector, "leave out `:SUBPATH`, and select lines of the output instead")
+    };
+    let (before, after) = (wanted(&arguments.before)?, wanted(&arguments.after)?);
     let repo = context.open()?;
     let snapshots = repo.snapshots();
-    let find = |selector: &OsStr| {
-        let selected = selectors::find(context, &snapshots, Some(selector), &AtArgument::default(), &narrow)?;
-        if selected.subpath.is_some() {
-            return Err(Error::new(Kind::Usage, "diff compares whole snapshots")
-                .with_hint("leave out `:SUBPATH`, and select lines of the output instead"));
-        }
-        Ok(selected.snapshot)
-    };
-    let (before, after) = (find(&arguments.before)?, find(&arguments.after)?);
+    let (before, after) = (before.find(&snapshots, &narrow)?, after.find(&snapshots, &narrow)?);
     if context.output.manners.json {
         write_json(context, &repo, &before, &after)?;
     } else {

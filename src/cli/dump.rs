@@ -40,9 +40,8 @@ pub struct Arguments {
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let (selector, path) = arguments.take_apart()?;
     let narrow = selectors::narrow(&arguments.narrow)?;
-    let repo = context.open()?;
-    let selected = selectors::find(context, &repo.snapshots(), selector, &arguments.at, &narrow)?;
-    let path = match (path, selected.subpath) {
+    let wanted = selectors::wanted(context, selector, &arguments.at)?;
+    let path = match (path, wanted.subpath.clone()) {
         (Some(path), None) => path.as_bytes().to_vec(),
         (None, Some(subpath)) => subpath,
         (Some(path), Some(mut subpath)) => {
@@ -55,8 +54,10 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
                 .with_hint("write `ckpt dump SELECTOR PATH` or `ckpt dump SELECTOR:PATH`"));
         }
     };
+    let repo = context.open()?;
+    let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
     let mut writer = DataWriter(&context.output);
-    dump(&repo, &selected.snapshot, &path, &mut writer, context.resources(), &context.reporter)?;
+    dump(&repo, &snapshot, &path, &mut writer, context.resources(), &context.reporter)?;
     context.output.flush()?;
     Ok(Ending::Done)
 }

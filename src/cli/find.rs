@@ -1,12 +1,13 @@
 //! `ckpt find`: find files by name in all snapshots.
 
-use super::args::{AtArgument, NarrowArguments};
+use super::args::NarrowArguments;
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{EntryItem, FindHead, FindMatch, FindTail};
+use super::ls;
 use super::output::DocumentStream;
-use super::{ls, selectors};
-use ckpt::error::{Error, Kind, Result};
+use super::selectors::{self, Wanted};
+use ckpt::error::Result;
 use ckpt::ops::find::{FindOptions, find};
 use ckpt::repo::snapshots::Snapshot;
 use std::ffi::OsString;
@@ -41,20 +42,15 @@ pub struct Arguments {
 /// Finds the files.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
+    let hint = "leave out `:SUBPATH`, and put the path into the pattern instead";
+    let wanted = |selector: &OsString| selectors::wanted_whole(context, selector, hint);
+    let wanted = arguments.snapshot.iter().map(wanted).collect::<Result<Vec<Wanted>>>()?;
     let repo = context.open()?;
     let all = repo.snapshots();
-    let snapshots: Vec<Snapshot> = if arguments.snapshot.is_empty() {
+    let snapshots: Vec<Snapshot> = if wanted.is_empty() {
         all.into_iter().filter(|snapshot| narrow.admits(snapshot)).collect()
     } else {
-        let find = |selector: &OsString| {
-            let selected = selectors::find(context, &all, Some(selector), &AtArgument::default(), &narrow)?;
-            match selected.subpath {
-                None => Ok(selected.snapshot),
-                Some(_) => Err(Error::new(Kind::Usage, "find searches whole snapshots")
-                    .with_hint("leave out `:SUBPATH`, and put the path into the pattern instead")),
-            }
-        };
-        arguments.snapshot.iter().map(find).collect::<Result<_>>()?
+        wanted.iter().map(|wanted| wanted.find(&all, &narrow)).collect::<Result<_>>()?
     };
     let options = FindOptions { patterns: arguments.patterns.clone(), ignore_case: arguments.ignore_case };
     let output = &context.output;

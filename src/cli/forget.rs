@@ -85,9 +85,11 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let policy = arguments.policy();
     let narrow = selectors::narrow(&arguments.narrow)?;
     arguments.check(policy.is_some(), &narrow)?;
+    let prefixes = arguments.ids.iter().map(id_prefix).collect::<Result<Vec<SelectorBase>>>()?;
     let repo = context.open()?;
     let snapshots = repo.snapshots();
-    let ids = arguments.ids.iter().map(|id| find(&snapshots, id)).collect::<Result<Vec<SnapshotId>>>()?;
+    let find = |prefix: &SelectorBase| select(&snapshots, prefix, &Narrow::default()).map(|snapshot| snapshot.id);
+    let ids = prefixes.iter().map(find).collect::<Result<Vec<SnapshotId>>>()?;
     let options = ForgetOptions {
         ids,
         policy,
@@ -145,11 +147,9 @@ impl Arguments {
     }
 }
 
-fn find(snapshots: &[Snapshot], text: &OsString) -> Result<SnapshotId> {
+fn id_prefix(text: &OsString) -> Result<SelectorBase> {
     match selectors::parse(text)? {
-        selectors::Parsed { base: Some(Base::Id(prefix)), subpath: None } => {
-            Ok(select(snapshots, &SelectorBase::Id(prefix), &Narrow::default())?.id)
-        }
+        selectors::Parsed { base: Some(Base::Id(prefix)), subpath: None } => Ok(SelectorBase::Id(prefix)),
         _ => Err(Error::new(Kind::Usage, "forget takes ids, so that a newer snapshot is never forgotten by mistake")
             .with_hint("`ckpt snapshots` lists the ids")),
     }

@@ -48,9 +48,10 @@ pub struct Arguments {
 /// Lists the files.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
+    let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
     let repo = context.open()?;
-    let selected = selectors::find(context, &repo.snapshots(), arguments.selector.as_deref(), &arguments.at, &narrow)?;
-    let (snapshot, subpath) = (&selected.snapshot, selected.subpath.as_deref());
+    let snapshot = &wanted.find(&repo.snapshots(), &narrow)?;
+    let subpath = wanted.subpath.as_deref();
     let output = &context.output;
     let report = if output.manners.json {
         let head = ListHead { snapshot: snapshot.id.to_hex() };

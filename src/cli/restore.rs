@@ -95,11 +95,12 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         None => Destination::InPlace,
     };
     let narrow = selectors::narrow(&arguments.narrow)?;
+    let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
     let repo = context.open()?;
-    let selected = selectors::find(context, &repo.snapshots(), arguments.selector.as_deref(), &arguments.at, &narrow)?;
+    let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
     let options = RestoreOptions {
         target,
-        subpath: selected.subpath,
+        subpath: wanted.subpath,
         includes: arguments.include.clone(),
         excludes: arguments.exclude.clone(),
         overwrite: match arguments.overwrite {
@@ -111,14 +112,13 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         dry_run: arguments.dry_run,
         resources: context.resources(),
     };
-    let chosen =
-        format!("restoring snapshot {} of {}", selected.snapshot.id.short(), context.time(selected.snapshot.started));
+    let chosen = format!("restoring snapshot {} of {}", snapshot.id.short(), context.time(snapshot.started));
     if context.output.manners.is_watched() {
         context.output.talk("info", &chosen);
     }
-    let report = restore(&repo, &selected.snapshot, &options, &context.reporter)?;
+    let report = restore(&repo, &snapshot, &options, &context.reporter)?;
     context.reporter.end_phase();
-    conclude(context, arguments, &selected.snapshot, &report)
+    conclude(context, arguments, &snapshot, &report)
 }
 
 fn conclude(context: &Context, arguments: &Arguments, snapshot: &Snapshot, report: &RestoreReport) -> Result<Ending> {

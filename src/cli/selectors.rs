@@ -34,11 +34,12 @@ pub enum Base {
     Tag(String),
 }
 
-/// A snapshot that was found, and the path asked for within it.
+/// A snapshot that is asked for, and the path within it. Known before the repository is opened, so that a mistake in the
+/// arguments is told at once.
 #[derive(Debug, Clone)]
-pub struct Selected {
-    /// The snapshot.
-    pub snapshot: Snapshot,
+pub struct Wanted {
+    /// What names the snapshot.
+    pub base: SelectorBase,
     /// The path within it, as typed.
     pub subpath: Option<Vec<u8>>,
 }
@@ -85,14 +86,8 @@ pub fn narrow(arguments: &NarrowArguments) -> Result<Narrow> {
     })
 }
 
-/// The one snapshot that `selector` or `--at` names among `snapshots`.
-pub fn find(
-    context: &Context,
-    snapshots: &[Snapshot],
-    selector: Option<&OsStr>,
-    at: &AtArgument,
-    narrow: &Narrow,
-) -> Result<Selected> {
+/// What `selector` and `--at` ask for.
+pub fn wanted(context: &Context, selector: Option<&OsStr>, at: &AtArgument) -> Result<Wanted> {
     let parsed = match selector {
         Some(text) => parse(text)?,
         None => Parsed { base: None, subpath: None },
@@ -110,8 +105,26 @@ pub fn find(
         (Some(Base::Tag(tag)), None) => SelectorBase::Tag(tag),
         (None, None) => return Err(Error::new(Kind::Usage, "no snapshot is named").with_hint(FORMS)),
     };
-    let snapshot = select(snapshots, &base, narrow)?.clone();
-    Ok(Selected { snapshot, subpath: parsed.subpath })
+    Ok(Wanted { base, subpath: parsed.subpath })
+}
+
+/// What `selector` asks for, where a part of a snapshot makes no sense; `hint` says what does.
+pub fn wanted_whole(context: &Context, selector: &OsStr, hint: &str) -> Result<Wanted> {
+    let wanted = wanted(context, Some(selector), &AtArgument::default())?;
+    if wanted.subpath.is_some() {
+        let shown = render::path(selector.as_bytes());
+        return Err(
+            Error::new(Kind::Usage, format!("{shown} names a part of a snapshot, not a whole one")).with_hint(hint)
+        );
+    }
+    Ok(wanted)
+}
+
+impl Wanted {
+    /// The one snapshot among `snapshots`.
+    pub fn find(&self, snapshots: &[Snapshot], narrow: &Narrow) -> Result<Snapshot> {
+        select(snapshots, &self.base, narrow).cloned()
+    }
 }
 
 fn parse_base(base: &[u8]) -> Result<Base> {

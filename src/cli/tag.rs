@@ -1,10 +1,11 @@
 //! `ckpt tag`: add or remove tags of snapshots.
 
-use super::args::{AtArgument, NarrowArguments};
+use super::args::NarrowArguments;
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{Body, TagDocument};
-use super::{render, selectors};
+use super::render;
+use super::selectors::{self, Wanted};
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ids::SnapshotId;
 use ckpt::ops::tag::tag;
@@ -50,18 +51,12 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         return Err(Error::new(Kind::Usage, "nothing to change").with_hint("give --add, --remove or --set"));
     }
     let narrow = selectors::narrow(&arguments.narrow)?;
+    let wanted = |selector: &OsString| selectors::wanted_whole(context, selector, "leave out `:SUBPATH`");
+    let wanted = arguments.selectors.iter().map(wanted).collect::<Result<Vec<Wanted>>>()?;
     let repo = context.open()?;
     let snapshots = repo.snapshots();
-    let find = |selector: &OsString| {
-        let selected = selectors::find(context, &snapshots, Some(selector), &AtArgument::default(), &narrow)?;
-        match selected.subpath {
-            None => Ok(selected.snapshot.id),
-            Some(_) => {
-                Err(Error::new(Kind::Usage, "a tag belongs to a whole snapshot").with_hint("leave out `:SUBPATH`"))
-            }
-        }
-    };
-    let mut ids = arguments.selectors.iter().map(find).collect::<Result<Vec<SnapshotId>>>()?;
+    let find = |wanted: &Wanted| wanted.find(&snapshots, &narrow).map(|snapshot| snapshot.id);
+    let mut ids = wanted.iter().map(find).collect::<Result<Vec<SnapshotId>>>()?;
     ids.sort();
     ids.dedup();
     let set = if arguments.set.is_empty() { None } else { Some(arguments.set.as_slice()) };

@@ -155,15 +155,16 @@ fn run_against(context: &Context, arguments: &Arguments, directory: &Path) -> Re
         return Err(Error::io(format!("reading the directory {shown}"), error).with_kind(kind));
     }
     let narrow = selectors::narrow(&arguments.narrow)?;
+    let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
     let repo = context.open()?;
-    let selected = selectors::find(context, &repo.snapshots(), arguments.selector.as_deref(), &arguments.at, &narrow)?;
-    let subpath = selected.subpath.as_deref();
-    let report = verify_against(&repo, &selected.snapshot, directory, subpath, context.resources(), &context.reporter)?;
+    let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
+    let subpath = wanted.subpath.as_deref();
+    let report = verify_against(&repo, &snapshot, directory, subpath, context.resources(), &context.reporter)?;
     context.reporter.end_phase();
     context.show_problems(&report.damaged);
     let output = &context.output;
     if output.manners.json {
-        let summary = Summary::VerifyAgainst(against_summary(context, &selected.snapshot, directory, &report));
+        let summary = Summary::VerifyAgainst(against_summary(context, &snapshot, directory, &report));
         output.closing(output.document(Body::Summary(summary)))?;
     } else {
         output.closing(report.differences.iter().try_for_each(|difference| {
@@ -176,7 +177,7 @@ fn run_against(context: &Context, arguments: &Arguments, directory: &Path) -> Re
     }
     if report.difference_count > 0 {
         let what = render::counted(report.difference_count, "difference", "differences");
-        return Ok(Ending::Damage(format!("{shown} differs from snapshot {}: {what}", selected.snapshot.id.short())));
+        return Ok(Ending::Damage(format!("{shown} differs from snapshot {}: {what}", snapshot.id.short())));
     }
     if !report.damaged.is_empty() {
         let what = render::counted(report.damaged.count, "file is", "files are");
