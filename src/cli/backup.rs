@@ -11,9 +11,9 @@ use ckpt::codec::Compression;
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ops::backup::{BackupOptions, BackupReport, Input, backup};
 use ckpt::repo::Repo;
+use ckpt::source::excludes::Excludes;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Options of `backup`.
@@ -127,11 +127,8 @@ pub fn run(context: &Context, arguments: &Arguments, signals: &Signals) -> Resul
         save_stream(context, arguments, signals, &repo, &options)?
     } else {
         let given: Vec<PathBuf> = arguments.paths.iter().map(PathBuf::from).collect();
-        let rules = Rules {
-            excludes: &arguments.exclude,
-            exclude_from: &arguments.exclude_from,
-            one_file_system: arguments.one_file_system,
-        };
+        let excludes = Excludes::new(&arguments.exclude, &arguments.exclude_from)?;
+        let rules = Rules { excludes, one_file_system: arguments.one_file_system };
         // Before the repository is opened: a mistake in the paths is told at once.
         let paths = sources::paths(&given, &rules)?;
         backup(&context.open()?, Input::Paths(paths), &options, &context.reporter)?
@@ -165,12 +162,6 @@ impl Arguments {
         }
         if self.source.as_ref().is_some_and(String::is_empty) {
             return usage("--source is empty", "leave it out, or give it a name");
-        }
-        for file in &self.exclude_from {
-            if let Err(error) = std::fs::File::open(file) {
-                let shown = render::path(file.as_os_str().as_bytes());
-                return Err(Error::io(format!("reading the exclusions in {shown}"), error).with_kind(Kind::Usage));
-            }
         }
         Ok(())
     }
@@ -280,7 +271,6 @@ fn summary(context: &Context, arguments: &Arguments, report: &BackupReport) -> B
         bytes_stored: report.bytes_stored,
         chunks_new: report.chunks_new,
         problems: report.problems.count,
-        direct_io: report.direct_io,
         retried_after_revocation: report.retried_after_revocation,
         seconds_elapsed: context.seconds_elapsed(),
     }

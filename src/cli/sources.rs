@@ -3,8 +3,8 @@
 use super::render;
 use super::signals::Signals;
 use ckpt::error::{Error, Kind, Result};
+use ckpt::source::excludes::Excludes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -15,11 +15,9 @@ use std::time::Duration;
 
 /// What decides whether a path within another one is needed besides it.
 #[derive(Debug)]
-pub struct Rules<'a> {
-    /// Patterns of `--exclude`.
-    pub excludes: &'a [String],
-    /// Files of `--exclude-from`.
-    pub exclude_from: &'a [PathBuf],
+pub struct Rules {
+    /// `--exclude` and `--exclude-from`.
+    pub excludes: Excludes,
     /// `--one-file-system`.
     pub one_file_system: bool,
 }
@@ -27,7 +25,7 @@ pub struct Rules<'a> {
 /// The paths to back up: absolute, clean, sorted, each once, and none that another one brings along anyway.
 ///
 /// A path within another one stays if the other would leave it out: excluded, or on another file system.
-pub fn paths(given: &[PathBuf], rules: &Rules<'_>) -> Result<Vec<PathBuf>> {
+pub fn paths(given: &[PathBuf], rules: &Rules) -> Result<Vec<PathBuf>> {
     let mut paths = given.iter().map(|path| clean(path)).collect::<Result<Vec<_>>>()?;
     paths.sort();
     paths.dedup();
@@ -77,7 +75,7 @@ pub fn clean(path: &Path) -> Result<PathBuf> {
     Ok(clean)
 }
 
-fn brings_along(outer: &Path, inner: &Path, rules: &Rules<'_>) -> bool {
+fn brings_along(outer: &Path, inner: &Path, rules: &Rules) -> bool {
     let device = |path: &Path| path.symlink_metadata().map(|found| found.dev()).ok();
     if rules.one_file_system && device(outer) != device(inner) {
         return false;
@@ -85,24 +83,14 @@ fn brings_along(outer: &Path, inner: &Path, rules: &Rules<'_>) -> bool {
     if outer.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
         return false;
     }
-    match exclusions(outer, rules) {
-        Some(exclusions) => !exclusions.matched_path_or_any_parents(inner, inner.is_dir()).is_ignore(),
-        None => false,
-    }
-}
-
-/// The exclusions as they hold below `outer`; none if one of them cannot be read, which the library then says.
-fn exclusions(outer: &Path, rules: &Rules<'_>) -> Option<Gitignore> {
-    let mut builder = GitignoreBuilder::new(outer);
-    for pattern in rules.excludes {
-        builder.add_line(None, pattern).ok()?;
-    }
-    for file in rules.exclude_from {
-        if builder.add(file).is_some() {
-            return None;
-        }
-    }
-    builder.build().ok()
+    // The walk of `outer` comes this way unless something on the way is excluded.
+    let Ok(relative) = inner.strip_prefix(outer) else { return false };
+    let mut way = PathBuf::new();
+    !relative.components().any(|component| {
+        way.push(component);
+        let is_directory = outer.join(&way).is_dir();
+        rules.excludes.excludes(way.as_os_str().as_bytes(), is_directory)
+    })
 }
 
 fn shown(path: &Path) -> String {
@@ -218,8 +206,8 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn rules() -> Rules<'static> {
-        Rules { excludes: &[], exclude_from: &[], one_file_system: false }
+    fn rules() -> Rules {
+        Rules { excludes: Excludes::none(), one_file_system: false }
     }
 
     #[test]
@@ -241,8 +229,8 @@ mod tests {
         fs::create_dir_all(root.join("ab")).expect("folders");
         let given = [root.join("a/skip/b"), root.join("a"), root.join("ab")];
         assert_eq!(paths(&given, &rules()).expect("exist"), [root.join("a"), root.join("ab")]);
-        let excludes = ["skip".to_owned()];
-        let rules = Rules { excludes: &excludes, ..rules() };
+        let excludes = Excludes::new(&["skip".to_owned()], &[]).expect("a pattern");
+        let rules = Rules { excludes, ..rules() };
         assert_eq!(paths(&given, &rules).expect("exist"), [root.join("a"), root.join("a/skip/b"), root.join("ab")]);
     }
 

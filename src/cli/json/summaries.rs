@@ -56,8 +56,6 @@ pub struct BackupSummary {
     pub chunks_new: u64,
     /// Files that could not be saved as asked.
     pub problems: u64,
-    /// Whether files were read past the page cache.
-    pub direct_io: bool,
     /// Whether the backup was done twice because a prune revoked the first try.
     pub retried_after_revocation: bool,
     /// How long it took.
