@@ -57,7 +57,8 @@ pub fn run(arguments: &[OsString]) -> u8 {
 
 fn run_command(command_line: CommandLine, began: Instant) -> u8 {
     let CommandLine { global, command } = command_line;
-    let log_json = global.log_format == LogFormat::Json;
+    // Whoever reads progress as JSON can do nothing with other lines among it.
+    let log_json = global.log_format == LogFormat::Json || global.progress == ProgressArgument::Json;
     let output = Arc::new(Output::new(Manners::detect(global.json, log_json, global.verbose)));
     let signals = match Signals::install(manner(&command)) {
         Ok(signals) => signals,
@@ -123,8 +124,11 @@ fn manner(command: &Command) -> Manner {
 fn explain(arguments: &[OsString], error: &clap::Error) -> u8 {
     let given = || arguments.iter().skip(1).take_while(|argument| *argument != "--");
     let json = given().any(|argument| argument == "--json");
-    let log_json = given().any(|argument| argument == "--log-format=json")
-        || given().zip(given().skip(1)).any(|(flag, value)| flag == "--log-format" && value == "json");
+    let asks_for_json = |flag: &str| {
+        given().any(|argument| argument.to_str() == Some(&format!("{flag}=json")))
+            || given().zip(given().skip(1)).any(|(name, value)| name == flag && value == "json")
+    };
+    let log_json = asks_for_json("--log-format") || asks_for_json("--progress");
     let output = Output::new(Manners::detect(json, log_json, 0));
     let text = |terminal: bool| {
         let rendered = error.render();

@@ -184,9 +184,6 @@ impl Shared {
         match (self.mode, &state.bar) {
             (Mode::Json, _) => self.output.talk_document(Body::Progress(progress)),
             (Mode::Bar, Some(bar)) => {
-                let (done, total) = progress.measure();
-                bar.set_length(total.unwrap_or(0).max(1));
-                bar.set_position(done);
                 bar.set_message(progress.sentence());
                 bar.tick();
             }
@@ -242,7 +239,16 @@ impl Progress {
         }
     }
 
+    /// `[======>     ] 1.00 GiB of 2.00 GiB, 1 of 2 files, 512 MiB/s, 2 s left`.
     fn sentence(&self) -> String {
+        let bar = match self.measure() {
+            (done, Some(total)) => format!("[{}] ", bar(done, total)),
+            (_, None) => String::new(),
+        };
+        format!("{bar}{}", self.amounts())
+    }
+
+    fn amounts(&self) -> String {
         let mut parts = Vec::new();
         match (self.bytes_done, self.bytes_total) {
             (_, Some(total)) if total > 0 => {
@@ -264,7 +270,7 @@ impl Progress {
         }
         match self.eta_seconds {
             Some(eta) => parts.push(format!("{} left", render::duration(eta))),
-            None => parts.push(render::duration(self.seconds_elapsed)),
+            None => parts.push(format!("{} so far", render::duration(self.seconds_elapsed))),
         }
         parts.join(", ")
     }
@@ -286,10 +292,21 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1_000.0).round() / 1_000.0
 }
 
+/// How much of `total` is done, as a bar of fixed width.
+fn bar(done: u64, total: u64) -> String {
+    const WIDTH: usize = 24;
+    let filled = u128::from(done.min(total)) * WIDTH as u128 / u128::from(total.max(1));
+    let filled = usize::try_from(filled).unwrap_or(WIDTH);
+    let tip = if filled < WIDTH { ">" } else { "" };
+    format!("{:<WIDTH$}", format!("{}{tip}", "=".repeat(filled)))
+}
+
 fn new_bar(name: &'static str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{spinner} {prefix} [{bar:24}] {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // A line too long for the terminal is cut, not wrapped.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {wide_msg}") {
+        bar.set_style(style);
+    }
     bar.set_prefix(name);
     bar
 }
@@ -325,6 +342,8 @@ mod tests {
     fn the_sentence_names_amounts_rate_and_time_left() {
         let phase = Phase { name: "reading", began: Instant::now(), bytes_total: Some(4 << 20), files_total: Some(2) };
         let sentence = phase.progress(1 << 20, 1, 2.0).sentence();
-        assert_eq!(sentence, "1.00 MiB of 4.00 MiB, 1 of 2 files, 512 KiB/s, 6 s left");
+        assert_eq!(sentence, "[======>                 ] 1.00 MiB of 4.00 MiB, 1 of 2 files, 512 KiB/s, 6 s left");
+        assert_eq!(bar(5, 5), "=".repeat(24));
+        assert_eq!(bar(0, 0), format!(">{}", " ".repeat(23)));
     }
 }
