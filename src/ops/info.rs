@@ -1,1 +1,69 @@
-//! To come.
+//! What kind of repository this is, and when it was last looked after.
+
+use crate::error::Result;
+use crate::ids::RepositoryId;
+use crate::metadata::FileTime;
+use crate::repo::Repo;
+use std::path::PathBuf;
+
+/// The parameters of a repository and its state in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InfoReport {
+    /// Its id.
+    pub id: RepositoryId,
+    /// Where it is, in words.
+    pub location: String,
+    /// The version of its layout.
+    pub format_version: u32,
+    /// When `init` made it.
+    pub created: FileTime,
+    /// The smallest chunk in bytes, except at an end.
+    pub chunk_min: u64,
+    /// The chunk size that is aimed at.
+    pub chunk_average: u64,
+    /// The largest chunk.
+    pub chunk_max: u64,
+    /// The size of a pack at which the next one is begun.
+    pub pack_bytes: u64,
+    /// Whether its content is encrypted.
+    pub encrypted: bool,
+    /// Whether its packs have parity.
+    pub parity: bool,
+    /// True if `init` saw that names are created exclusively there.
+    pub exclusive_create: bool,
+    /// Where the index of this host lies.
+    pub cache_path: PathBuf,
+    /// Live snapshots.
+    pub snapshots: u64,
+    /// Packs that are known.
+    pub packs: u64,
+    /// When a run last read packs and found everything sound.
+    pub last_verified: Option<FileTime>,
+    /// Packs that no run has ever read whole.
+    pub packs_never_read: u64,
+}
+
+/// Gathers it; reads nothing but the index.
+pub fn info(repo: &Repo) -> Result<InfoReport> {
+    let config = repo.config();
+    let packs = repo.index().packs()?;
+    let reads = repo.index().pack_reads()?;
+    Ok(InfoReport {
+        id: repo.id(),
+        location: repo.storage().describe(),
+        format_version: config.format_version,
+        created: config.created(),
+        chunk_min: config.chunk_min.into(),
+        chunk_average: config.chunk_average.into(),
+        chunk_max: config.chunk_max.into(),
+        pack_bytes: config.pack_bytes.into(),
+        encrypted: config.encryption != 0,
+        parity: config.parity != 0,
+        exclusive_create: config.exclusive_create,
+        cache_path: repo.index().path().to_owned(),
+        snapshots: repo.snapshots().len() as u64,
+        packs: packs.len() as u64,
+        last_verified: repo.index().last_run("verify", "sound")?.map(|seconds| FileTime { seconds, nanoseconds: 0 }),
+        packs_never_read: packs.iter().filter(|p| !reads.contains_key(&p.id)).count() as u64,
+    })
+}

@@ -28,25 +28,23 @@ impl Repo {
                 Err(error) => failure = Some(error),
             }
         }
-        Err(match failure {
-            // A repository that cannot be reached is not damaged.
-            Some(error) if matches!(error.kind(), Kind::Unreachable | Kind::Denied) => error,
-            Some(error) => error.with_kind(Kind::Damaged).while_doing(format!("chunk {}", id.short())),
-            None => Error::damaged(format!("chunk {} is in no pack of the repository", id.short())),
-        })
+        Err(unreadable(id, failure))
     }
 
     fn read_chunk_at(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
+        let content = self.read_frame(home)?;
+        let chunk = verified_slice(&content, id, home)?;
+        Ok(if chunk.len() == content.len() { content } else { chunk.to_vec() })
+    }
+
+    /// The content of the whole frame that `home` lies in, not compared with any id yet.
+    pub fn read_frame(&self, home: &Home) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
         let range = ByteRange::new(home.frame_offset, u64::from(home.frame_stored))?;
         self.storage().read_range(&names::pack(home.pack)?, range, &mut frame)?;
         let mut content = Vec::with_capacity(usize::try_from(home.frame_raw).unwrap_or(0));
         self.with_decoder(|decoder| decoder.decode(&frame, &mut content))?;
-        let chunk = slice_of(&content, home)?;
-        if ChunkId::of(chunk) != id {
-            return Err(Error::damaged(format!("pack {} holds other bytes than it should", home.pack)));
-        }
-        Ok(if chunk.len() == content.len() { content } else { chunk.to_vec() })
+        Ok(content)
     }
 
     /// Reads and decodes the entries of `tree`, in order. `fetch` is [`Repo::read_chunk`], see [`fetcher`].
@@ -58,6 +56,25 @@ impl Repo {
     pub fn content_chunks<'a>(&self, fetch: &'a super::tree::FetchChunk<'a>, content: StreamRef) -> Children<'a> {
         Children::new(fetch, content)
     }
+}
+
+/// The error of a chunk none of whose homes could be read; `failure` is that of the last one.
+pub(super) fn unreadable(id: ChunkId, failure: Option<Error>) -> Error {
+    match failure {
+        // A repository that cannot be reached is not damaged.
+        Some(error) if matches!(error.kind(), Kind::Unreachable | Kind::Denied) => error,
+        Some(error) => error.with_kind(Kind::Damaged).while_doing(format!("chunk {}", id.short())),
+        None => Error::damaged(format!("chunk {} is in no pack of the repository", id.short())),
+    }
+}
+
+/// The part of a decoded frame that a home says is the chunk, compared with the chunk's id.
+pub fn verified_slice<'a>(content: &'a [u8], id: ChunkId, home: &Home) -> Result<&'a [u8]> {
+    let chunk = slice_of(content, home)?;
+    if ChunkId::of(chunk) != id {
+        return Err(Error::damaged(format!("pack {} holds other bytes than it should", home.pack)));
+    }
+    Ok(chunk)
 }
 
 /// The part of a decoded frame that a home says is the chunk.

@@ -7,6 +7,11 @@
 //! A pack is *listed* when some index object lists it. Packs of a run that was killed are known here but not listed;
 //! whoever relies on one lists it in an index object of its own.
 
+pub mod survey;
+mod totals;
+
+pub use totals::CodecTotals;
+
 use super::pack::{PackKind, PackSummary};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, HistoryId, IndexId, PackId, RepositoryId, SnapshotId};
@@ -17,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Raised with every change of the tables: a database of another version is made anew.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE packs(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -27,6 +32,7 @@ CREATE TABLE index_objects(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE chunks(id BLOB NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT NULL, stored INTEGER NOT NULL,
                     raw INTEGER NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL, codec INTEGER NOT NULL,
                     PRIMARY KEY(id, pack, frame, at)) WITHOUT ROWID;
+CREATE TABLE bases(chunk BLOB NOT NULL, base BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY(chunk, base, pack)) WITHOUT ROWID;
 CREATE TABLE snapshots(id BLOB PRIMARY KEY, object BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE history(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE pack_reads(pack BLOB PRIMARY KEY, seconds INTEGER NOT NULL) WITHOUT ROWID;
@@ -177,6 +183,7 @@ impl Index {
                 if !is_new {
                     continue;
                 }
+                survey::add_bases(tx, number, frames)?;
                 let mut rows: Vec<_> = frames.iter().flat_map(|f| with_positions(f).map(move |c| (c, f))).collect();
                 // In key order, neighbouring rows go to neighbouring pages.
                 rows.sort_unstable_by_key(|((id, _, _), _)| *id);
@@ -236,6 +243,7 @@ impl Index {
             if any {
                 tx.execute_batch(
                     "DELETE FROM chunks WHERE pack IN (SELECT pack FROM gone);
+                     DELETE FROM bases WHERE pack IN (SELECT pack FROM gone);
                      DELETE FROM listings WHERE pack IN (SELECT pack FROM gone);
                      DELETE FROM packs WHERE no IN (SELECT pack FROM gone);",
                 )?;

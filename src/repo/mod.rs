@@ -7,15 +7,20 @@ pub mod chunks;
 pub mod config;
 pub mod document;
 pub mod entry;
+pub mod frame_cache;
 pub mod index;
 pub mod index_object;
 pub mod names;
 pub mod pack;
 pub mod pack_table;
+pub mod paths;
+pub mod reach;
 pub mod records;
 pub mod snapshots;
 pub mod stream;
 mod sync;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub mod transaction;
 pub mod tree;
 

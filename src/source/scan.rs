@@ -100,7 +100,7 @@ pub enum Scanned {
 
 /// Walks `roots` one after the other, each a directory or a single file. Relative roots begin at the current
 /// directory of this moment. A root that does not exist is a [`Scanned::Problem`] with
-/// [`Kind::Missing`](crate::error::Kind::Missing).
+/// [`Kind::Missing`].
 pub fn scan(roots: &[PathBuf], options: ScanOptions) -> Scan {
     // Without a current directory a relative root stays as it is, and fails where it is used.
     let roots = roots.iter().map(|root| std::path::absolute(root).unwrap_or_else(|_| root.clone())).collect();
@@ -482,6 +482,24 @@ mod tests {
             let inside = [path.as_slice(), b"/"].concat();
             assert!(!kept.iter().any(|(other, _)| other.starts_with(&inside)), "{}", path.escape_ascii());
         }
+    }
+
+    #[test]
+    fn leaving_out_a_mount_point_keeps_what_stands_beside_it() {
+        // Pseudo-terminals are a file system of their own on every Linux; elsewhere nothing is left to test.
+        let excludes = Excludes::new(&["/pts".to_owned()], &[]).expect("valid");
+        let names = |options: ScanOptions| {
+            scan(&[PathBuf::from("/dev")], options)
+                .filter_map(|scanned| match scanned {
+                    Scanned::Entry(found) if !found.path.contains(&b'/') => Some(found.path),
+                    _ => None,
+                })
+                .filter(|path| path != b"pts")
+                .collect::<Vec<_>>()
+        };
+        let all = names(ScanOptions { one_file_system: true, ..ScanOptions::default() });
+        assert_eq!(names(ScanOptions { excludes: excludes.clone(), one_file_system: true }), all);
+        assert_eq!(names(ScanOptions { excludes, one_file_system: false }), all);
     }
 
     #[test]

@@ -1,0 +1,70 @@
+//! Reading many small chunks in a row: a frame that holds several is decoded once and not once for each.
+//!
+//! Chunks come verified, as from [`Repo::read_chunk`]. Only frames that several chunks share are kept.
+
+use super::Repo;
+use super::chunks::{unreadable, verified_slice};
+use super::index::Home;
+use crate::error::Result;
+use crate::ids::{ChunkId, PackId};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many decoded frames are kept: metadata is read in the order in which it was written.
+const FRAMES_MAX: usize = 8;
+
+/// A few decoded frames, the one used last at the end.
+pub struct FrameCache<'r> {
+    repo: &'r Repo,
+    frames: Mutex<VecDeque<Kept>>,
+}
+
+type Kept = ((PackId, u64), Arc<Vec<u8>>);
+
+impl<'r> FrameCache<'r> {
+    /// An empty cache for chunks of `repo`.
+    pub fn new(repo: &'r Repo) -> FrameCache<'r> {
+        FrameCache { repo, frames: Mutex::default() }
+    }
+
+    /// The content of one chunk, verified. [`Kind::Damaged`](crate::error::Kind::Damaged) if no home of it can be read.
+    pub fn read(&self, id: ChunkId) -> Result<Vec<u8>> {
+        let homes = self.repo.locate(&[id])?.pop().unwrap_or_default();
+        let mut failure = None;
+        for home in &homes {
+            match self.read_at(id, home) {
+                Ok(content) => return Ok(content),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(unreadable(id, failure))
+    }
+
+    fn read_at(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
+        let key = (home.pack, home.frame_offset);
+        if let Some(content) = self.kept(key) {
+            return Ok(verified_slice(&content, id, home)?.to_vec());
+        }
+        let content = self.repo.read_frame(home)?;
+        let chunk = verified_slice(&content, id, home)?;
+        if chunk.len() == content.len() {
+            return Ok(content);
+        }
+        let chunk = chunk.to_vec();
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if frames.len() == FRAMES_MAX {
+            frames.pop_front();
+        }
+        frames.push_back((key, Arc::new(content)));
+        Ok(chunk)
+    }
+
+    fn kept(&self, key: (PackId, u64)) -> Option<Arc<Vec<u8>>> {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = frames.iter().position(|(known, _)| *known == key)?;
+        let found = frames.remove(at)?;
+        let content = Arc::clone(&found.1);
+        frames.push_back(found);
+        Some(content)
+    }
+}

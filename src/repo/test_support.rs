@@ -1,0 +1,233 @@
+//! Small repositories for tests, made through the same transaction, packs and trees as real ones, on simulated storage.
+
+use super::config::{self, Config, Parameters};
+use super::entry::Entry;
+use super::pack::{PackKind, PackWriter};
+use super::pack_table::FrameRecord;
+use super::records::WriterRecord;
+use super::snapshots::{Snapshot, Totals};
+use super::stream::{Child, NodeBuilder, StreamRef};
+use super::transaction::{Claim, Transaction};
+use super::tree::TreeBuilder;
+use super::{Cache, Repo};
+use crate::codec::{Compression, Encoder};
+use crate::events::Silent;
+use crate::ids::{ChunkId, RepositoryId, SnapshotId};
+use crate::metadata::{FileKind, FileTime, Metadata};
+use crate::storage::simulated::SimulatedStorage;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Files are cut into chunks of this many bytes here.
+pub(crate) const CHUNK_BYTES: usize = 4096;
+/// A frame is ended at this many bytes of content, a pack at this many bytes of frames.
+const FRAME_BYTES: usize = 10_000;
+const PACK_BYTES: u64 = 60_000;
+
+/// What stands at a path.
+#[derive(Debug, Clone)]
+pub(crate) enum Node {
+    Directory,
+    File(Vec<u8>),
+    /// Zero bytes that are stored as a hole, between two runs of content.
+    Sparse(Vec<u8>, u64, Vec<u8>),
+    Link(&'static str),
+}
+
+/// An empty repository.
+pub(crate) fn storage() -> SimulatedStorage {
+    let storage = SimulatedStorage::new();
+    let parameters = Parameters {
+        chunk_sizes: (1024, 4096, 16384),
+        chunker_key: [7; 32],
+        pack_bytes: 1 << 16,
+        exclusive_create: true,
+    };
+    let config = Config::new(RepositoryId::from_bytes([5; 16]), time(0), &parameters).expect("sound parameters");
+    config::create(&storage, &config).expect("an empty storage");
+    storage
+}
+
+/// Opens it with an index of its own.
+pub(crate) fn open(storage: &SimulatedStorage) -> Repo {
+    Repo::open_storage(Arc::new(storage.clone()), &Cache::Memory, &Silent).expect("a sound repository")
+}
+
+pub(crate) fn time(seconds: i64) -> FileTime {
+    FileTime { seconds, nanoseconds: 0 }
+}
+
+pub(crate) fn writer() -> WriterRecord {
+    WriterRecord { host: "here".to_owned(), process: 1, started: 0, boot: "boot".to_owned() }
+}
+
+/// Bytes that look random and follow from the seed.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut out = vec![0; bytes];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+/// Everything below one root `/data`, the root itself added in front.
+pub(crate) fn save(repo: &Repo, seconds: i64, nodes: &[(&str, Node)]) -> Snapshot {
+    save_roots(repo, seconds, &[("/data", nodes)])
+}
+
+pub(crate) fn save_roots(repo: &Repo, seconds: i64, roots: &[(&str, &[(&str, Node)])]) -> Snapshot {
+    let transaction = Transaction::begin(repo, &writer()).expect("begins");
+    let snapshot = write(&transaction, seconds, roots);
+    let saved = transaction.commit(snapshot).expect("commits");
+    repo.refresh(&Silent).expect("refreshes");
+    saved
+}
+
+/// Stores everything but the snapshot itself.
+pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str, &[(&str, Node)])]) -> Snapshot {
+    let mut data = Packer::new(transaction, PackKind::Data);
+    let mut trees = Packer::new(transaction, PackKind::Tree);
+    let mut builder = TreeBuilder::default();
+    let mut totals = Totals::default();
+    for (root, (_, nodes)) in (0u32..).zip(roots) {
+        let mut sorted: BTreeMap<Vec<u8>, Node> = nodes.iter().map(|(p, n)| (order_key(p), n.clone())).collect();
+        if !nodes.iter().any(|(path, _)| path.is_empty()) {
+            sorted.insert(Vec::new(), Node::Directory);
+        }
+        for (key, node) in sorted {
+            let path = key.iter().map(|&b| if b == 1 { b'/' } else { b }).collect();
+            let entry = entry(root, path, &node, &mut data, &mut trees);
+            totals.files += u64::from(entry.is_file());
+            totals.directories += u64::from(entry.is_directory());
+            totals.bytes += entry.metadata.size;
+            builder.push(&entry, &mut |chunk| Ok(trees.store(chunk))).expect("in order");
+        }
+    }
+    let tree = builder.finish(&mut |chunk| Ok(trees.store(chunk))).expect("fits");
+    data.finish();
+    trees.finish();
+    Snapshot {
+        id: transaction.id(),
+        started: time(seconds),
+        finished: time(seconds + 1),
+        host: "here".to_owned(),
+        source: None,
+        roots: roots.iter().map(|(root, _)| root.as_bytes().to_vec()).collect(),
+        tags: BTreeSet::new(),
+        meta: BTreeMap::new(),
+        tree,
+        parent: None::<SnapshotId>,
+        totals,
+        problems: 0,
+        program: "ckpt test".to_owned(),
+    }
+}
+
+/// Sorts as entries do.
+fn order_key(path: &str) -> Vec<u8> {
+    path.bytes().map(|b| if b == b'/' { 1 } else { b }).collect()
+}
+
+fn entry(root: u32, path: Vec<u8>, node: &Node, data: &mut Packer<'_>, trees: &mut Packer<'_>) -> Entry {
+    let (kind, mode, content) = match node {
+        Node::Directory => (FileKind::Directory, 0o755, None),
+        Node::Link(target) => (FileKind::Symlink { target: target.as_bytes().to_vec() }, 0o777, None),
+        Node::File(bytes) => (FileKind::Regular, 0o644, stream(&[(bytes, 0)], data, trees)),
+        Node::Sparse(front, hole, back) => {
+            (FileKind::Regular, 0o644, stream(&[(front, *hole), (back, 0)], data, trees))
+        }
+    };
+    Entry {
+        root,
+        path,
+        metadata: Metadata {
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            size: content.map_or(0, |c| c.bytes),
+            mtime: time(1000),
+            ctime: time(1000),
+            inode: 1,
+            link_group: None,
+            xattrs: Vec::new(),
+        },
+        content,
+        changed_while_read: false,
+    }
+}
+
+fn stream(runs: &[(&Vec<u8>, u64)], data: &mut Packer<'_>, trees: &mut Packer<'_>) -> Option<StreamRef> {
+    let mut nodes = NodeBuilder::default();
+    for (bytes, hole) in runs {
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            let child = Child { id: data.store(chunk.to_vec()), bytes: chunk.len() as u64 };
+            nodes.push(child, &mut |node| Ok(trees.store(node))).expect("fits");
+        }
+        if *hole > 0 {
+            let child = Child { id: ChunkId::HOLE, bytes: *hole };
+            nodes.push(child, &mut |node| Ok(trees.store(node))).expect("fits");
+        }
+    }
+    nodes.finish(&mut |node| Ok(trees.store(node))).expect("fits")
+}
+
+struct Packer<'t> {
+    transaction: &'t Transaction<'t>,
+    kind: PackKind,
+    encoder: Encoder,
+    pending: Vec<(ChunkId, Vec<u8>)>,
+    pack: Option<PackWriter>,
+}
+
+impl<'t> Packer<'t> {
+    fn new(transaction: &'t Transaction<'t>, kind: PackKind) -> Self {
+        let encoder = Encoder::new(Compression::Auto).expect("an encoder");
+        Packer { transaction, kind, encoder, pending: Vec::new(), pack: None }
+    }
+
+    fn store(&mut self, chunk: Vec<u8>) -> ChunkId {
+        let id = ChunkId::of(&chunk);
+        if self.transaction.claim(&[id]).expect("claims") == [Claim::New] {
+            self.pending.push((id, chunk));
+            if self.pending.iter().map(|(_, c)| c.len()).sum::<usize>() >= FRAME_BYTES {
+                self.end_frame();
+            }
+        }
+        id
+    }
+
+    fn end_frame(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        let raw: Vec<u8> = pending.iter().flat_map(|(_, chunk)| chunk.iter().copied()).collect();
+        if raw.is_empty() {
+            return;
+        }
+        let mut frame = Vec::new();
+        let codec = self.encoder.encode(&raw, &mut frame).expect("encodes");
+        let record = FrameRecord {
+            offset: 0,
+            stored_bytes: frame.len() as u32,
+            raw_bytes: raw.len() as u32,
+            codec: codec.code(),
+            bases: vec![],
+            chunks: pending.iter().map(|(id, chunk)| (*id, chunk.len() as u32)).collect(),
+        };
+        let transaction = self.transaction;
+        let kind = self.kind;
+        let pack = self.pack.get_or_insert_with(|| transaction.create_pack(kind).expect("a pack"));
+        pack.append(&frame, &[record]).expect("appends");
+        if pack.bytes() >= PACK_BYTES {
+            self.end_pack();
+        }
+    }
+
+    fn end_pack(&mut self) {
+        if let Some(pack) = self.pack.take() {
+            self.transaction.finish_pack(pack).expect("durable");
+        }
+    }
+
+    fn finish(mut self) {
+        self.end_frame();
+        self.end_pack();
+    }
+}
