@@ -54,18 +54,22 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     };
     let options = FindOptions { patterns: arguments.patterns.clone(), ignore_case: arguments.ignore_case };
     let output = &context.output;
-    if output.manners.json {
+    let report = if output.manners.json {
         let snapshots_searched = u64::try_from(snapshots.len()).unwrap_or(u64::MAX);
         let head = FindHead { patterns: arguments.patterns.clone(), snapshots_searched };
         let mut stream = DocumentStream::begin(output, "find", &head, "matches")?;
         let report = find(&repo, &snapshots, &options, &mut |snapshot, entry| {
             stream.item(&FindMatch { snapshot: snapshot.id.to_hex(), entry: EntryItem::new(snapshot, entry) })
         })?;
-        stream.end(&FindTail { matches_total: report.matches })?;
+        stream.end(&FindTail { matches_total: report.matches, damaged: report.damaged })?;
+        report
     } else {
         find(&repo, &snapshots, &options, &mut |snapshot, entry| {
             output.line(&format!("{}  {}", snapshot.id.short(), ls::line(context, snapshot, entry, true)))
-        })?;
+        })?
+    };
+    if report.damaged > 0 {
+        return Ok(Ending::Damage("parts of lists of files cannot be read because they are damaged".to_owned()));
     }
     Ok(Ending::Done)
 }

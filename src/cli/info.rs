@@ -33,8 +33,10 @@ pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
             pack_bytes: report.pack_bytes,
             encrypted: report.encrypted,
             parity: report.parity,
+            exclusive_create: report.exclusive_create,
             cache_path: report.cache_path.to_string_lossy().into_owned(),
             snapshots: report.snapshots,
+            packs: report.packs,
             last_verified: report.last_verified.and_then(time_text),
             packs_never_read: report.packs_never_read,
         };
@@ -56,9 +58,10 @@ pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
     row("packs", size(report.pack_bytes));
     row("encrypted", yes_or_no(report.encrypted));
     row("parity", yes_or_no(report.parity));
+    row("exclusive names", yes_or_no(report.exclusive_create));
     row("index here", render::path(report.cache_path.as_os_str().as_bytes()));
     row("data last verified", verified);
-    row("packs never verified", report.packs_never_read.to_string());
+    row("packs never verified", format!("{} of {}", report.packs_never_read, report.packs));
     table.lines().iter().skip(1).try_for_each(|line| context.output.line(line))?;
     Ok(Ending::Done)
 }

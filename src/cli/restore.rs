@@ -62,7 +62,7 @@ pub struct Arguments {
     #[arg(long, short, value_name = "PATTERN", help_heading = "What to restore, and where to")]
     exclude: Vec<String>,
 
-    /// Whether files that exist are written: never, only if they differ, or in any case
+    /// What to do with files that exist: leave them, write them if size or time differ, or compare the content of every one
     #[arg(long, value_name = "WHEN", default_value = "if-changed", help_heading = "How to restore")]
     overwrite: OverwriteArgument,
 
@@ -75,7 +75,7 @@ pub struct Arguments {
     dry_run: bool,
 }
 
-/// Whether files that exist are written: never, if they differ from the snapshot's, or whatever they hold.
+/// What to do with files that exist: leave them, write them if size or time differ, compare the content of every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OverwriteArgument {
     Never,

@@ -208,6 +208,8 @@ pub struct FindHead {
 pub struct FindTail {
     /// How many matches there are.
     pub matches_total: u64,
+    /// How many parts of lists of files could not be read because they are damaged.
+    pub damaged: u64,
 }
 
 /// An entry that matches.
@@ -290,10 +292,14 @@ pub struct InfoDocument {
     pub encrypted: bool,
     /// Whether packs carry parity.
     pub parity: bool,
+    /// Whether the storage creates names exclusively, which safe pruning beside backups needs.
+    pub exclusive_create: bool,
     /// Where this host keeps its index.
     pub cache_path: String,
     /// Live snapshots.
     pub snapshots: u64,
+    /// Packs.
+    pub packs: u64,
     /// When data were last read and verified.
     pub last_verified: Option<String>,
     /// Packs whose data were never read and verified.
