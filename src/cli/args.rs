@@ -64,7 +64,7 @@ pub struct Global {
 
     /// The folder of this host's index; on a local disk [default: the user's cache folder]
     #[arg(long, global = true, env = "CKPT_CACHE_DIR", hide_env_values = true, value_name = "DIR")]
-    pub cache_dir: Option<PathBuf>,
+    pub cache_dir: Option<OsString>,
 
     /// Write results as JSON (`ckpt schema` describes it)
     #[arg(long, global = true)]

@@ -9,6 +9,7 @@ use ckpt::metadata::FileTime;
 use ckpt::ops::Resources;
 use ckpt::repo::{Cache, Repo};
 use jiff::Zoned;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,7 +64,7 @@ impl Context {
 
     /// Where this host keeps its index.
     pub fn cache(&self) -> Result<Cache> {
-        let asked = self.global.cache_dir.as_deref().filter(|folder| !folder.as_os_str().is_empty());
+        let asked = self.global.cache_dir.as_deref().filter(|folder| !folder.is_empty()).map(Path::new);
         let chosen = cache::choose(asked, std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?;
         if let Some(warning) = chosen.warning {
             self.output.warning(&warning);

@@ -152,7 +152,8 @@ impl Output {
         } else if self.manners.log_json {
             self.talk_document(document());
         } else {
-            let text = format!("{}: {}", render::path(path), render::prose(&error.to_string()));
+            let (path, error) = (render::path(path), render::prose(&error.to_string()));
+            let text = if error.contains(&path) { error } else { format!("{path}: {error}") };
             self.talk_text(&format!("{}: {text}", self.coloured("33", "problem")));
         }
     }

@@ -196,6 +196,15 @@ fn init_is_silent_and_refuses_what_exists() {
 }
 
 #[test]
+fn an_empty_variable_is_as_good_as_none() {
+    let world = World::with_repository();
+    let run = |name: &str, command: &[&str]| world.command(command).env(name, "").output().expect("the program starts");
+    assert_eq!(code(&run("CKPT_CACHE_DIR", &["snapshots"])), 0);
+    assert_eq!(code(&run("CKPT_HOST", &["backup", &world.data()])), 0);
+    assert_eq!(code(&run("CKPT_REPO", &["snapshots"])), 2);
+}
+
+#[test]
 fn a_selector_that_finds_nothing_is_not_found() {
     let world = World::new();
     world.succeed(&["init"]);
