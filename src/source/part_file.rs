@@ -68,6 +68,24 @@ impl TargetFile {
         Ok(target)
     }
 
+    /// As [`TargetFile::begin`], but what stands under the final name becomes the part if it is a file of ours with no
+    /// other name, so that what is right in it need not be written. Until the file is placed there is nothing under the
+    /// final name: a mixture of old and new is never seen there.
+    pub(super) fn adopt(shared: &Arc<Shared>, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
+        let place = shared.place(path)?;
+        let part = part_name(&place.name, resume_key);
+        if let Ok(status) = stat_name(&place.parent, &place.name)
+            && status.is_regular()
+            && status.links == 1
+            && status.uid == rustix::process::geteuid().as_raw()
+        {
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            // Refused when an earlier run has left a part, which then serves, or by file systems without this call.
+            let _ = rustix::fs::renameat_with(&place.parent, &place.name[..], &place.parent, &part[..], flags);
+        }
+        TargetFile::begin(shared, path, size, resume_key)
+    }
+
     /// True if an earlier run left this part: some of its content may be right already.
     pub fn resumed(&self) -> bool {
         self.resumed

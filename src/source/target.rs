@@ -160,6 +160,12 @@ impl Target {
         TargetFile::begin(&self.shared, path, size, resume_key)
     }
 
+    /// As [`Target::begin_file`], but begins with what stands at `path` if that is a file of ours with no other name. It
+    /// is gone from there until the new file is placed.
+    pub fn adopt_file(&self, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
+        TargetFile::adopt(&self.shared, path, size, resume_key)
+    }
+
     /// Makes the symbolic link, pipe or device that `metadata` describes.
     pub fn make_special(&self, path: &[u8], metadata: &Metadata, overwrite: Overwrite) -> Result<Placed> {
         self.shared.make_special(path, metadata, overwrite)
@@ -266,11 +272,12 @@ fn sync_file_system(_descriptor: std::os::fd::BorrowedFd<'_>) -> rustix::io::Res
 mod tests {
     use super::super::confined::Resolver;
     use super::super::part_file::is_part_name;
-    use super::super::scan::{Found, ScanOptions, Scanned, compare_paths, scan};
+    use super::super::scan::{Found, ScanOptions, Scanned, scan};
     use super::*;
     use crate::aligned::AlignedBuffer;
     use crate::bytes::ByteRange;
     use crate::metadata::{FileKind, FileTime};
+    use crate::paths::compare_paths;
     use proptest::prelude::*;
     use std::ffi::OsStr;
     use std::fs;
