@@ -220,6 +220,23 @@ impl Index {
         })
     }
 
+    /// The index objects that list any of these packs.
+    pub fn index_objects_listing(&self, packs: &[PackId]) -> Result<HashSet<IndexId>> {
+        let mut found = HashSet::new();
+        self.query(|db| {
+            let sql = "SELECT index_id FROM listings WHERE pack = (SELECT no FROM packs WHERE id = ?)";
+            let mut statement = db.prepare_cached(sql)?;
+            for pack in packs {
+                let mut rows = statement.query(params![pack.as_bytes()])?;
+                while let Some(row) = rows.next()? {
+                    found.extend(IndexId::from_slice(row.get_ref(0)?.as_blob()?).ok());
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Forgets index objects that are no longer there. Their packs stay known, though perhaps no longer listed.
     pub fn remove_index_objects(&self, gone: &[IndexId]) -> Result<()> {
         self.change(|tx| {

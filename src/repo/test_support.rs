@@ -97,6 +97,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
             let entry = entry(root, path, &node, &mut data, &mut trees);
             totals.files += u64::from(entry.is_file());
             totals.directories += u64::from(entry.is_directory());
+            totals.others += u64::from(!entry.is_file() && !entry.is_directory());
             totals.bytes += entry.metadata.size;
             builder.push(&entry, &mut |chunk| Ok(trees.store(chunk))).expect("in order");
         }
@@ -119,6 +120,28 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         problems: 0,
         program: "ckpt test".to_owned(),
     }
+}
+
+/// The content of every file of the snapshot by its path, all of it read and verified.
+pub(crate) fn contents(repo: &Repo, snapshot: &Snapshot) -> crate::error::Result<BTreeMap<String, Vec<u8>>> {
+    let fetch = |id| repo.read_chunk(id);
+    let mut found = BTreeMap::new();
+    for entry in repo.entries(&fetch, snapshot.tree) {
+        let entry = entry?;
+        let mut bytes = Vec::new();
+        if let Some(content) = entry.content {
+            for child in repo.content_chunks(&fetch, content) {
+                let child = child?;
+                if child.id == ChunkId::HOLE {
+                    bytes.resize(bytes.len() + child.bytes as usize, 0);
+                } else {
+                    bytes.extend(repo.read_chunk(child.id)?);
+                }
+            }
+        }
+        found.insert(String::from_utf8_lossy(&entry.path).into_owned(), bytes);
+    }
+    Ok(found)
 }
 
 /// Sorts as entries do.

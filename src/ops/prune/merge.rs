@@ -1,0 +1,65 @@
+//! Merging index objects: one in place of many, without the packs that are gone.
+
+use super::plan::random_index_id;
+use crate::error::Result;
+use crate::ids::{IndexId, PackId, SnapshotId};
+use crate::repo::index_object::{self, IndexWriter};
+use crate::repo::records::Condemned;
+use crate::repo::{Repo, names};
+use std::collections::HashSet;
+
+/// Index objects below this many bytes are merged when there are several.
+const SMALL_BYTES: u64 = 4 << 20;
+
+/// The index objects worth merging: those that list a pack of `victims`, and small ones if that makes fewer of them.
+/// To be asked before the victims are gone.
+pub(super) fn candidates(repo: &Repo, victims: &[PackId]) -> Result<Vec<IndexId>> {
+    let stale = repo.index().index_objects_listing(victims)?;
+    let listed = repo.storage().list(names::INDEX)?;
+    let all: Vec<(IndexId, u64)> = listed.iter().filter_map(|l| Some((names::index_id(&l.name)?, l.bytes))).collect();
+    let small = all.iter().filter(|(_, bytes)| *bytes < SMALL_BYTES).count();
+    let is_candidate = |(id, bytes): &(IndexId, u64)| stale.contains(id) || (small > 1 && *bytes < SMALL_BYTES);
+    Ok(all.into_iter().filter(is_candidate).map(|(id, _)| id).collect())
+}
+
+/// Replaces `old` by one object that lists the same packs but those of final lists; how many were replaced.
+///
+/// The new one is durable before any old one goes. One that is damaged stays: verification is to find it.
+pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
+    if old.is_empty() {
+        return Ok(0);
+    }
+    let dead = Condemned::read(repo.storage())?.ended;
+    let id = random_index_id()?;
+    let mut index: Option<IndexWriter> = None;
+    let mut merged: HashSet<PackId> = HashSet::new();
+    let mut replaced = Vec::new();
+    for &old in old {
+        let is_sound = index_object::read(repo.storage(), old, repo.id(), &mut |pack| {
+            if dead.contains(&pack.id) || !merged.insert(pack.id) {
+                return Ok(());
+            }
+            let writer = match &mut index {
+                Some(writer) => writer,
+                None => {
+                    let by = SnapshotId::from_bytes(*id.as_bytes());
+                    index.insert(IndexWriter::create(repo.storage(), repo.id(), by)?)
+                }
+            };
+            writer.append(&pack)
+        })?;
+        if is_sound {
+            replaced.push(old);
+        }
+    }
+    if let Some(index) = index {
+        index.finish(id)?;
+        repo.index().list_packs(id, &merged.into_iter().collect::<Vec<_>>())?;
+        repo.index().finish_index_object(id)?;
+    }
+    for old in &replaced {
+        repo.storage().delete(&names::index(*old)?)?;
+    }
+    repo.index().remove_index_objects(&replaced)?;
+    Ok(replaced.len() as u64)
+}
