@@ -103,7 +103,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     show(context, arguments, &snapshots, &report)?;
     match (arguments.prune, arguments.dry_run) {
         (false, _) => Ok(Ending::Done),
-        (true, false) => prune::execute(context, &repo, arguments.max_unused, false),
+        (true, false) => prune::execute(context, &repo, arguments.max_unused, false, false),
         (true, true) => {
             context.output.warning("a dry run forgets nothing, so what pruning would free is not known yet");
             Ok(Ending::Done)

@@ -9,6 +9,7 @@ use ckpt::bytes::ByteCount;
 use ckpt::error::Result;
 use ckpt::ops::prune::{MaxUnused, PruneOptions, PruneReport, prune};
 use ckpt::repo::Repo;
+use ckpt::repo::records::WriterRecord;
 
 /// How much unused space stays unless something else is asked for.
 pub const UNUSED_DEFAULT: &str = "5%";
@@ -29,22 +30,39 @@ pub struct Arguments {
     /// Say what would be freed, and change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
+
+    /// End backups of other hosts that seem to be running: only when you know that none is
+    #[arg(long)]
+    assume_alone: bool,
 }
 
 /// Prunes the repository.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let repo = context.open()?;
-    execute(context, &repo, arguments.max_unused, arguments.dry_run)
+    execute(context, &repo, arguments.max_unused, arguments.dry_run, arguments.assume_alone)
 }
 
 /// Prunes `repo` and shows the result.
-pub fn execute(context: &Context, repo: &Repo, max_unused: UnusedArgument, dry_run: bool) -> Result<Ending> {
+pub fn execute(
+    context: &Context,
+    repo: &Repo,
+    max_unused: UnusedArgument,
+    dry_run: bool,
+    assume_alone: bool,
+) -> Result<Ending> {
     let max_unused = match max_unused {
         UnusedArgument::Percent(percent) => MaxUnused::Percent(percent),
         UnusedArgument::Bytes(bytes) => MaxUnused::Bytes(bytes),
         UnusedArgument::Unlimited => MaxUnused::Unlimited,
     };
-    let options = PruneOptions { dry_run, max_unused, resources: context.resources(), now: context.started() };
+    let options = PruneOptions {
+        dry_run,
+        max_unused,
+        resources: context.resources(),
+        now: context.started(),
+        writer: WriterRecord::of_this_process(context.started()),
+        assume_alone,
+    };
     let report = prune(repo, &options, &context.reporter)?;
     context.reporter.end_phase();
     let output = &context.output;
