@@ -56,6 +56,11 @@ pub trait Observer: Send + Sync {
     /// True once the user has asked the run to end; long work checks it often and returns
     /// [`Kind::Interrupted`](crate::error::Kind::Interrupted).
     fn is_interrupted(&self) -> bool;
+
+    /// True if someone looks at the progress, so that finding out totals beforehand is worth its cost.
+    fn wants_totals(&self) -> bool {
+        false
+    }
 }
 
 /// An observer that ignores everything.

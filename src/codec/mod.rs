@@ -9,6 +9,8 @@
 //!
 //! `docs/FORMAT.md` describes the bytes.
 
+mod decoder;
+mod encoder;
 mod entropy;
 mod frame;
 mod planes;
@@ -16,4 +18,6 @@ mod sample;
 #[cfg(test)]
 mod synthetic;
 
-pub use frame::{Codec, Compression, Decoder, Encoder, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, FrameHeader};
+pub use decoder::Decoder;
+pub use encoder::{Compression, Encoder};
+pub use frame::{Codec, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, FrameHeader};

@@ -6,8 +6,6 @@
 //!
 //! Both directions are exact for any bytes. Nothing is coded here, and no layout is chosen.
 
-use std::ops::{BitOr, BitOrAssign};
-
 /// The most planes a layout can have: the widest word in bytes.
 pub(super) const PLANES_MAX: usize = 8;
 
@@ -67,18 +65,44 @@ impl PlaneLayout {
 
 /// Takes the whole words of `body` apart: plane `k`, the bytes of weight `256^k`, becomes
 /// `planes[k * words..(k + 1) * words]`. `body` is a multiple of the word's width, `planes` at least as long.
+///
+/// Rotates, then halves into even and odd bytes once for each doubling of the width: passes over a piece in the
+/// innermost cache, each of which the compiler turns into shuffles, where picking every eighth byte would be scalar.
 pub(super) fn split(layout: PlaneLayout, body: &[u8], planes: &mut [u8]) {
-    let planes = &mut planes[..body.len()];
-    match (layout.width(), layout.rotation()) {
-        (1, _) => planes.copy_from_slice(body),
-        // The usual rotations are constants to the compiler: shifts by a constant vectorise best.
-        (2, 0) => split_words::<u16, 2>(body, 0, planes),
-        (2, 1) => split_words::<u16, 2>(body, 1, planes),
-        (2, bits) => split_words::<u16, 2>(body, bits, planes),
-        (4, 0) => split_words::<u32, 4>(body, 0, planes),
-        (4, 1) => split_words::<u32, 4>(body, 1, planes),
-        (4, bits) => split_words::<u32, 4>(body, bits, planes),
-        (_, bits) => split_words::<u64, 8>(body, bits, planes),
+    let width = layout.width();
+    if width == 1 || body.is_empty() {
+        planes[..body.len()].copy_from_slice(body);
+        return;
+    }
+    let words = body.len() / width;
+    let mut parts = planes.chunks_exact_mut(words);
+    let mut parts: [&mut [u8]; PLANES_MAX] = std::array::from_fn(|_| parts.next().unwrap_or_default());
+    let (mut piece, mut spare) = ([0u8; PIECE_BYTES], [0u8; PIECE_BYTES]);
+    let mut done = 0;
+    for raw in body.chunks(PIECE_BYTES) {
+        let (mut from, mut to) = (&mut piece[..raw.len()], &mut spare[..raw.len()]);
+        from.copy_from_slice(raw);
+        rotate_left(width, layout.rotation(), from);
+        // Stream k of `streams` holds the bytes of weight k modulo `streams`; the last halving writes the planes.
+        let mut streams = 1;
+        while 2 * streams < width {
+            let len = raw.len() / streams;
+            let (low, high) = to.split_at_mut(raw.len() / 2);
+            for k in 0..streams {
+                let half = k * len / 2..(k + 1) * len / 2;
+                deinterleave(&from[k * len..(k + 1) * len], &mut low[half.clone()], &mut high[half]);
+            }
+            std::mem::swap(&mut from, &mut to);
+            streams *= 2;
+        }
+        let len = raw.len() / streams;
+        let place = done..done + len / 2;
+        let (low, high) = parts.split_at_mut(streams);
+        for k in 0..streams {
+            let stream = &from[k * len..(k + 1) * len];
+            deinterleave(stream, &mut low[k][place.clone()], &mut high[k][place.clone()]);
+        }
+        done = place.end;
     }
 }
 
@@ -90,131 +114,126 @@ pub(super) fn merge(
     words: usize,
     sink: &mut impl FnMut(&[u8]) -> bool,
 ) -> bool {
-    match (layout.width(), layout.rotation()) {
-        (1, _) => sink(&planes[0][..words]),
-        (2, 0) => merge_words::<u16, 2>(planes, words, 0, sink),
-        (2, 1) => merge_words::<u16, 2>(planes, words, 1, sink),
-        (2, bits) => merge_words::<u16, 2>(planes, words, bits, sink),
-        (4, 0) => merge_words::<u32, 4>(planes, words, 0, sink),
-        (4, 1) => merge_words::<u32, 4>(planes, words, 1, sink),
-        (4, bits) => merge_words::<u32, 4>(planes, words, bits, sink),
-        (_, bits) => merge_words::<u64, 8>(planes, words, bits, sink),
+    let width = layout.width();
+    if width == 1 {
+        return sink(&planes[0][..words]);
     }
-}
-
-/// Words handled at once: enough for the widest registers, few enough to stay in them.
-const BLOCK_WORDS: usize = 32;
-
-/// Bytes put together before they are handed on: small enough for the innermost cache.
-const PIECE_BYTES: usize = 8 << 10;
-
-#[inline(always)]
-fn split_words<W: Word<N>, const N: usize>(body: &[u8], rotation: u32, planes: &mut [u8]) {
-    let (elements, _) = body.as_chunks::<N>();
-    let count = elements.len();
-    let (blocks, rest) = elements.as_chunks::<BLOCK_WORDS>();
-    for (block, elements) in blocks.iter().enumerate() {
-        let words = elements.map(|bytes| W::from_le(bytes).rotated_left(rotation));
-        for k in 0..N {
-            let start = k * count + block * BLOCK_WORDS;
-            for (byte, word) in planes[start..start + BLOCK_WORDS].iter_mut().zip(words) {
-                *byte = word.byte(k);
+    let (mut piece, mut spare) = ([0u8; PIECE_BYTES], [0u8; PIECE_BYTES]);
+    for start in (0..words).step_by(PIECE_BYTES / width) {
+        let now = (words - start).min(PIECE_BYTES / width);
+        let (mut from, mut to) = (&mut spare[..now * width], &mut piece[..now * width]);
+        // The halvings of `split`, backwards: streams k and k + streams / 2 become stream k of half as many.
+        let mut streams = width / 2;
+        for (k, stream) in to.chunks_exact_mut(2 * now).enumerate() {
+            interleave(&planes[k][start..start + now], &planes[k + streams][start..start + now], stream);
+        }
+        while streams > 1 {
+            std::mem::swap(&mut from, &mut to);
+            let (low, high) = from.split_at(now * width / 2);
+            let len = now * width / streams;
+            let (lows, highs) = (low.chunks_exact(len), high.chunks_exact(len));
+            for ((low, high), stream) in lows.zip(highs).zip(to.chunks_exact_mut(2 * len)) {
+                interleave(low, high, stream);
             }
+            streams /= 2;
         }
-    }
-    let done = blocks.len() * BLOCK_WORDS;
-    for (index, &bytes) in rest.iter().enumerate() {
-        let word = W::from_le(bytes).rotated_left(rotation);
-        for k in 0..N {
-            planes[k * count + done + index] = word.byte(k);
-        }
-    }
-}
-
-#[inline(always)]
-fn merge_words<W: Word<N>, const N: usize>(
-    planes: &[&[u8]; PLANES_MAX],
-    count: usize,
-    rotation: u32,
-    sink: &mut impl FnMut(&[u8]) -> bool,
-) -> bool {
-    let mut piece = [0u8; PIECE_BYTES];
-    let mut done = 0;
-    while done < count {
-        let now = (count - done).min(PIECE_BYTES / N);
-        let (elements, _) = piece[..now * N].as_chunks_mut::<N>();
-        let (blocks, rest) = elements.as_chunks_mut::<BLOCK_WORDS>();
-        let mut at = done;
-        for elements in blocks {
-            let mut words = [W::from_byte(0, 0); BLOCK_WORDS];
-            for k in 0..N {
-                for (word, &byte) in words.iter_mut().zip(&planes[k][at..at + BLOCK_WORDS]) {
-                    *word |= W::from_byte(byte, k);
-                }
-            }
-            for (element, word) in elements.iter_mut().zip(words) {
-                *element = word.rotated_right(rotation).to_le();
-            }
-            at += BLOCK_WORDS;
-        }
-        for element in rest {
-            let word = (0..N).fold(W::from_byte(0, 0), |word, k| word | W::from_byte(planes[k][at], k));
-            *element = word.rotated_right(rotation).to_le();
-            at += 1;
-        }
-        if !sink(&piece[..now * N]) {
+        rotate_right(width, layout.rotation(), to);
+        if !sink(to) {
             return false;
         }
-        done += now;
     }
     true
 }
 
-/// A word of `N` bytes.
-trait Word<const N: usize>: Copy + BitOr<Output = Self> + BitOrAssign {
-    fn from_le(bytes: [u8; N]) -> Self;
-    fn to_le(self) -> [u8; N];
-    fn rotated_left(self, bits: u32) -> Self;
-    fn rotated_right(self, bits: u32) -> Self;
-    /// The byte of weight `256^k`.
-    fn byte(self, k: usize) -> u8;
-    /// `byte` at weight `256^k`.
-    fn from_byte(byte: u8, k: usize) -> Self;
+/// Bytes taken apart or put together at once: small enough for the innermost cache, twice.
+const PIECE_BYTES: usize = 8 << 10;
+
+/// Bytes of each half that the compiler sees at once: what one shuffle of the narrowest registers yields.
+const LANES: usize = 16;
+
+// The loops below are functions of their own, never inlined: only as arguments does the compiler know that the slices
+// do not overlap, and vectorises.
+
+/// The even bytes of `from` into `low`, the odd ones into `high`; each holds half as many.
+#[inline(never)]
+fn deinterleave(from: &[u8], low: &mut [u8], high: &mut [u8]) {
+    let (pairs, _) = from.as_chunks::<2>();
+    let (blocks, pairs) = pairs.as_chunks::<LANES>();
+    let (lows, low) = low.as_chunks_mut::<LANES>();
+    let (highs, high) = high.as_chunks_mut::<LANES>();
+    for ((pairs, low), high) in blocks.iter().zip(lows).zip(highs) {
+        // Words of 16 bits first: narrowing them is one instruction, picking bytes is sixteen.
+        let mut words = [0u16; LANES];
+        for (word, &pair) in words.iter_mut().zip(pairs) {
+            *word = u16::from_le_bytes(pair);
+        }
+        for (byte, word) in low.iter_mut().zip(words) {
+            *byte = word as u8;
+        }
+        for (byte, word) in high.iter_mut().zip(words) {
+            *byte = (word >> 8) as u8;
+        }
+    }
+    for ((&[even, odd], low), high) in pairs.iter().zip(low).zip(high) {
+        (*low, *high) = (even, odd);
+    }
 }
 
-macro_rules! word {
-    ($type:ty, $bytes:literal) => {
-        impl Word<$bytes> for $type {
-            #[inline(always)]
-            fn from_le(bytes: [u8; $bytes]) -> Self {
-                <$type>::from_le_bytes(bytes)
-            }
-            #[inline(always)]
-            fn to_le(self) -> [u8; $bytes] {
-                self.to_le_bytes()
-            }
-            #[inline(always)]
-            fn rotated_left(self, bits: u32) -> Self {
-                self.rotate_left(bits)
-            }
-            #[inline(always)]
-            fn rotated_right(self, bits: u32) -> Self {
-                self.rotate_right(bits)
-            }
-            #[inline(always)]
-            fn byte(self, k: usize) -> u8 {
-                (self >> (8 * k)) as u8
-            }
-            #[inline(always)]
-            fn from_byte(byte: u8, k: usize) -> Self {
-                <$type>::from(byte) << (8 * k)
-            }
-        }
-    };
+/// `low` and `high` in turn into `to`, which holds both.
+#[inline(never)]
+fn interleave(low: &[u8], high: &[u8], to: &mut [u8]) {
+    let (pairs, _) = to.as_chunks_mut::<2>();
+    for ((pair, &low), &high) in pairs.iter_mut().zip(low).zip(high) {
+        *pair = [low, high];
+    }
 }
-word!(u16, 2);
-word!(u32, 4);
-word!(u64, 8);
+
+/// Rotates every word of `width` bytes by fewer bits than it has.
+#[inline(never)]
+fn rotate_left(width: usize, bits: u32, bytes: &mut [u8]) {
+    match (width, bits) {
+        (_, 0) | (1, _) => {}
+        // The rotations that are met, there and back, as constants: shifts by a variable are many times slower.
+        (2, 1) => rotate_words_16(1, bytes),
+        (2, 15) => rotate_words_16(15, bytes),
+        (2, _) => rotate_words_16(bits, bytes),
+        (4, 1) => rotate_words_32(1, bytes),
+        (4, 31) => rotate_words_32(31, bytes),
+        (4, _) => rotate_words_32(bits, bytes),
+        (_, 1) => rotate_words_64(1, bytes),
+        (_, 4) => rotate_words_64(4, bytes),
+        (_, 60) => rotate_words_64(60, bytes),
+        (_, 63) => rotate_words_64(63, bytes),
+        _ => rotate_words_64(bits, bytes),
+    }
+}
+
+#[inline(always)]
+fn rotate_words_16(bits: u32, bytes: &mut [u8]) {
+    for word in bytes.as_chunks_mut::<2>().0 {
+        *word = u16::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
+    }
+}
+
+#[inline(always)]
+fn rotate_words_32(bits: u32, bytes: &mut [u8]) {
+    for word in bytes.as_chunks_mut::<4>().0 {
+        *word = u32::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
+    }
+}
+
+#[inline(always)]
+fn rotate_words_64(bits: u32, bytes: &mut [u8]) {
+    for word in bytes.as_chunks_mut::<8>().0 {
+        *word = u64::from_le_bytes(*word).rotate_left(bits).to_le_bytes();
+    }
+}
+
+/// The inverse of [`rotate_left`]: the rest of the way around.
+fn rotate_right(width: usize, bits: u32, bytes: &mut [u8]) {
+    let around = 8 * width as u32;
+    rotate_left(width, (around - bits) % around, bytes);
+}
 
 #[cfg(test)]
 mod tests {
@@ -245,7 +264,7 @@ mod tests {
         for layout in layouts() {
             let piece = PIECE_BYTES / layout.width();
             let around = |n: usize| [n - 1, n, n + 1];
-            let sizes = (0..4).chain(around(BLOCK_WORDS)).chain(around(2 * BLOCK_WORDS)).chain(around(piece));
+            let sizes = (0..4).chain(around(LANES)).chain(around(2 * LANES)).chain(around(piece));
             for words in sizes {
                 let body = synthetic::random(7 + words as u64, words * layout.width());
                 let mut planes = vec![0u8; body.len()];

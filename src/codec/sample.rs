@@ -14,11 +14,14 @@ const SAMPLE_BYTES: usize = 4 << 10;
 /// The sample is taken in pieces spread over the whole; a multiple of 8 so that positions stay aligned.
 const WINDOW_BYTES: usize = 512;
 
-/// Bits per byte above which a plane is kept raw: libzstd itself gives up above 7.87.
-const RAW_BITS: f32 = 7.8;
+/// Bits per byte above which a plane is kept raw: libzstd itself gives up above 7.87. Estimates from small samples
+/// scatter, and noise must not pass for something to code.
+fn raw_bits(samples: f32) -> f32 {
+    7.85 - 0.15 * 512.0 / samples.max(1.0)
+}
 
 /// Bits per byte below which a plane may consist of runs, which Huffman coding (at least one bit each) wastes.
-const RUNS_BITS: f32 = 1.1;
+const RUNS_BITS: f32 = 0.8;
 
 /// Bits per byte that a layout must reach to be worth its merge.
 const WORTH_BITS: f32 = 7.92;
@@ -36,7 +39,7 @@ pub(super) enum PlaneHint {
     Raw,
     /// Huffman coding only.
     Huffman,
-    /// The general compressor: long runs are likely.
+    /// Runs are likely, which Huffman coding wastes: by it or by matches, whichever is smaller.
     Runs,
 }
 
@@ -50,11 +53,37 @@ pub(super) struct PlanePlan {
 }
 
 impl PlanePlan {
-    /// What is compared: size, with a surcharge for each plane that takes time to code and decode.
+    /// True if every word holds a byte that looks random.
+    pub(super) fn has_noise(&self) -> bool {
+        self.hints[..self.layout.width()].contains(&PlaneHint::Raw)
+    }
+
+    /// The plan for bytes in which something repeats: matches are tried on planes too. On noisy ones, and beside them,
+    /// only if a part of the whole was seen to repeat, since the rest then hides that part.
+    fn careful(mut self, repeats: Repeats) -> Self {
+        let float = self.has_noise() || self.layout.rotation() > 0;
+        for hint in &mut self.hints[..self.layout.width()] {
+            *hint = match (repeats, *hint) {
+                (Repeats::Found, _) => PlaneHint::Runs,
+                (Repeats::Possible, PlaneHint::Huffman) if !float => PlaneHint::Runs,
+                (_, hint) => hint,
+            };
+        }
+        self
+    }
+
+    /// What is compared: size, with a surcharge for each plane that takes time to code and decode. Where there is noise
+    /// the numbers are floats, and real exponents are sharper than a sample shows; where there is none they may be
+    /// integers, and only a clear gain by rotation proves an exponent.
     fn price(&self) -> f32 {
         let width = self.layout.width();
         let coded = self.hints[..width].iter().filter(|&&hint| hint != PlaneHint::Raw).count();
-        self.bits + 0.1 * coded as f32 / width as f32
+        let doubt = match (self.layout.rotation() > 0, self.has_noise()) {
+            (true, true) | (false, false) => 0.0,
+            (false, true) => 0.02,
+            (true, false) => 0.1,
+        };
+        self.bits + doubt + 0.1 * coded as f32 / width as f32
     }
 }
 
@@ -112,16 +141,11 @@ impl Sampler {
             _ if self.repeated_share(raw) >= 1.0 / 32.0 => Repeats::Found,
             // A noisy byte in every word leaves no match of useful length. Nearly constant planes betray integers,
             // and integers have repeats though their lowest byte looks like noise.
-            Some(plan) => {
-                let hints = &plan.hints[..plan.layout.width()];
-                match hints.contains(&PlaneHint::Raw) && !hints.contains(&PlaneHint::Runs) {
-                    true => Repeats::Unlikely,
-                    false => Repeats::Possible,
-                }
-            }
-            None => Repeats::Possible,
+            Some(plan) if plan.has_noise() && !plan.hints.contains(&PlaneHint::Runs) => Repeats::Unlikely,
+            _ => Repeats::Possible,
         };
-        Verdict { planes: planes.filter(|plan| plan.bits <= WORTH_BITS), repeats }
+        let planes = planes.filter(|plan| plan.bits <= WORTH_BITS || repeats == Repeats::Found);
+        Verdict { planes: planes.map(|plan| plan.careful(repeats)), repeats }
     }
 
     /// Gathers the sample: all of `raw` if it is short, otherwise windows at equal distances, at multiples of 8.
@@ -155,39 +179,59 @@ impl Sampler {
         }
     }
 
-    /// The most promising layout without rotation and with each kind of it, cheapest by estimate.
+    /// The layouts worth measuring: of the best width, without rotation and with it.
     fn candidates(&self) -> [Option<PlaneLayout>; 3] {
-        let mut best_plain = (f32::INFINITY, None);
-        let mut best_rotated = (f32::INFINITY, None);
-        let mut rotated_by_four = None;
+        let mean = |bits: &[f32], width: usize| bits[..width].iter().sum::<f32>() / width as f32;
+        // Rotation narrows an exponent but never hides it, so the width shows without. Wider layouts have smaller
+        // samples for each plane, which makes them look a little better than they are.
+        let mut best = (f32::INFINITY, 0, [0.0; 8]);
         for width_log2 in 0..4u8 {
-            let width = 1usize << width_log2;
-            let plain = class_bits(&self.plain, width);
-            // Wider layouts have smaller samples for each plane, which makes them look a little better than they are.
-            let penalty = 0.04 * f32::from(width_log2);
-            let bits = plain[..width].iter().sum::<f32>() / width as f32 + penalty;
-            if bits < best_plain.0 {
-                best_plain = (bits, PlaneLayout::new(width_log2, 0, 0));
-            }
-            if width == 1 {
-                continue;
-            }
-            let rotated = class_bits(&self.rotated, width);
-            let all_rotated = rotated[..width].iter().sum::<f32>();
-            for phase in 0..width {
-                // The lowest byte takes the sign from the highest one, which the histograms do not show.
-                let bits = (all_rotated - rotated[phase] + plain[phase]) / width as f32 + penalty;
-                // The exponent shows at any phase that does not make it the lowest byte; the true one has it on top.
-                let top = rotated[(phase + width - 1) % width];
-                let bits = if rotated[..width].iter().any(|&other| other < top) { bits + 0.04 } else { bits };
-                if bits < best_rotated.0 {
-                    best_rotated = (bits, PlaneLayout::new(width_log2, 1, phase as u8));
-                    // The exponent of binary64 has 11 bits: behind sign and three idle bits it fills a byte too.
-                    rotated_by_four = if width == 8 { PlaneLayout::new(width_log2, 4, phase as u8) } else { None };
-                }
+            let bits = class_bits(&self.plain, 1 << width_log2);
+            let estimate = mean(&bits, 1 << width_log2) + [0.0, 0.04, 0.08, 0.2][usize::from(width_log2)];
+            if estimate < best.0 {
+                best = (estimate, width_log2, bits);
             }
         }
-        [best_plain.1, best_rotated.1, rotated_by_four]
+        let (_, width_log2, plain) = best;
+        let width = 1usize << width_log2;
+        let unrotated = PlaneLayout::new(width_log2, 0, 0);
+        if width == 1 {
+            return [unrotated, None, None];
+        }
+        let rotated = class_bits(&self.rotated, width);
+        let mut best = (f32::INFINITY, 0);
+        for phase in 0..width {
+            let lowest = self.lowest_bits(width, phase);
+            let bits = mean(&rotated, width) + (lowest - rotated[phase]) / width as f32;
+            // The exponent shows at any phase that does not make it the lowest byte; the true one has it on top.
+            let top = rotated[(phase + width - 1) % width];
+            let is_top = rotated[..width].iter().all(|&other| top <= other);
+            let bits = if is_top { bits } else { bits + 0.04 };
+            if bits < best.0 {
+                best = (bits, phase as u8);
+            }
+        }
+        let (bits, phase) = best;
+        // What is far behind by estimate need not be measured.
+        let unrotated = unrotated.filter(|_| mean(&plain, width) < bits + 0.15);
+        // The exponent of binary64 has 11 bits: behind the sign and three nearly idle bits it fills a byte too.
+        let by_four = if width == 8 { PlaneLayout::new(width_log2, 4, phase) } else { None };
+        [unrotated, PlaneLayout::new(width_log2, 1, phase), by_four]
+    }
+
+    /// Estimated bits of the lowest byte of words rotated by one bit: seven bits of its own and the top bit of the
+    /// highest byte, which the histograms of neighbours do not show.
+    fn lowest_bits(&self, width: usize, phase: usize) -> f32 {
+        let lowest = merged(&self.plain, phase, width);
+        let highest = merged(&self.plain, (phase + width - 1) % width, width);
+        let (mut own, mut sign) = ([0; 256], [0; 256]);
+        for (bin, sum) in own.iter_mut().enumerate().take(128) {
+            *sum = lowest[bin] + lowest[bin + 128];
+        }
+        sign[0] = highest[..128].iter().sum();
+        sign[1] = highest[128..].iter().sum();
+        let bits = entropy_bits(&own) + entropy_bits(&sign);
+        if bits > raw_bits(f32::from(sign[0] + sign[1])) { 8.0 } else { bits }
     }
 
     /// The cost of `layout` on the sample, plane by plane.
@@ -205,11 +249,12 @@ impl Sampler {
                 histogram[usize::from(byte)] += 1;
             }
             let entropy = entropy_bits(&histogram);
-            (*hint, bits) = match entropy {
-                _ if entropy > RAW_BITS => (PlaneHint::Raw, bits + 8.0),
-                _ if entropy < RUNS_BITS => (PlaneHint::Runs, bits + entropy),
-                _ => (PlaneHint::Huffman, bits + entropy),
+            *hint = match entropy {
+                8.0.. => PlaneHint::Raw,
+                RUNS_BITS.. => PlaneHint::Huffman,
+                _ => PlaneHint::Runs,
             };
+            bits += entropy;
         }
         PlanePlan { layout, hints, bits: bits / width as f32 }
     }
@@ -237,20 +282,24 @@ impl Sampler {
 fn class_bits(histograms: &[Histogram; 8], width: usize) -> [f32; 8] {
     let mut bits = [0.0; 8];
     for (class, bits) in bits.iter_mut().enumerate().take(width) {
-        let mut merged = histograms[class];
-        for other in (class + width..8).step_by(width) {
-            for (sum, count) in merged.iter_mut().zip(&histograms[other]) {
-                *sum += count;
-            }
-        }
-        let entropy = entropy_bits(&merged);
-        *bits = if entropy > RAW_BITS { 8.0 } else { entropy };
+        *bits = entropy_bits(&merged(histograms, class, width));
     }
     bits
 }
 
+/// The histogram of one position modulo `width`.
+fn merged(histograms: &[Histogram; 8], class: usize, width: usize) -> Histogram {
+    let mut merged = histograms[class];
+    for other in (class + width..8).step_by(width) {
+        for (sum, count) in merged.iter_mut().zip(&histograms[other]) {
+            *sum += count;
+        }
+    }
+    merged
+}
+
 /// The order-0 entropy behind a histogram of at most [`SAMPLE_BYTES`] samples in bits per byte, with the correction of
-/// Miller and Madow (1955) for the smallness of the sample; at most 8, and 0 for an empty histogram.
+/// Miller and Madow (1955) for the smallness of the sample; 8 where that is too near to tell, 0 for an empty histogram.
 fn entropy_bits(histogram: &Histogram) -> f32 {
     const LANES: usize = 16;
     let mut weighted = [0.0f32; LANES];
@@ -270,7 +319,8 @@ fn entropy_bits(histogram: &Histogram) -> f32 {
     }
     let used = f32::from(used.iter().sum::<u16>());
     let plain = total.log2() - weighted.iter().sum::<f32>() / total;
-    (plain + (used - 1.0) * std::f32::consts::LOG2_E / (2.0 * total)).clamp(0.0, 8.0)
+    let bits = plain + (used - 1.0) * std::f32::consts::LOG2_E / (2.0 * total);
+    if bits > raw_bits(total) { 8.0 } else { bits.max(0.0) }
 }
 
 /// `count * log2(count)`, 0 for 0, within 0.1 %: arithmetic that vectorises, where a logarithm or a table would not.
@@ -311,10 +361,13 @@ mod tests {
                 for len in [64 << 10, 100_001, 1 << 20] {
                     let raw = synthetic::gaussian(5, float, 0.02, usize::from(phase), len);
                     let verdict = judged(&raw);
-                    let layout = verdict.planes.map(|plan| plan.layout);
-                    let rotation = if float == Float::Fp64 { 4 } else { 1 };
-                    assert_eq!(layout, PlaneLayout::new(width_log2, rotation, phase), "{float:?} {len} {verdict:?}");
-                    assert_eq!(verdict.repeats, Repeats::Unlikely);
+                    let found = verdict.planes.map(|plan| plan.layout);
+                    // Without rotation the phase changes nothing but the order of the planes.
+                    let expected = [(0, 0), (1, phase), (4, phase)];
+                    let expected = expected.map(|(rotation, phase)| PlaneLayout::new(width_log2, rotation, phase));
+                    let expected = if float == Float::Fp64 { &expected[..] } else { &expected[1..2] };
+                    assert!(expected.contains(&found), "{float:?} at {phase}, {len} bytes: {verdict:?}");
+                    assert_eq!(verdict.repeats, Repeats::Unlikely, "{float:?} at {phase}, {len} bytes: {verdict:?}");
                 }
             }
         }

@@ -61,6 +61,23 @@ pub fn text(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// `len` bytes of token numbers below 50,000 as 32-bit integers, frequent ones more often, some of them in phrases that come back.
+pub fn tokens(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    let mut ids: Vec<u32> = Vec::new();
+    while ids.len() < len / 4 {
+        if ids.len() > 100 && random.below(8) == 0 {
+            let start = random.below(ids.len() - 20);
+            let phrase = ids[start..start + 3 + random.below(12)].to_vec();
+            ids.extend(phrase);
+        } else {
+            ids.push(50_000f64.powf(random.below(1 << 20) as f64 / (1 << 20) as f64) as u32);
+        }
+    }
+    ids.truncate(len / 4);
+    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
+}
+
 /// The number formats that are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Float {

@@ -3,7 +3,8 @@
 //! Memory stays bounded whatever the number of entries. A part of the list that cannot be read is counted and passed over.
 
 use crate::error::{Kind, Result};
-use crate::repo::entry::{Entry, is_beneath};
+use crate::paths::is_beneath;
+use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, paths};

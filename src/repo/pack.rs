@@ -99,9 +99,9 @@ pub struct PackWriter {
 }
 
 impl PackWriter {
-    /// Begins a pack.
+    /// Begins a pack that is written to `object`.
     pub fn create(
-        storage: &dyn Storage,
+        object: Box<dyn ObjectWriter>,
         repository: RepositoryId,
         transaction: SnapshotId,
         kind: PackKind,
@@ -117,7 +117,7 @@ impl PackWriter {
         header.extend_from_slice(transaction.as_bytes());
         header.extend_from_slice(&nonce);
         let mut writer = PackWriter {
-            object: storage.create(names::PACKS)?,
+            object,
             hasher: blake3::Hasher::new(),
             header: Vec::new(),
             kind,

@@ -26,7 +26,7 @@ const CHUNK_BYTES: usize = ChunkId::BYTES + 4;
 /// One frame of a pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameRecord {
-    /// Where the frame begins in the pack. Derived, not stored.
+    /// Where the frame begins in the pack. Derived when a table is read, not stored.
     pub offset: u64,
     /// Bytes of the frame as stored.
     pub stored_bytes: u32,
@@ -38,6 +38,24 @@ pub struct FrameRecord {
     pub bases: Vec<ChunkId>,
     /// The chunks in it, in order, with their lengths.
     pub chunks: Vec<(ChunkId, u32)>,
+}
+
+impl FrameRecord {
+    /// The record of a frame that holds one chunk and needs no base.
+    pub fn single(id: ChunkId, raw_bytes: usize, stored_bytes: usize, codec: u8) -> Result<FrameRecord> {
+        FrameRecord::group(vec![(id, narrow(raw_bytes)?)], stored_bytes, codec)
+    }
+
+    /// The record of a frame that holds these chunks in order and needs no base.
+    pub fn group(chunks: Vec<(ChunkId, u32)>, stored_bytes: usize, codec: u8) -> Result<FrameRecord> {
+        let raw_bytes = chunks.iter().try_fold(0u32, |sum, &(_, bytes)| sum.checked_add(bytes));
+        let raw_bytes = raw_bytes.ok_or_else(|| Error::damaged("a frame of more than 4 GiB"))?;
+        Ok(FrameRecord { offset: 0, stored_bytes: narrow(stored_bytes)?, raw_bytes, codec, bases: Vec::new(), chunks })
+    }
+}
+
+fn narrow(bytes: usize) -> Result<u32> {
+    u32::try_from(bytes).map_err(|_| Error::damaged(format!("a frame of {bytes} bytes")))
 }
 
 /// Appends the record of one frame to a table.

@@ -5,9 +5,10 @@
 //! refused.
 
 use super::Repo;
-use super::entry::{Entry, is_beneath};
+use super::entry::Entry;
 use super::snapshots::Snapshot;
 use crate::error::{Error, Kind, Result};
+use crate::paths::is_beneath;
 
 /// Where in `snapshot` the subpath may lie: roots by their index, each with a path relative to it.
 ///

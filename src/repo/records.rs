@@ -30,6 +30,23 @@ pub struct WriterRecord {
     pub boot: String,
 }
 
+impl WriterRecord {
+    /// The record of the process that asks. The host is the machine's own name, whatever a snapshot is to say.
+    pub fn of_this_process(started: FileTime) -> WriterRecord {
+        WriterRecord {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            process: std::process::id(),
+            started: started.seconds,
+            boot: this_boot(),
+        }
+    }
+}
+
+/// The identity of this boot of this host; empty where the system does not tell.
+pub fn this_boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
 /// A marker: who and when, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

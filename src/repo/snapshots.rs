@@ -233,7 +233,7 @@ impl Narrow {
         let key = snapshot.source_key();
         self.host.as_ref().is_none_or(|host| *host == snapshot.host)
             && self.source.as_ref().is_none_or(|s| snapshot.source.as_ref() == Some(s) || key == *s)
-            && self.path.as_ref().is_none_or(|p| snapshot.roots.iter().any(|r| super::entry::is_beneath(p, r)))
+            && self.path.as_ref().is_none_or(|p| snapshot.roots.iter().any(|r| crate::paths::is_beneath(p, r)))
             && self.tags.iter().all(|tag| snapshot.tags.contains(tag))
     }
 

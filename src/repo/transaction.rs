@@ -18,7 +18,7 @@ use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, names};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
-use crate::storage::{self, Published};
+use crate::storage::{self, ObjectName, ObjectWriter, Published};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -38,6 +38,21 @@ pub struct Transaction<'r> {
     /// Packs that must be treated as if they did not exist: condemned, or found missing or truncated when this began.
     absent: HashSet<PackId>,
     state: Mutex<State>,
+    /// True if nothing is to be written: what a dry run would store is made and thrown away.
+    is_rehearsal: bool,
+}
+
+/// Takes bytes and keeps none.
+struct Nowhere;
+
+impl ObjectWriter for Nowhere {
+    fn write(&mut self, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn publish(self: Box<Self>, _name: &ObjectName) -> Result<Published> {
+        Ok(Published::Created)
+    }
 }
 
 #[derive(Default)]
@@ -56,16 +71,25 @@ struct State {
 impl<'r> Transaction<'r> {
     /// Begins: announces the writer, reads what is condemned, looks at what packs there are.
     pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
-        let mut random = [0u8; 16];
-        getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
-        let id = SnapshotId::from_bytes(random);
+        let transaction = Transaction::new(repo, false)?;
+        let id = transaction.id;
         if records::create_transaction(repo.storage(), id, writer)? == Published::AlreadyExists {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
-        let condemned = Condemned::read(repo.storage())?;
-        let transaction = Transaction { repo, id, absent: HashSet::new(), state: Mutex::default() };
-        transaction.survey(condemned)
+        transaction.survey(Condemned::read(repo.storage())?)
+    }
+
+    /// Begins a dry run: everything is done but nothing is written, and it can only be abandoned.
+    pub fn rehearse(repo: &'r Repo) -> Result<Transaction<'r>> {
+        Transaction::new(repo, true)?.survey(Condemned::read(repo.storage())?)
+    }
+
+    fn new(repo: &'r Repo, is_rehearsal: bool) -> Result<Transaction<'r>> {
+        let mut random = [0u8; 16];
+        getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
+        let id = SnapshotId::from_bytes(random);
+        Ok(Transaction { repo, id, absent: HashSet::new(), state: Mutex::default(), is_rehearsal })
     }
 
     /// Makes unlisted packs known and marks as absent what is condemned, missing or of the wrong size.
@@ -130,11 +154,15 @@ impl<'r> Transaction<'r> {
         }
     }
 
-    /// True if every chunk is stored in a pack that may be relied on; it is relied on from now.
-    pub fn has_all(&self, ids: &[ChunkId]) -> Result<bool> {
+    /// For each chunk, true if it is stored in a pack that may be relied on; it is relied on from now.
+    pub fn known(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let mut state = self.lock();
         let homes = self.repo.index().homes(ids)?;
-        Ok(ids.iter().zip(homes).all(|(id, homes)| self.rely(&mut state, &homes) || state.underway.contains(id)))
+        Ok(ids
+            .iter()
+            .zip(homes)
+            .map(|(id, homes)| self.rely(&mut state, &homes) || state.underway.contains(id))
+            .collect())
     }
 
     /// Chooses a home in a pack of this run, in one relied on already, or in any that was whole when this began; relies
@@ -155,12 +183,19 @@ impl<'r> Transaction<'r> {
 
     /// Begins a pack of this transaction.
     pub fn create_pack(&self, kind: PackKind) -> Result<PackWriter> {
-        PackWriter::create(self.repo.storage(), self.repo.id(), self.id, kind)
+        let object = match self.is_rehearsal {
+            true => Box::new(Nowhere),
+            false => self.repo.storage().create(names::PACKS)?,
+        };
+        PackWriter::create(object, self.repo.id(), self.id, kind)
     }
 
     /// Ends a pack: durable, then known to the index of this host and to the index object being written.
     pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
         let summary = writer.finish()?;
+        if self.is_rehearsal {
+            return Ok(summary);
+        }
         let frames = summary.frames()?;
         self.repo.index().add_packs(std::slice::from_ref(&summary), None)?;
         let mut state = self.lock();
@@ -191,6 +226,9 @@ impl<'r> Transaction<'r> {
     }
 
     fn conclude(self, outcome: &Outcome) -> Result<()> {
+        if self.is_rehearsal {
+            return Err(Error::new(Kind::Failed, "a dry run cannot be committed"));
+        }
         let mut state = std::mem::take(&mut *self.lock());
         let index = self.publish_index(state.index.take(), &state.relied, &state.unlisted)?;
         self.check_relied(&state.relied)?;
@@ -267,7 +305,7 @@ impl<'r> Transaction<'r> {
 
     /// Gives up: the transaction ends without a snapshot, and nobody has to wait for it.
     pub fn abandon(self) -> Result<()> {
-        revoke(self.repo, self.id)
+        if self.is_rehearsal { Ok(()) } else { revoke(self.repo, self.id) }
     }
 }
 

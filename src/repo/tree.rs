@@ -7,6 +7,7 @@ use super::entry::{self, Entry};
 use super::stream::{self, Child, NodeBuilder, StreamRef};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
+use crate::paths::compare_paths;
 
 /// A leaf is not ended before it has this many bytes ...
 const LEAF_BYTES_MIN: usize = 16 << 10;
@@ -19,7 +20,7 @@ const LEAF_ENTRIES_MEAN: u64 = 256;
 pub type StoreChunk<'a> = dyn FnMut(Vec<u8>) -> Result<ChunkId> + 'a;
 
 /// Brings a chunk's content, verified.
-pub type FetchChunk<'a> = dyn Fn(ChunkId) -> Result<Vec<u8>> + Send + 'a;
+pub type FetchChunk<'a> = dyn Fn(ChunkId) -> Result<Vec<u8>> + Send + Sync + 'a;
 
 /// Writes the stream of a snapshot's entries.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ impl TreeBuilder {
     /// Adds the next entry; they come in their order, each path once.
     pub fn push(&mut self, entry: &Entry, store: &mut StoreChunk<'_>) -> Result<()> {
         if let Some((root, path)) = &self.last {
-            let order = root.cmp(&entry.root).then_with(|| entry::compare_paths(path, &entry.path));
+            let order = root.cmp(&entry.root).then_with(|| compare_paths(path, &entry.path));
             if order != std::cmp::Ordering::Less {
                 let (path, before) = (String::from_utf8_lossy(&entry.path), String::from_utf8_lossy(path));
                 return Err(Error::damaged(format!("entry {path:?} does not come after {before:?}")));

@@ -40,7 +40,7 @@ impl ChunkSizes {
 
     /// Chunks of `min` to `max` bytes, `average` in the mean over random data.
     ///
-    /// Errors (`Usage`): `average` is not a power of two of at least 4 KiB, `min` is not within 64 bytes and half the
+    /// Errors (`Usage`): `average` is not a power of two from 4 KiB to 8 MiB, `min` is not within 64 bytes and half the
     /// average, or `max` is not within twice the average and 16 MiB.
     pub fn new(min: u64, average: u64, max: u64) -> Result<Self> {
         let possible = average.is_power_of_two()
@@ -50,7 +50,10 @@ impl ChunkSizes {
         if !possible {
             let sizes = format!("{}, {}, {}", ByteCount(min), ByteCount(average), ByteCount(max));
             return Err(Error::new(Kind::Usage, format!("chunk sizes (min, average, max) {sizes} cannot be used"))
-                .with_hint("the average must be a power of two of 4 KiB or more, min at least 64 bytes and at most half of it, max at least twice of it and at most 16 MiB"));
+                .with_hint(
+                    "the average is a power of two from 4 KiB to 8 MiB, min at least 64 bytes and at most half of it, \
+                     max at least twice of it and at most 16 MiB",
+                ));
         }
         Ok(ChunkSizes { min, average, max })
     }

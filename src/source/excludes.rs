@@ -63,6 +63,31 @@ impl Excludes {
     }
 }
 
+/// A selection by patterns of the same syntax: a path is selected if it or a directory above it matches.
+#[derive(Debug, Clone)]
+pub struct Includes {
+    patterns: Option<Excludes>,
+}
+
+impl Includes {
+    /// Selects what `patterns` match; everything if there are none.
+    pub fn new(patterns: &[String]) -> Result<Self> {
+        Ok(Includes { patterns: if patterns.is_empty() { None } else { Some(Excludes::new(patterns, &[])?) } })
+    }
+
+    /// True if everything is selected.
+    pub fn is_everything(&self) -> bool {
+        self.patterns.is_none()
+    }
+
+    /// True if `path`, relative and without a leading `/`, is selected.
+    pub fn includes(&self, path: &[u8], is_directory: bool) -> bool {
+        let Some(patterns) = &self.patterns else { return true };
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &path[..end]);
+        patterns.excludes(path, is_directory) || above.into_iter().any(|folder| patterns.excludes(folder, true))
+    }
+}
+
 fn add(builder: &mut GitignoreBuilder, pattern: &str, place: impl Fn() -> String) -> Result<()> {
     match builder.add_line(None, pattern) {
         Ok(_) => Ok(()),

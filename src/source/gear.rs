@@ -37,9 +37,11 @@ pub const PLAIN_KEY: [u8; 32] = *b"ckpt: gear table without a key 1";
 const TABLE_CONTEXT: &str = "ckpt gear table v1";
 
 /// How many parts of a segment are hashed side by side: one hash is a chain of dependent steps of two cycles, so one
-/// alone leaves most of a core idle. Measured on Zen 5, GB/s at 1, 2, 3, 4, 6, 8 lanes: 1.9, 3.2, 3.8, 3.9, 2.4, 2.4
-/// (above four the hashes no longer fit into registers).
-const LANES: usize = 4;
+/// alone leaves most of a core idle. Measured on one core of a Zen 5 machine, GB/s: 1.9 with one lane, 3.7 with two,
+/// 3.9 with three, 2.9 to 3.9 with four, 2.4 with six or eight, whose hashes no longer fit into registers. A branch
+/// for each byte, never taken, beat every way to test several hashes at once (minimum, AND of pairs, borrows: 2.8 to
+/// 3.3); without any test the loop reaches 6.3.
+const LANES: usize = 3;
 
 /// Segments shorter than this are scanned as one lane: the lanes' warming up would cost more than they gain.
 const LANES_FROM_BYTES: usize = 8 << 10;

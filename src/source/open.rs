@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn holes_are_found_and_a_dense_file_is_one_extent() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("temporary directory");
+        let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("sparse");
         let file = File::create(&path).expect("create");
         let mib = 1 << 20;

@@ -2,8 +2,11 @@
 //!
 //! A backup beside a training run must not push the training data out of memory. Before a window of a file is read,
 //! [`PageCache::holds`] asks whether it is cached already; if not, [`PageCache::drop_pages`] gives its pages back after
-//! the reading. Both are advice: no answer and no failure changes what is read. Meant for windows of some MiB; where
-//! the kernel or the file system cannot answer, everything stays cached.
+//! the reading. Both are advice: no answer and no failure changes what is read. Where the kernel or the file system
+//! cannot answer, everything stays cached.
+//!
+//! Windows should be some MiB long and begin at multiples of 2 MiB: the kernel caches in pieces of up to that size and
+//! drops only those that lie within a window as a whole.
 
 use crate::bytes::ByteRange;
 use std::fs::File;
@@ -76,12 +79,11 @@ mod tests {
 
     #[test]
     fn only_windows_that_were_not_cached_are_dropped() {
-        // Not in a file system in memory, where nothing can be dropped.
-        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("temporary file");
-        file.write_all_at(&vec![1; 4 << 20], 0).expect("write");
+        let file = tempfile::tempfile().expect("temporary file");
+        file.write_all_at(&vec![1; 16 << 20], 0).expect("write");
         file.sync_all().expect("sync");
         let cache = PageCache::default();
-        let window = |index: u64| ByteRange::new(index << 20, 1 << 20).expect("range");
+        let window = |index: u64| ByteRange::new(index << 22, 1 << 22).expect("range");
         if !cache.holds(&file, window(0)) || cache.cannot_tell.load(Ordering::Relaxed) {
             return;
         }
@@ -91,14 +93,14 @@ mod tests {
             return;
         }
         assert!(cache.holds(&file, window(2)));
-        let mut buffer = vec![0; 1 << 20];
-        file.read_exact_at(&mut buffer, 1 << 20).expect("read");
+        let mut buffer = vec![0; 1 << 22];
+        file.read_exact_at(&mut buffer, 1 << 22).expect("read");
         assert!(cache.holds(&file, window(1)));
     }
 
     #[test]
     fn an_empty_window_drops_nothing() {
-        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("temporary file");
+        let file = tempfile::tempfile().expect("temporary file");
         file.write_all_at(&[1; 8192], 0).expect("write");
         file.sync_all().expect("sync");
         let cache = PageCache::default();

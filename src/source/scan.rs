@@ -1,6 +1,6 @@
 //! Walks the paths of a backup and reports every entry with its metadata.
 //!
-//! Entries come in the order of [`compare_paths`] within each root, so that a scan and a stored snapshot can be merged
+//! Entries come in the order of [`compare_paths`](crate::paths::compare_paths) within each root, so that a scan and a stored snapshot can be merged
 //! in one pass. What cannot be read is reported and the walk goes on. A regular file costs one `lstat`; extended
 //! attributes are read only when asked for, because an unchanged ctime proves that they are the same.
 //!
@@ -13,7 +13,6 @@ use super::stat::FileStatus;
 use super::xattrs::{Subject, Xattrs};
 use crate::error::{Error, Kind, Result};
 use crate::metadata::{FileKind, Metadata};
-use std::cmp::Ordering;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -100,23 +99,11 @@ pub enum Scanned {
 
 /// Walks `roots` one after the other, each a directory or a single file. Relative roots begin at the current
 /// directory of this moment. A root that does not exist is a [`Scanned::Problem`] with
-/// [`Kind::Missing`](crate::error::Kind::Missing).
+/// [`Kind::Missing`].
 pub fn scan(roots: &[PathBuf], options: ScanOptions) -> Scan {
     // Without a current directory a relative root stays as it is, and fails where it is used.
     let roots = roots.iter().map(|root| std::path::absolute(root).unwrap_or_else(|_| root.clone())).collect();
     Scan { roots, options, roots_begun: 0, walk: None }
-}
-
-/// The order of a scan, of two paths relative to the same root: component by component, by bytes, a directory before
-/// what it holds. It differs from the order of the plain bytes where a name holds a byte below `/`: `a/b` comes
-/// before `a-b`.
-pub fn compare_paths(a: &[u8], b: &[u8]) -> Ordering {
-    // The end of a component sorts before every byte of a longer name; 0 is kept for it, so that no byte collides.
-    let rank = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
-    match a.iter().zip(b).position(|(x, y)| x != y) {
-        Some(index) => rank(a[index]).cmp(&rank(b[index])),
-        None => a.len().cmp(&b.len()),
-    }
 }
 
 /// The iterator that [`scan`] returns.
@@ -291,7 +278,9 @@ fn examine(path: &Path, is_root: bool) -> io::Result<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paths::compare_paths;
     use proptest::prelude::*;
+    use std::cmp::Ordering;
     use std::ffi::OsStr;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -482,6 +471,24 @@ mod tests {
             let inside = [path.as_slice(), b"/"].concat();
             assert!(!kept.iter().any(|(other, _)| other.starts_with(&inside)), "{}", path.escape_ascii());
         }
+    }
+
+    #[test]
+    fn leaving_out_a_mount_point_keeps_what_stands_beside_it() {
+        // Pseudo-terminals are a file system of their own on every Linux; elsewhere nothing is left to test.
+        let excludes = Excludes::new(&["/pts".to_owned()], &[]).expect("valid");
+        let names = |options: ScanOptions| {
+            scan(&[PathBuf::from("/dev")], options)
+                .filter_map(|scanned| match scanned {
+                    Scanned::Entry(found) if !found.path.contains(&b'/') => Some(found.path),
+                    _ => None,
+                })
+                .filter(|path| path != b"pts")
+                .collect::<Vec<_>>()
+        };
+        let all = names(ScanOptions { one_file_system: true, ..ScanOptions::default() });
+        assert_eq!(names(ScanOptions { excludes: excludes.clone(), one_file_system: true }), all);
+        assert_eq!(names(ScanOptions { excludes, one_file_system: false }), all);
     }
 
     #[test]

@@ -252,3 +252,78 @@ fn has_name(file: &File, path: &Path) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun() -> (tempfile::TempDir, Arc<Place>, DurableFile, PathBuf) {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let place = Arc::new(Place::open(root.path()).expect("an existing directory"));
+        let file = DurableFile::create(&place, "keys").expect("a writer");
+        let path = place.path_of("keys/a");
+        (root, place, file, path)
+    }
+
+    #[test]
+    fn a_naming_that_worked_though_its_answer_was_lost_counts_as_created() {
+        let (_root, _, mut file, path) = begun();
+        std::fs::hard_link(&file.temporary, &path).expect("linked by the request whose answer was lost");
+        assert_eq!(file.give_name(&path).expect("an answer"), Published::Created);
+        drop(file);
+        let names: Vec<_> = std::fs::read_dir(path.parent().expect("a folder")).expect("listed").collect();
+        assert_eq!(names.len(), 1, "only the object's name is left");
+
+        let (_root, _, mut file, path) = begun();
+        std::fs::rename(&file.temporary, &path).expect("renamed by the request whose answer was lost");
+        assert_eq!(file.give_name(&path).expect("an answer"), Published::Created);
+        drop(file);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn another_file_under_the_name_is_not_taken_for_our_own() {
+        let (_root, _, mut file, path) = begun();
+        std::fs::write(&path, "other").expect("written");
+        assert_eq!(file.give_name(&path).expect("an answer"), Published::AlreadyExists);
+        drop(file);
+        assert_eq!(std::fs::read(&path).expect("still there"), b"other");
+    }
+
+    #[test]
+    fn a_temporary_file_that_was_taken_away_is_an_error_and_not_an_absent_object() {
+        let (_root, _, file, path) = begun();
+        std::fs::remove_file(&file.temporary).expect("removed");
+        let name = ObjectName::new("keys/a").expect("a sound name");
+        let error = Box::new(file).publish(&name).expect_err("nothing to name");
+        assert_eq!(error.kind(), Kind::Unreachable);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_more_can_be_done_with_the_object() {
+        let (_root, _, mut file, path) = begun();
+        let sound = file.file.take();
+        file.file = Some(File::open(&file.temporary).expect("open for reading only"));
+        file.write(&vec![1; 9 << 20]).expect_err("written to a descriptor that cannot");
+        file.file = sound;
+        file.write(&[1]).expect_err("an object with a hole");
+        let name = ObjectName::new("keys/a").expect("a sound name");
+        Box::new(file).publish(&name).expect_err("an object with a hole");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn staging_buffers_are_used_again_and_plain_objects_need_none() {
+        let (_root, place, mut file, _) = begun();
+        file.write(&[1; PLAIN_BYTES_MAX]).expect("written");
+        assert!(matches!(file.collected, Collected::Plain(_)));
+        file.write(&[1]).expect("written");
+        let Collected::Staged(staging) = &file.collected else { panic!("{PLAIN_BYTES_MAX} and one byte are staged") };
+        let address = staging.filled().as_ptr().addr();
+        drop(file);
+        let mut again = place.staging.take();
+        again.append(&[1]);
+        assert_eq!(again.filled().as_ptr().addr(), address);
+    }
+}

@@ -93,6 +93,7 @@ impl LocalStorage {
             match errno {
                 Errno::STALE | Errno::IO if attempts < READ_ATTEMPTS_MAX => {}
                 Errno::NOENT | Errno::NOTDIR => {
+                    self.place.check_root()?;
                     return Err(Error::new(Kind::Missing, format!("{} does not exist", path.display())));
                 }
                 errno => return Err(self.place.failure(doing(), errno)),
@@ -224,6 +225,9 @@ impl Storage for LocalStorage {
                 listed => break listed?,
             }
         };
+        if listed.is_empty() {
+            self.place.check_root()?;
+        }
         listed.sort();
         Ok(listed)
     }
@@ -237,7 +241,7 @@ impl Storage for LocalStorage {
                     return Ok(Some(u64::try_from(status.st_size).unwrap_or(0)));
                 }
                 Ok(_) => return Err(Error::damaged(format!("{} is not a regular file", path.display()))),
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                Err(Errno::NOENT | Errno::NOTDIR) => return self.place.check_root().map(|()| None),
                 Err(Errno::STALE | Errno::IO | Errno::INTR) if attempts < READ_ATTEMPTS_MAX => attempts += 1,
                 Err(errno) => return Err(self.place.failure(format!("looking at {}", path.display()), errno)),
             }
@@ -252,6 +256,9 @@ impl Storage for LocalStorage {
             Err(Errno::NOENT | Errno::NOTDIR) => false,
             Err(errno) => return Err(self.place.write_failure(format!("deleting {}", path.display()), errno)),
         };
+        if !existed {
+            self.place.check_root()?;
+        }
         // Also when it was gone: another may have removed it a moment ago, and the caller relies on its absence now.
         match path.parent() {
             Some(parent) if parent.is_dir() => self.place.sync_directory(parent)?,
@@ -263,13 +270,14 @@ impl Storage for LocalStorage {
     fn sync_folder(&self, folder: &str) -> Result<()> {
         check_folder(folder)?;
         if !self.place.path_of(folder).is_dir() {
-            return Ok(());
+            return self.place.check_root();
         }
         self.place.sync_directory(self.place.root())?;
         self.sync_tree(folder)
     }
 
     fn delete_abandoned(&self) -> Result<u64> {
+        self.place.check_root()?;
         let mut freed = 0;
         let mut changed: Vec<PathBuf> = Vec::new();
         self.walk("", &mut |name, entry| {
@@ -311,4 +319,48 @@ fn ends_at(wanted: u64, found: u64, path: &Path) -> Result<()> {
         return Err(Error::damaged(format!("{} ends at byte {found}, not {wanted} or later", path.display())));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::create_new;
+
+    #[test]
+    fn stale_and_unreadable_objects_are_opened_again_a_bounded_number_of_times() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let storage = LocalStorage::open(root.path()).expect("an existing directory");
+        let name = ObjectName::new("keys/a").expect("a sound name");
+        create_new(&storage, &name, b"x").expect("published");
+        for errno in [Errno::STALE, Errno::IO] {
+            for failures in 0..5 {
+                let mut left = failures;
+                let mut calls = 0;
+                let result = storage.with_object(&name, |_, _| {
+                    calls += 1;
+                    if left > 0 {
+                        left -= 1;
+                        return Err(errno);
+                    }
+                    Ok(())
+                });
+                assert_eq!(result.is_ok(), failures < READ_ATTEMPTS_MAX);
+                assert_eq!(calls, (failures + 1).min(READ_ATTEMPTS_MAX));
+                if let Err(error) = result {
+                    assert_eq!(error.kind(), Kind::Unreachable);
+                    assert!(error.to_string().contains("keys/a"), "{error}");
+                }
+            }
+        }
+        let mut calls = 0;
+        let result: Result<()> = storage.with_object(&name, |_, _| {
+            calls += 1;
+            Err(Errno::ACCESS)
+        });
+        assert_eq!(
+            (result.expect_err("denied").kind(), calls),
+            (Kind::Denied, 1),
+            "what will not pass is not repeated"
+        );
+    }
 }

@@ -72,7 +72,7 @@ pub struct Listed {
 pub enum Published {
     /// The object now exists under the name, durably.
     Created,
-    /// The name was taken before; what this writer wrote is gone.
+    /// The name was taken before; what this writer wrote is gone. The object that has the name is durable.
     AlreadyExists,
 }
 

@@ -23,6 +23,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -30,6 +31,8 @@ use std::sync::{Mutex, PoisonError};
 /// The root directory of a repository, and what was learned about its file system.
 pub(super) struct Place {
     root: PathBuf,
+    /// Keeps the file system from being unmounted, and tells the directory from another one that takes its path.
+    root_handle: OwnedFd,
     folder_mode: Mode,
     object_mode: Mode,
     /// Folders, relative to the root, that are known to survive a power cut.
@@ -50,21 +53,21 @@ impl Place {
             Error::new(Kind::NoRepository, format!("{} {what}", root.display()))
                 .with_hint("check the path, or create a repository there with `ckpt init`")
         };
-        let status = match fs::stat(&root) {
-            Ok(status) => status,
+        let opening_failed =
+            |errno: Errno| Error::io(format!("opening the repository {}", root.display()), errno.into());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root_handle = match fs::open(&root, flags, Mode::empty()) {
+            Ok(handle) => handle,
             Err(Errno::NOENT) => return Err(nothing_there("does not exist")),
-            Err(Errno::NOTDIR) => return Err(nothing_there("lies beneath something that is no directory")),
-            Err(errno) => {
-                return Err(Error::io(format!("opening the repository {}", root.display()), errno.into()));
-            }
+            Err(Errno::NOTDIR) => return Err(nothing_there("is not a directory")),
+            Err(errno) => return Err(opening_failed(errno)),
         };
-        if !fs::FileType::from_raw_mode(status.st_mode).is_dir() {
-            return Err(nothing_there("is not a directory"));
-        }
+        let status = fs::fstat(&root_handle).map_err(opening_failed)?;
         let root_mode = Mode::from_raw_mode(status.st_mode);
         let read = Mode::RUSR | Mode::RGRP | Mode::ROTH;
         Ok(Place {
             root,
+            root_handle,
             folder_mode: (root_mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO | Mode::SGID)) | Mode::RWXU,
             object_mode: (root_mode & read) | Mode::RUSR,
             durable_folders: Mutex::default(),
@@ -77,6 +80,24 @@ impl Place {
 
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// An error if the root's path no longer leads to the directory that was opened. Called wherever something is absent:
+    /// beneath a repository that was moved, or unmounted down to its empty mount point, everything seems to be.
+    pub(super) fn check_root(&self) -> Result<()> {
+        let opened = fs::fstat(&self.root_handle);
+        let found = uninterrupted(|| fs::stat(&self.root));
+        match (opened, found) {
+            (Ok(opened), Ok(found)) if (opened.st_dev, opened.st_ino) == (found.st_dev, found.st_ino) => Ok(()),
+            (Err(errno), _) | (_, Err(errno)) if errno != Errno::NOENT => {
+                Err(self.failure(format!("looking at the repository {}", self.root.display()), errno))
+            }
+            _ => Err(Error::new(
+                Kind::Unreachable,
+                format!("the repository at {} was moved or unmounted during the run", self.root.display()),
+            )
+            .with_hint("bring it back to its place and run again")),
+        }
     }
 
     /// True once the file system would not take direct I/O.
@@ -133,6 +154,7 @@ impl Place {
     /// Makes one directory under a temporary name and renames it, so that no other user ever finds it with a mode that
     /// the umask cut down; a crash between the two steps leaves only something that is abandoned.
     fn make_directory(&self, parent: &Path, path: &Path) -> Result<()> {
+        self.check_root()?;
         let temporary = parent.join(temporary_name()?);
         let made = fs::mkdir(&temporary, Mode::RWXU)
             .and_then(|()| self.set_mode(&open_directory(&temporary)?, self.folder_mode))
@@ -205,11 +227,13 @@ impl Place {
         let (what, hint) = match errno {
             Some(Errno::NOSPC) if self.has_no_inodes() => (
                 format!("the file system of the repository at {root} has no inodes left"),
-                "remove files from that file system; `ckpt prune` needs no free inode to delete".to_owned(),
+                "remove files that are not the repository's from that file system, then run again".to_owned(),
             ),
             Some(Errno::NOSPC) => (
                 format!("the repository at {root} is full"),
-                format!("free space on the file system of {root}; `ckpt prune` can delete with none left"),
+                format!(
+                    "free space on the file system of {root}, or drop snapshots with `ckpt forget` and `ckpt prune`"
+                ),
             ),
             Some(Errno::DQUOT) => (
                 format!("the disk quota for the repository at {root} is used up"),

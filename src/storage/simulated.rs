@@ -13,9 +13,12 @@
 //!
 //! Everything follows from the calls and the seeds. Deliberately not here: time, stale listings, lost folders.
 
+mod memory;
+
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{Listed, ObjectName, ObjectWriter, Published, Storage, check_folder, check_folder_of};
+use memory::{Host, Memory, Script, Stored, Temporary};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -78,47 +81,6 @@ pub enum Fault {
     Short(u64),
 }
 
-type Matching = Box<dyn Fn(Operation, &str) -> bool + Send>;
-type Gate = Arc<dyn Fn(&Call) + Send + Sync>;
-
-#[derive(Default)]
-struct Memory {
-    objects: BTreeMap<ObjectName, Stored>,
-    /// Deleted objects whose folder was not synced since.
-    undone_by_power_cut: BTreeMap<ObjectName, Arc<Vec<u8>>>,
-    temporaries: BTreeMap<u64, Temporary>,
-    temporaries_made: u64,
-    calls: Vec<Call>,
-    hosts: Vec<Host>,
-    scripts: Vec<Script>,
-    gate: Option<Gate>,
-}
-
-#[derive(Clone)]
-struct Stored {
-    bytes: Arc<Vec<u8>>,
-    durable: bool,
-}
-
-#[derive(Clone, Default)]
-struct Temporary {
-    bytes: Arc<Vec<u8>>,
-    synced: bool,
-}
-
-#[derive(Default)]
-struct Host {
-    steps: u64,
-    crash_at: Option<u64>,
-}
-
-struct Script {
-    matching: Matching,
-    seen: u64,
-    hit: Range<u64>,
-    fault: Fault,
-}
-
 impl Default for SimulatedStorage {
     fn default() -> Self {
         Self::new()
@@ -152,42 +114,17 @@ impl SimulatedStorage {
 
     /// An independent storage with the same content; cheap, however much it holds. Log, scripts and crashes start anew.
     pub fn copy(&self) -> Self {
-        let memory = self.lock();
-        Self::with_memory(Memory {
-            objects: memory.objects.clone(),
-            undone_by_power_cut: memory.undone_by_power_cut.clone(),
-            temporaries: memory.temporaries.clone(),
-            temporaries_made: memory.temporaries_made,
-            ..Memory::default()
-        })
+        Self::with_memory(self.lock().copy())
     }
 
     /// What the medium holds after all hosts and the medium itself lost power now; `seed` decides what could go either way.
     pub fn after_power_cut(&self, seed: u64) -> Self {
-        let memory = self.lock();
-        let mut chance = Chance(seed);
-        let mut survived = Memory { temporaries_made: memory.temporaries_made, ..Memory::default() };
-        for (name, stored) in &memory.objects {
-            if stored.durable || chance.coin() {
-                survived.objects.insert(name.clone(), Stored { durable: true, ..stored.clone() });
-            } else if chance.coin() {
-                survived.abandon(Temporary { bytes: Arc::clone(&stored.bytes), synced: true });
-            }
-        }
-        for (name, bytes) in &memory.undone_by_power_cut {
-            if chance.coin() {
-                let undeleted = Stored { bytes: Arc::clone(bytes), durable: true };
-                survived.objects.entry(name.clone()).or_insert(undeleted);
-            }
-        }
-        for temporary in memory.temporaries.values() {
-            if chance.coin() {
-                let kept = if temporary.synced { temporary.bytes.len() } else { chance.torn(temporary.bytes.len()) };
-                let bytes = temporary.bytes.get(..kept).unwrap_or_default().to_vec();
-                survived.abandon(Temporary { bytes: Arc::new(bytes), synced: true });
-            }
-        }
-        Self::with_memory(survived)
+        Self::with_memory(self.lock().after_power_cut(seed))
+    }
+
+    /// This host's number, as in [`Call::host`].
+    pub fn host(&self) -> usize {
+        self.host
     }
 
     /// Kills this host at its step of this number, counted from 0: neither that step nor a later one happens.
@@ -299,10 +236,7 @@ impl SimulatedStorage {
 
     fn sync_names(&self, folder: &str, contains: impl Fn(&str) -> bool) -> Result<()> {
         self.step(Operation::SyncFolder, folder, 0, |memory, _| {
-            memory.undone_by_power_cut.retain(|name, _| !contains(name.as_str()));
-            for (_, stored) in memory.objects.iter_mut().filter(|(name, _)| contains(name.as_str())) {
-                stored.durable = true;
-            }
+            memory.sync_names(contains);
             Ok(())
         })
     }
@@ -312,55 +246,6 @@ impl SimulatedStorage {
         let folder_of = |name: &str| name.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
         let folder = folder_of(name.as_str());
         self.sync_names(&folder, |other| folder_of(other) == folder)
-    }
-}
-
-impl Memory {
-    fn abandon(&mut self, temporary: Temporary) {
-        self.temporaries.insert(self.temporaries_made, temporary);
-        self.temporaries_made += 1;
-    }
-
-    fn fault(&mut self, operation: Operation, name: &str) -> Option<Fault> {
-        let mut found = None;
-        for script in &mut self.scripts {
-            if (script.matching)(operation, name) {
-                if script.hit.contains(&script.seen) {
-                    found = found.or(Some(script.fault));
-                }
-                script.seen += 1;
-            }
-        }
-        found
-    }
-
-    fn temporary(&mut self, id: u64) -> Result<&mut Temporary> {
-        let gone = || Error::new(Kind::Unreachable, "the temporary file has been taken away");
-        self.temporaries.get_mut(&id).ok_or_else(gone)
-    }
-
-    fn bytes_of(&self, name: &ObjectName) -> Result<Arc<Vec<u8>>> {
-        let missing = || Error::new(Kind::Missing, format!("{name} does not exist"));
-        self.objects.get(name).map(|stored| Arc::clone(&stored.bytes)).ok_or_else(missing)
-    }
-}
-
-impl Host {
-    fn is_dead(&self) -> bool {
-        self.crash_at.is_some_and(|step| self.steps > step)
-    }
-
-    fn check_alive(&self) -> Result<()> {
-        if self.is_dead() {
-            return Err(Error::new(Kind::Unreachable, "the simulated host is dead"));
-        }
-        Ok(())
-    }
-
-    fn begin_step(&mut self) -> Result<()> {
-        self.check_alive()?;
-        self.steps += 1;
-        self.check_alive()
     }
 }
 
@@ -495,28 +380,5 @@ impl Drop for SimulatedWriter {
         if !memory.hosts[self.storage.host].is_dead() {
             memory.temporaries.remove(&self.temporary);
         }
-    }
-}
-
-/// A stream of choices that follows from its seed (SplitMix64 by Steele, Lea and Flood).
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn coin(&mut self) -> bool {
-        self.next() >> 63 == 1
-    }
-
-    /// How much is left of an unsynced file of `len` bytes: nothing, a prefix at a sector or page, or all of it.
-    fn torn(&mut self, len: usize) -> usize {
-        let unit = [1, 512, 4096][(self.next() % 3) as usize];
-        let units = len.div_ceil(unit) as u64 + 1;
-        ((self.next() % units) as usize * unit).min(len)
     }
 }

@@ -1,0 +1,116 @@
+//! `ckpt diff`: show what differs between two snapshots.
+
+use super::args::NarrowArguments;
+use super::context::Context;
+use super::exit::Ending;
+use super::json::{DiffChange, DiffHead, DiffTail, path_text};
+use super::output::DocumentStream;
+use super::{render, selectors};
+use ckpt::bytes::ByteCount;
+use ckpt::error::Result;
+use ckpt::ops::diff::{Change, ChangeKind, DiffReport, diff};
+use ckpt::repo::Repo;
+use ckpt::repo::snapshots::Snapshot;
+use std::ffi::{OsStr, OsString};
+
+/// Options of `diff`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ckpt diff 4f1c latest
+  ckpt diff tag:before tag:after --path /data/run7
+
+Each line begins with + (added), - (removed), M (content differs), m (metadata alone differs) \
+or T (another kind of entry).
+Differences are not an error: the exit code is 0.")]
+pub struct Arguments {
+    /// The snapshot on the left
+    #[arg(value_name = "A")]
+    before: OsString,
+
+    /// The snapshot on the right
+    #[arg(value_name = "B")]
+    after: OsString,
+
+    #[command(flatten)]
+    narrow: NarrowArguments,
+}
+
+/// Shows the differences.
+pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
+    let narrow = selectors::narrow(&arguments.narrow)?;
+    let wanted = |selector: &OsStr| {
+        selectors::wanted_whole(context, selector, "leave out `:SUBPATH`, and select lines of the output instead")
+    };
+    let (before, after) = (wanted(&arguments.before)?, wanted(&arguments.after)?);
+    let repo = context.open()?;
+    let snapshots = repo.snapshots();
+    let (before, after) = (before.find(&snapshots, &narrow)?, after.find(&snapshots, &narrow)?);
+    if context.output.manners.json {
+        write_json(context, &repo, &before, &after)?;
+    } else {
+        let report = diff(&repo, &before, &after, &mut |change| context.output.line(&line(change)))?;
+        if context.output.manners.is_watched() {
+            context.output.flush()?;
+            context.output.talk("info", &counts(&report));
+        }
+    }
+    Ok(Ending::Done)
+}
+
+fn write_json(context: &Context, repo: &Repo, before: &Snapshot, after: &Snapshot) -> Result<()> {
+    let head = DiffHead { before: before.id.to_hex(), after: after.id.to_hex() };
+    let mut stream = DocumentStream::begin(&context.output, "diff", &head, "changes")?;
+    let report = diff(repo, before, after, &mut |change| stream.item(&item(change)))?;
+    stream.end(&DiffTail {
+        added: report.added,
+        removed: report.removed,
+        modified: report.modified,
+        metadata_only: report.metadata_only,
+        unchanged: report.unchanged,
+        bytes_added: report.bytes_added,
+        bytes_removed: report.bytes_removed,
+    })
+}
+
+fn line(change: &Change) -> String {
+    let mark = match change.kind {
+        ChangeKind::Added => '+',
+        ChangeKind::Removed => '-',
+        ChangeKind::Modified => 'M',
+        ChangeKind::MetadataOnly => 'm',
+        ChangeKind::TypeChanged => 'T',
+    };
+    format!("{mark} {}", render::path(&change.path))
+}
+
+fn item(change: &Change) -> DiffChange {
+    let (path, path_bytes) = path_text(&change.path);
+    let name = match change.kind {
+        ChangeKind::Added => "added",
+        ChangeKind::Removed => "removed",
+        ChangeKind::Modified => "modified",
+        ChangeKind::MetadataOnly => "metadata_only",
+        ChangeKind::TypeChanged => "type_changed",
+    };
+    DiffChange {
+        path,
+        path_bytes,
+        change: name.to_owned(),
+        bytes_before: change.before.as_ref().map(|entry| entry.metadata.size),
+        bytes_after: change.after.as_ref().map(|entry| entry.metadata.size),
+    }
+}
+
+fn counts(report: &DiffReport) -> String {
+    format!(
+        "{} added ({}), {} removed ({}), {} modified, {} with other metadata, {} unchanged",
+        report.added,
+        ByteCount(report.bytes_added),
+        report.removed,
+        ByteCount(report.bytes_removed),
+        report.modified,
+        report.metadata_only,
+        report.unchanged,
+    )
+}

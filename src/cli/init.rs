@@ -1,0 +1,51 @@
+//! `ckpt init`: create a repository.
+
+use super::context::Context;
+use super::exit::Ending;
+use super::json::{Body, InitDocument};
+use super::render;
+use ckpt::error::Result;
+use ckpt::ops::init::{InitOptions, PACK_BYTES_DEFAULT, init};
+
+/// Options of `init`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ckpt init -r /mnt/backup/models
+  CKPT_REPO=/mnt/backup/models ckpt init
+
+The folder is created if it does not exist; one that holds anything else is refused.")]
+pub struct Arguments {}
+
+/// Creates the repository.
+pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
+    let options = InitOptions {
+        location: context.location()?,
+        chunk_sizes: None,
+        pack_bytes: PACK_BYTES_DEFAULT,
+        now: context.started(),
+    };
+    let report = init(&options)?;
+    let output = &context.output;
+    if output.manners.json {
+        let document = InitDocument {
+            repository: report.id.to_hex(),
+            location: report.location,
+            exclusive_create: report.exclusive_create,
+            notes: report.notes,
+        };
+        output.closing(output.document(Body::Init(document)))?;
+        return Ok(Ending::Done);
+    }
+    for note in &report.notes {
+        output.warning(note);
+    }
+    if output.manners.is_talkative() {
+        output.closing(output.line(&format!(
+            "repository {} created at {}",
+            report.id,
+            render::prose(&report.location)
+        )))?;
+    }
+    Ok(Ending::Done)
+}

@@ -1,0 +1,115 @@
+//! `ckpt ls`: list the files of a snapshot.
+
+use super::args::{AtArgument, NarrowArguments};
+use super::context::Context;
+use super::exit::Ending;
+use super::json::{EntryItem, ListHead, ListTail};
+use super::output::DocumentStream;
+use super::{render, selectors};
+use ckpt::bytes::ByteCount;
+use ckpt::error::Result;
+use ckpt::metadata::FileKind;
+use ckpt::ops::list::list;
+use ckpt::repo::entry::Entry;
+use ckpt::repo::snapshots::Snapshot;
+use std::ffi::OsString;
+
+/// Options of `ls`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ckpt ls latest
+  ckpt ls latest:checkpoint-12000 --long
+  ckpt ls tag:best --recursive
+  ckpt ls --at 2d :checkpoint-12000
+
+Directories end in `/`. Names with unusual characters are shown with escapes \
+such as \\n or \\xff; --json has them exactly.")]
+pub struct Arguments {
+    /// The snapshot: latest, tag:NAME or the first digits of an id; `SELECTOR:SUBPATH` lists a part of it
+    #[arg(value_name = "SELECTOR", required_unless_present = "at")]
+    selector: Option<OsString>,
+
+    #[command(flatten)]
+    at: AtArgument,
+
+    #[command(flatten)]
+    narrow: NarrowArguments,
+
+    /// List what is in directories too
+    #[arg(long, short = 'R')]
+    recursive: bool,
+
+    /// Show permissions, owner, size and time
+    #[arg(long, short)]
+    long: bool,
+}
+
+/// Lists the files.
+pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
+    let narrow = selectors::narrow(&arguments.narrow)?;
+    let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
+    let repo = context.open()?;
+    let snapshot = &wanted.find(&repo.snapshots(), &narrow)?;
+    let subpath = wanted.subpath.as_deref();
+    let output = &context.output;
+    let report = if output.manners.json {
+        let head = ListHead { snapshot: snapshot.id.to_hex() };
+        let mut stream = DocumentStream::begin(output, "ls", &head, "entries")?;
+        let report = list(&repo, snapshot, subpath, arguments.recursive, &mut |entry| {
+            stream.item(&EntryItem::new(snapshot, entry))
+        })?;
+        stream.end(&ListTail { entries_total: report.entries, damaged: report.damaged })?;
+        report
+    } else {
+        list(&repo, snapshot, subpath, arguments.recursive, &mut |entry| {
+            output.line(&line(context, snapshot, entry, arguments.long))
+        })?
+    };
+    if report.damaged > 0 {
+        return Ok(Ending::Damage("parts of the listing cannot be read because they are damaged".to_owned()));
+    }
+    Ok(Ending::Done)
+}
+
+/// An entry on one line.
+pub fn line(context: &Context, snapshot: &Snapshot, entry: &Entry, long: bool) -> String {
+    let metadata = &entry.metadata;
+    let mut name = render::path(&path(snapshot, entry));
+    if metadata.kind == FileKind::Directory && !name.ends_with('/') {
+        name.push('/');
+    }
+    if !long {
+        return name;
+    }
+    if let FileKind::Symlink { target } = &metadata.kind {
+        name = format!("{name} -> {}", render::path(target));
+    }
+    let mark = if entry.changed_while_read { "  [changed while it was read]" } else { "" };
+    format!(
+        "{}  {:>5} {:>5}  {:>9}  {}  {name}{mark}",
+        render::mode(metadata),
+        metadata.uid,
+        metadata.gid,
+        ByteCount(metadata.size).to_string(),
+        context.time(metadata.mtime),
+    )
+}
+
+/// The path that people type: relative to the root if there is only one, else absolute.
+pub fn path(snapshot: &Snapshot, entry: &Entry) -> Vec<u8> {
+    let root = usize::try_from(entry.root).ok().and_then(|root| snapshot.roots.get(root));
+    let root = root.map_or(&[][..], Vec::as_slice);
+    if entry.path.is_empty() {
+        return root.to_vec();
+    }
+    if snapshot.roots.len() == 1 {
+        return entry.path.clone();
+    }
+    let mut path = root.to_vec();
+    if !path.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(&entry.path);
+    path
+}

@@ -1,0 +1,105 @@
+//! `ckpt prune`: free the space of what no snapshot needs any more.
+
+use super::context::Context;
+use super::exit::Ending;
+use super::json::{Body, PruneSummary, Summary};
+use super::render;
+use super::sizes::{self, UnusedArgument};
+use ckpt::bytes::ByteCount;
+use ckpt::error::Result;
+use ckpt::ops::prune::{MaxUnused, PruneOptions, PruneReport, prune};
+use ckpt::repo::Repo;
+use ckpt::repo::records::WriterRecord;
+
+/// How much unused space stays unless something else is asked for.
+pub const UNUSED_DEFAULT: &str = "5%";
+
+/// Options of `prune`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ckpt prune --dry-run
+  ckpt prune --max-unused 10G
+
+Backups may run at the same time. A prune that was killed is finished by the next one.")]
+pub struct Arguments {
+    /// How much unused space may stay: a share (5%), a size (10G), or unlimited (delete only packs without any used content)
+    #[arg(long, value_name = "HOW MUCH", default_value = UNUSED_DEFAULT, value_parser = sizes::parse_unused)]
+    max_unused: UnusedArgument,
+
+    /// Say what would be freed, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// End backups of other hosts that seem to be running: only when you know that none is
+    #[arg(long)]
+    assume_alone: bool,
+}
+
+/// Prunes the repository.
+pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
+    let repo = context.open()?;
+    execute(context, &repo, arguments.max_unused, arguments.dry_run, arguments.assume_alone)
+}
+
+/// Prunes `repo` and shows the result.
+pub fn execute(
+    context: &Context,
+    repo: &Repo,
+    max_unused: UnusedArgument,
+    dry_run: bool,
+    assume_alone: bool,
+) -> Result<Ending> {
+    let max_unused = match max_unused {
+        UnusedArgument::Percent(percent) => MaxUnused::Percent(percent),
+        UnusedArgument::Bytes(bytes) => MaxUnused::Bytes(bytes),
+        UnusedArgument::Unlimited => MaxUnused::Unlimited,
+    };
+    let options = PruneOptions {
+        dry_run,
+        max_unused,
+        resources: context.resources(),
+        now: context.started(),
+        writer: WriterRecord::of_this_process(context.started()),
+        assume_alone,
+    };
+    let report = prune(repo, &options, &context.reporter)?;
+    context.reporter.end_phase();
+    let output = &context.output;
+    if output.manners.json {
+        let summary = Summary::Prune(summary(context, &report, dry_run));
+        output.closing(output.document(Body::Summary(summary)))?;
+    } else if dry_run {
+        output.closing(output.line(&counts(context, &report, "would be")))?;
+    } else if output.manners.is_watched() {
+        output.talk("info", &counts(context, &report, "were"));
+    }
+    Ok(Ending::Done)
+}
+
+fn counts(context: &Context, report: &PruneReport, verb: &str) -> String {
+    format!(
+        "{} {verb} deleted, {} {verb} packed again ({}), {} stay; {} {verb} freed, {} unused stay; {}",
+        render::counted(report.packs_deleted, "pack", "packs"),
+        report.packs_repacked,
+        ByteCount(report.bytes_repacked),
+        report.packs_kept,
+        ByteCount(report.bytes_freed),
+        ByteCount(report.bytes_unused_left),
+        render::duration(context.seconds_elapsed()),
+    )
+}
+
+fn summary(context: &Context, report: &PruneReport, dry_run: bool) -> PruneSummary {
+    PruneSummary {
+        dry_run,
+        packs_kept: report.packs_kept,
+        packs_deleted: report.packs_deleted,
+        packs_repacked: report.packs_repacked,
+        bytes_freed: report.bytes_freed,
+        bytes_repacked: report.bytes_repacked,
+        bytes_unused_left: report.bytes_unused_left,
+        index_objects_merged: report.index_objects_merged,
+        seconds_elapsed: context.seconds_elapsed(),
+    }
+}

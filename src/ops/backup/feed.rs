@@ -1,0 +1,186 @@
+//! The feed: walks the source and the parent snapshot side by side and says what has to be read.
+//!
+//! A file whose size, mtime, ctime and inode are those of the parent is not read, provided that all of its chunks are in
+//! packs that may be relied on, and that its times are older than the parent's start by more than clocks resolve.
+
+use crate::error::{Error, Result};
+use crate::ids::ChunkId;
+use crate::metadata::{FileTime, Metadata};
+use crate::paths::compare_paths;
+use crate::repo::Repo;
+use crate::repo::entry::Entry;
+use crate::repo::snapshots::Snapshot;
+use crate::repo::stream::{self, StreamRef};
+use crate::repo::transaction::Transaction;
+use crate::repo::tree::{Entries, FetchChunk};
+use crate::source::scan::{Found, Scan, Scanned};
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::iter::Peekable;
+
+/// How many entries are looked up in the index together.
+const BATCH_ENTRIES: usize = 512;
+
+/// File systems with coarse clocks may give a later change the same time: so close to the parent's start, read again.
+const CLOCK_SECONDS: i64 = 2;
+
+/// What the coordinator has to do next.
+pub(super) enum Item {
+    /// Nothing to read: the entry as the parent has it.
+    Unchanged(Box<Entry>),
+    /// A regular file to read, and whether the parent had something at this path.
+    Read(Box<Found>, bool),
+    /// A directory, link, pipe or device; with the extended attributes of the parent if they are surely the same.
+    Other(Box<Found>, Option<Vec<(Vec<u8>, Vec<u8>)>>),
+    /// It could not be looked at.
+    Problem(u32, Vec<u8>, Error),
+    /// A socket.
+    Socket,
+    /// Left out by a pattern.
+    Excluded,
+}
+
+/// Pairs what a scan finds with what the parent has at the same path.
+pub(super) struct Merge<'a> {
+    scan: Scan,
+    earlier: Option<Peekable<Entries<'a>>>,
+    parent_started: FileTime,
+}
+
+impl<'a> Merge<'a> {
+    pub(super) fn new(scan: Scan, fetch: &'a FetchChunk<'a>, repo: &Repo, parent: Option<&Snapshot>) -> Merge<'a> {
+        Merge {
+            scan,
+            earlier: parent.map(|p| repo.entries(fetch, p.tree).peekable()),
+            parent_started: parent.map_or(FileTime::default(), |p| p.started),
+        }
+    }
+
+    /// The entry that the parent has at this path. Parts of the parent that cannot be read count as absent.
+    fn earlier(&mut self, root: u32, path: &[u8]) -> Option<Entry> {
+        let entries = self.earlier.as_mut()?;
+        loop {
+            let order = match entries.peek()? {
+                Ok(entry) => entry.root.cmp(&root).then_with(|| compare_paths(&entry.path, path)),
+                Err(_) => Ordering::Less,
+            };
+            match order {
+                Ordering::Less => drop(entries.next()),
+                Ordering::Equal => return entries.next()?.ok(),
+                Ordering::Greater => return None,
+            }
+        }
+    }
+
+    fn is_settled(&self, metadata: &Metadata) -> bool {
+        let newest = metadata.mtime.max(metadata.ctime);
+        newest.seconds < self.parent_started.seconds - CLOCK_SECONDS
+    }
+
+    /// The next thing found, and the parent's entry if it is surely the same.
+    pub(super) fn next_pair(&mut self) -> Option<(Scanned, Option<Entry>, bool)> {
+        let scanned = self.scan.next()?;
+        let Scanned::Entry(found) = &scanned else { return Some((scanned, None, false)) };
+        let earlier = self.earlier(found.root, &found.path);
+        let existed = earlier.is_some();
+        let same = earlier.filter(|e| {
+            !e.changed_while_read && found.metadata.is_unchanged_since(&e.metadata) && self.is_settled(&found.metadata)
+        });
+        Some((scanned, same, existed))
+    }
+}
+
+/// Yields items in the order of the scan.
+pub(super) struct Feed<'a> {
+    merge: Merge<'a>,
+    transaction: &'a Transaction<'a>,
+    reread: bool,
+    ready: VecDeque<Item>,
+}
+
+impl<'a> Feed<'a> {
+    pub(super) fn new(merge: Merge<'a>, transaction: &'a Transaction<'a>, reread: bool) -> Feed<'a> {
+        Feed { merge, transaction, reread, ready: VecDeque::new() }
+    }
+
+    /// The next item; none at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Item>> {
+        if self.ready.is_empty() {
+            self.fill()?;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        let mut pairs = Vec::with_capacity(BATCH_ENTRIES);
+        while pairs.len() < BATCH_ENTRIES {
+            match self.merge.next_pair() {
+                Some(pair) => pairs.push(pair),
+                None => break,
+            }
+        }
+        // Files of one chunk, nearly all of them, are looked up together.
+        let single = |entry: &Option<Entry>| entry.as_ref()?.content.filter(|c| c.depth == 0).map(|c| c.root);
+        let ids: Vec<ChunkId> = pairs.iter().filter_map(|(_, same, _)| single(same)).collect();
+        let mut known = self.transaction.known(&ids)?.into_iter();
+        for (scanned, same, existed) in pairs {
+            let is_known = match (single(&same), same.as_ref().and_then(|e| e.content)) {
+                (Some(_), _) => known.next().unwrap_or(false),
+                (None, Some(content)) => is_stream_known(self.transaction, content)?,
+                (None, None) => same.is_some(),
+            };
+            self.ready.push_back(self.item(scanned, same.filter(|_| is_known), existed));
+        }
+        Ok(())
+    }
+
+    fn item(&self, scanned: Scanned, same: Option<Entry>, existed: bool) -> Item {
+        match scanned {
+            Scanned::Entry(found) if found.metadata.kind != crate::metadata::FileKind::Regular => {
+                Item::Other(Box::new(found), same.map(|e| e.metadata.xattrs))
+            }
+            Scanned::Entry(found) => match same {
+                Some(mut entry) if !self.reread => {
+                    // The number of names of a file can change with its ctime only, its device number with a reboot.
+                    entry.metadata.link_group = found.metadata.link_group;
+                    Item::Unchanged(Box::new(entry))
+                }
+                _ => Item::Read(Box::new(found), existed),
+            },
+            Scanned::Problem { root, path, error } => Item::Problem(root, path, error),
+            Scanned::SkippedSocket { .. } => Item::Socket,
+            Scanned::Excluded { .. } => Item::Excluded,
+        }
+    }
+}
+
+/// True if every node and every chunk of a file's content is in a pack that may be relied on.
+fn is_stream_known(transaction: &Transaction<'_>, content: StreamRef) -> Result<bool> {
+    let mut level = vec![content.root];
+    for depth in (0..=content.depth).rev() {
+        if transaction.known(&level)?.contains(&false) {
+            return Ok(false);
+        }
+        if depth == 0 {
+            break;
+        }
+        let mut below = Vec::new();
+        for &node in &level {
+            // A node that cannot be read: the file is read again, and the node is stored again if it is missing.
+            let Ok(children) = transaction.repo().read_chunk(node).and_then(|n| stream::parse_node(&n)) else {
+                return Ok(false);
+            };
+            let ids = children.iter().map(|c| c.id).filter(|id| *id != ChunkId::HOLE);
+            if depth > 1 {
+                below.extend(ids);
+            } else if transaction.known(&ids.collect::<Vec<_>>())?.contains(&false) {
+                return Ok(false);
+            }
+        }
+        if depth == 1 {
+            break;
+        }
+        level = below;
+    }
+    Ok(true)
+}

@@ -1,0 +1,58 @@
+//! Stores chunks of metadata: leaves of the tree, nodes, chunk lists.
+//!
+//! They go into packs of their own, so that looking at a snapshot reads little. Used by the coordinator alone.
+
+use crate::codec::{Compression, Encoder};
+use crate::error::Result;
+use crate::ids::ChunkId;
+use crate::repo::pack::{PackKind, PackWriter};
+use crate::repo::pack_table::FrameRecord;
+use crate::repo::transaction::{Claim, Transaction};
+
+/// See the module.
+pub(super) struct MetadataSink<'t> {
+    transaction: &'t Transaction<'t>,
+    encoder: Encoder,
+    frame: Vec<u8>,
+    pack: Option<PackWriter>,
+    /// Bytes added to packs.
+    pub(super) bytes_stored: u64,
+}
+
+impl<'t> MetadataSink<'t> {
+    pub(super) fn new(transaction: &'t Transaction<'t>) -> Result<MetadataSink<'t>> {
+        let encoder = Encoder::new(Compression::Auto)?;
+        Ok(MetadataSink { transaction, encoder, frame: Vec::new(), pack: None, bytes_stored: 0 })
+    }
+
+    /// Stores a chunk unless the repository holds it, and returns its id.
+    pub(super) fn store(&mut self, chunk: &[u8]) -> Result<ChunkId> {
+        let id = ChunkId::of(chunk);
+        if self.transaction.claim(&[id])?.as_slice() != [Claim::New] {
+            return Ok(id);
+        }
+        self.frame.clear();
+        let codec = self.encoder.encode(chunk, &mut self.frame)?;
+        let record = FrameRecord::single(id, chunk.len(), self.frame.len(), codec.code())?;
+        let mut pack = match self.pack.take() {
+            Some(pack) => pack,
+            None => self.transaction.create_pack(PackKind::Tree)?,
+        };
+        pack.append(&self.frame, &[record])?;
+        self.bytes_stored += u64::try_from(self.frame.len()).unwrap_or(u64::MAX);
+        if pack.bytes() >= u64::from(self.transaction.repo().config().pack_bytes) {
+            self.transaction.finish_pack(pack)?;
+        } else {
+            self.pack = Some(pack);
+        }
+        Ok(id)
+    }
+
+    /// Ends the last pack.
+    pub(super) fn finish(self) -> Result<u64> {
+        if let Some(pack) = self.pack {
+            self.transaction.finish_pack(pack)?;
+        }
+        Ok(self.bytes_stored)
+    }
+}

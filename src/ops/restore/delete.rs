@@ -1,0 +1,65 @@
+//! `restore --delete`: removes from restored directories what the snapshot does not hold.
+//!
+//! Walks the selection beside the target, a directory's names at a time; only directories that the selection holds are
+//! looked into. Never called when anything of the snapshot could not be read.
+
+use super::selection::Selection;
+use crate::error::Result;
+use crate::paths::is_beneath;
+use crate::source::target::Target;
+use std::collections::VecDeque;
+
+/// A directory of the target whose names are compared with the entries to come.
+struct Open {
+    path: Vec<u8>,
+    /// Names in it that have not been matched yet, sorted.
+    names: VecDeque<Vec<u8>>,
+}
+
+/// Removes the surplus and returns how many entries that were, not counting what lay beneath them.
+pub(super) fn surplus(selection: &Selection<'_>, target: &Target) -> Result<u64> {
+    let mut open: Vec<Open> = Vec::new();
+    let mut deleted = 0;
+    for item in selection.entries() {
+        let (path, entry) = item?;
+        let (parent, name) = split(&path);
+        // What is not in any open directory (its own was not selected) must not close those it lies beneath.
+        while open.last().is_some_and(|d| path.is_empty() || !is_beneath(parent, &d.path)) {
+            deleted += open.pop().map_or(Ok(0), |mut directory| delete_below(target, &mut directory, None))?;
+        }
+        if let Some(directory) = open.last_mut().filter(|d| d.path == parent) {
+            deleted += delete_below(target, directory, Some(name))?;
+        }
+        if entry.is_directory() {
+            open.push(Open { names: target.list_children(&path)?.into(), path });
+        }
+    }
+    while let Some(mut directory) = open.pop() {
+        deleted += delete_below(target, &mut directory, None)?;
+    }
+    Ok(deleted)
+}
+
+/// Removes the names before `until`, or all that are left, and passes over `until` itself.
+fn delete_below(target: &Target, directory: &mut Open, until: Option<&[u8]>) -> Result<u64> {
+    let mut deleted = 0;
+    while let Some(name) = directory.names.front() {
+        if until.is_some_and(|until| name.as_slice() > until) {
+            break;
+        }
+        let Some(name) = directory.names.pop_front() else { break };
+        if until != Some(name.as_slice()) {
+            let path = if directory.path.is_empty() { name } else { [&directory.path, &b"/"[..], &name].concat() };
+            target.remove(&path)?;
+            deleted += 1;
+        }
+    }
+    Ok(deleted)
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&[], path),
+    }
+}

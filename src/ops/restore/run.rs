@@ -1,0 +1,360 @@
+//! One run of a restore: decides for every entry what to do, makes what is no regular file, and fills windows.
+
+use super::selection::Selection;
+use super::window::{self, Job, Outcome, Window};
+use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport, delete};
+use crate::bytes::ByteCount;
+use crate::error::{Error, Kind, Result};
+use crate::events::{Event, Observer};
+use crate::ids::ChunkId;
+use crate::metadata::{FileKind, Metadata};
+use crate::repo::Repo;
+use crate::repo::entry::Entry;
+use crate::source::apply::{IssueSummary, MetadataIssue};
+use crate::source::target::{Overwrite as Replacing, Target};
+use std::collections::HashMap;
+
+/// What lies ahead, found out before anything is written.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    pub(super) entries: u64,
+    pub(super) files_to_write: u64,
+    pub(super) bytes_to_write: u64,
+    /// Bytes that files will take beyond what stands under their names.
+    bytes_growth: u64,
+    /// True if a part of the list of files cannot be read.
+    pub(super) is_damaged: bool,
+}
+
+/// What to do with one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// Nothing stands there.
+    Create,
+    /// Something else stands there.
+    Update,
+    /// It is right as it is.
+    Unchanged,
+    /// It stays because nothing is to be overwritten.
+    Keep,
+}
+
+/// See the module.
+pub(super) struct Run<'a> {
+    repo: &'a Repo,
+    options: &'a RestoreOptions,
+    observer: &'a dyn Observer,
+    /// None if a dry run finds no target.
+    target: Option<&'a Target>,
+    report: RestoreReport,
+    issues: IssueSummary,
+    /// Directories that get their metadata at the end, when nothing below them changes any more.
+    directories: Vec<(Vec<u8>, Metadata)>,
+    /// Files with several names: where the first of them is restored.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    /// Further names (existing, new), made when the first are in place.
+    later_links: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        repo: &'a Repo,
+        options: &'a RestoreOptions,
+        observer: &'a dyn Observer,
+        target: Option<&'a Target>,
+    ) -> Run<'a> {
+        Run {
+            repo,
+            options,
+            observer,
+            target,
+            report: RestoreReport { planned: options.dry_run.then(Vec::new), ..RestoreReport::default() },
+            issues: IssueSummary::default(),
+            directories: Vec::new(),
+            links: HashMap::new(),
+            later_links: Vec::new(),
+        }
+    }
+
+    pub(super) fn into_report(mut self) -> RestoreReport {
+        self.report.metadata_issues = self.issues.sentences().collect();
+        self.report
+    }
+
+    /// Looks at everything once: totals for space and progress, and the plan of a dry run.
+    pub(super) fn survey(&mut self, selection: &Selection<'_>) -> Result<Survey> {
+        let mut survey = Survey::default();
+        for item in selection.entries() {
+            self.check_interrupted()?;
+            let Ok((path, entry)) = item else {
+                survey.is_damaged = true;
+                continue;
+            };
+            let size = entry.metadata.size;
+            survey.entries += 1;
+            self.report.bytes_total = self.report.bytes_total.saturating_add(size);
+            let (action, allocated) = self.action(&path, &entry)?;
+            if entry.is_file() && matches!(action, Action::Create | Action::Update) {
+                survey.files_to_write += 1;
+                survey.bytes_to_write = survey.bytes_to_write.saturating_add(size);
+                survey.bytes_growth = survey.bytes_growth.saturating_add(size.saturating_sub(allocated));
+            }
+            if let Some(planned) = &mut self.report.planned {
+                let action = match action {
+                    Action::Create => "create",
+                    Action::Update => "update",
+                    Action::Unchanged | Action::Keep => "keep",
+                };
+                planned.push(PlannedItem { path, action, bytes: size });
+            }
+        }
+        Ok(survey)
+    }
+
+    /// What to do with the entry, and how many bytes stand allocated under its name.
+    fn action(&self, path: &[u8], entry: &Entry) -> Result<(Action, u64)> {
+        let existing = match self.target {
+            Some(target) if !path.is_empty() => target.existing(path)?,
+            Some(_) => return Ok((Action::Update, 0)),
+            None => None,
+        };
+        let Some(existing) = existing else { return Ok((Action::Create, 0)) };
+        let allocated = existing.allocated;
+        let wanted = &entry.metadata;
+        let Some(current) = existing.metadata else { return Ok((Action::Update, allocated)) };
+        let action = match (&wanted.kind, self.options.overwrite) {
+            (FileKind::Directory, _) if current.kind == FileKind::Directory => Action::Update,
+            (_, Overwrite::Never) => Action::Keep,
+            (FileKind::Regular, Overwrite::IfChanged) => {
+                let is_right = current.kind == FileKind::Regular
+                    && (current.size, current.mtime) == (wanted.size, wanted.mtime)
+                    && (current.mode, current.uid, current.gid) == (wanted.mode, wanted.uid, wanted.gid);
+                if is_right { Action::Unchanged } else { Action::Update }
+            }
+            _ => Action::Update,
+        };
+        Ok((action, allocated))
+    }
+
+    /// Refuses to begin what cannot fit.
+    pub(super) fn check_space(&self, selection: &Selection<'_>, survey: &Survey, target: &Target) -> Result<()> {
+        let free = target.free_bytes()?;
+        if survey.bytes_growth <= free {
+            return Ok(());
+        }
+        // Holes take no space. Reading all chunk lists to count them costs little beside failing half-way.
+        let needed = survey.bytes_growth.saturating_sub(self.hole_bytes(selection));
+        if needed <= free {
+            return Ok(());
+        }
+        let text = format!("the target has {} free, and {} are needed", ByteCount(free), ByteCount(needed));
+        Err(Error::new(Kind::NoSpace, text)
+            .with_hint("free some space, restore to another disk, or select less with --include"))
+    }
+
+    fn hole_bytes(&self, selection: &Selection<'_>) -> u64 {
+        let contents = selection.entries().flatten().filter_map(|(_, entry)| entry.content);
+        contents
+            .filter(|content| content.depth > 0)
+            .flat_map(|content| self.repo.content_chunks(selection.fetch(), content).flatten())
+            .filter(|child| child.id == ChunkId::HOLE)
+            .fold(0, |sum, hole| sum.saturating_add(hole.bytes))
+    }
+
+    /// Goes through the selection in order: everything but regular files is made at once, those are gathered in windows.
+    pub(super) fn walk(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
+        for beginning in selection.beginnings().filter(|b| !b.is_empty()) {
+            target.make_parents(beginning)?;
+        }
+        let mut window = Window::new(self.repo, target, self.observer, self.options.resources)?;
+        for item in selection.entries() {
+            self.check_interrupted()?;
+            match item {
+                Ok((path, entry)) => self.place(&mut window, selection, target, path, entry)?,
+                Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error),
+            }
+            if window.is_full() {
+                self.execute(&mut window)?;
+            }
+        }
+        self.execute(&mut window)
+    }
+
+    fn place(
+        &mut self,
+        window: &mut Window<'_>,
+        selection: &Selection<'_>,
+        target: &Target,
+        path: Vec<u8>,
+        entry: Entry,
+    ) -> Result<()> {
+        let (action, _) = match self.action(&path, &entry) {
+            Ok(decided) => decided,
+            Err(error) => return self.failed(path, error),
+        };
+        match (&entry.metadata.kind, action) {
+            (FileKind::Regular, Action::Unchanged) => {
+                self.report.files_unchanged += 1;
+                self.remember_link(&path, &entry.metadata);
+                Ok(())
+            }
+            (FileKind::Regular, Action::Keep) => {
+                self.report.files_kept += 1;
+                Ok(())
+            }
+            (FileKind::Regular, _) => self.place_file(window, selection, path, entry),
+            (FileKind::Directory, Action::Keep) => Ok(()),
+            (FileKind::Directory, _) => self.place_directory(target, path, entry.metadata),
+            (_, Action::Keep | Action::Unchanged) => Ok(()),
+            _ => self.place_special(target, path, &entry.metadata),
+        }
+    }
+
+    fn place_file(
+        &mut self,
+        window: &mut Window<'_>,
+        selection: &Selection<'_>,
+        path: Vec<u8>,
+        entry: Entry,
+    ) -> Result<()> {
+        if let Some(first) = entry.metadata.link_group.and_then(|group| self.links.get(&group)) {
+            self.later_links.push((first.clone(), path));
+            return Ok(());
+        }
+        self.remember_link(&path, &entry.metadata);
+        let content = entry.content;
+        let job = Job { path, metadata: entry.metadata, content, compare: self.options.overwrite != Overwrite::Never };
+        match window.add(job, selection.fetch()) {
+            Ok(()) => Ok(()),
+            Err((job, error)) => {
+                self.damaged(job.path, error);
+                Ok(())
+            }
+        }
+    }
+
+    fn remember_link(&mut self, path: &[u8], metadata: &Metadata) {
+        if let Some(group) = metadata.link_group {
+            self.links.entry(group).or_insert_with(|| path.to_vec());
+        }
+    }
+
+    fn place_directory(&mut self, target: &Target, path: Vec<u8>, metadata: Metadata) -> Result<()> {
+        let made = match path.is_empty() {
+            true => Ok(()),
+            false => make_directory(target, &path),
+        };
+        match made {
+            Ok(()) => {
+                self.report.directories += 1;
+                self.directories.push((path, metadata));
+                Ok(())
+            }
+            Err(error) => self.failed(path, error),
+        }
+    }
+
+    fn place_special(&mut self, target: &Target, path: Vec<u8>, metadata: &Metadata) -> Result<()> {
+        match target.make_special(&path, metadata, Replacing::Replace) {
+            Ok(placed) => {
+                self.report.others += 1;
+                self.note_issues(&path, &placed.issues);
+                Ok(())
+            }
+            Err(error) => self.failed(path, error),
+        }
+    }
+
+    fn execute(&mut self, window: &mut Window<'_>) -> Result<()> {
+        for (path, outcome) in window.execute()? {
+            match outcome {
+                Outcome::Restored(issues) => {
+                    self.report.files_restored += 1;
+                    self.note_issues(&path, &issues);
+                }
+                Outcome::Damaged(error) => self.damaged(path, error),
+                Outcome::Failed(error) => self.failed(path, error)?,
+            }
+        }
+        let window::Moved { fetched, written, reused } = window.take_moved();
+        self.report.bytes_fetched += fetched;
+        self.report.bytes_written += written;
+        self.report.bytes_reused += reused;
+        Ok(())
+    }
+
+    /// Further names, deletions, metadata of directories, and durability: in this order.
+    pub(super) fn conclude(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
+        for (existing, path) in std::mem::take(&mut self.later_links) {
+            match target.hard_link(&existing, &path, Replacing::Replace) {
+                Ok(_) => self.report.files_restored += 1,
+                Err(error) => self.failed(path, error)?,
+            }
+        }
+        if self.options.delete {
+            self.delete(selection, target)?;
+        }
+        // Deepest first, so that setting one's time is not undone by work beneath it.
+        for (path, metadata) in std::mem::take(&mut self.directories).into_iter().rev() {
+            match target.set_directory_metadata(&path, &metadata) {
+                Ok(issues) => self.note_issues(&path, &issues),
+                Err(error) => self.failed(path, error)?,
+            }
+        }
+        target.sync_all()
+    }
+
+    fn delete(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
+        if !self.report.damaged.is_empty() {
+            let text = "nothing was deleted, because the repository is damaged";
+            self.observer.on_event(&Event::Warning { text });
+            return Ok(());
+        }
+        let deleted = delete::surplus(selection, target)?;
+        self.report.deleted = deleted;
+        Ok(())
+    }
+
+    fn note_issues(&mut self, path: &[u8], issues: &[MetadataIssue]) {
+        if !issues.is_empty() {
+            self.issues.add(path, issues);
+        }
+    }
+
+    fn damaged(&mut self, path: Vec<u8>, error: Error) {
+        self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
+        self.report.damaged.push(path, error);
+    }
+
+    /// A full or read-only target fails the run; anything else only this path.
+    fn failed(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
+        if error.kind() == Kind::NoSpace {
+            return Err(
+                error.with_hint("the target is full; free some space there and run the same restore again to go on")
+            );
+        }
+        self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
+        self.report.failed.push(path, error);
+        Ok(())
+    }
+
+    fn check_interrupted(&self) -> Result<()> {
+        if self.observer.is_interrupted() { Err(interrupted()) } else { Ok(()) }
+    }
+}
+
+/// The error of a run that the user has asked to end.
+pub(super) fn interrupted() -> Error {
+    Error::new(Kind::Interrupted, "interrupted; run the same restore again to go on where it ended")
+}
+
+/// Makes the directory; a file or link that stands there gives way.
+fn make_directory(target: &Target, path: &[u8]) -> Result<()> {
+    let is_in_the_way = target
+        .existing(path)?
+        .is_some_and(|existing| existing.metadata.is_none_or(|metadata| metadata.kind != FileKind::Directory));
+    if is_in_the_way {
+        target.remove(path)?;
+    }
+    target.make_directory(path).map(|_| ())
+}

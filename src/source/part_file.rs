@@ -1,0 +1,350 @@
+//! One restored file while it is written: beside its final name, under the name of a part.
+//!
+//! The final name holds the old file or the whole new one, never a piece. The name of a part follows from the final
+//! name and from what is being restored, so that an interrupted restore finds it again and reads what it holds. A part
+//! that somebody else may have planted (a link, a file of another owner or with other names) is removed, not used; one
+//! that another process is writing is left to it. Dropping a [`TargetFile`] leaves the part for the next run.
+//!
+//! Renaming does not make content durable: a caller that renames before [`TargetFile::sync`] or
+//! [`Target::sync_all`](super::target::Target::sync_all) may find a file of the right size and time but without its
+//! content after a power failure. [`TargetFile::apply`] and [`ReadyFile::place`] are therefore apart, so that
+//! the content of many files can be made durable at once in between.
+
+use super::apply::{Handle, MetadataIssue, system_mode};
+use super::confined::{Place, create_name, open_name};
+use super::open::read_full_at;
+use super::placing::{Overwrite, Placed, Shared, stat_name};
+use super::remove::remove_entry;
+use super::stat::FileStatus;
+use crate::aligned::suits_direct_io;
+use crate::bytes::ByteRange;
+use crate::error::{Error, Result};
+use crate::metadata::Metadata;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+const PART_MODE: u32 = 0o600;
+/// Larger files get their size before they are written, so that several threads do not wait for each other to extend
+/// it; smaller ones at the end, where it mostly is right by then.
+const SIZED_EARLY_BYTES_MIN: u64 = 1 << 20;
+
+/// A file being restored. Writing through a shared reference is fine from several threads.
+#[derive(Debug)]
+pub struct TargetFile {
+    shared: Arc<Shared>,
+    path: Vec<u8>,
+    place: Place,
+    part: Vec<u8>,
+    file: File,
+    /// For direct I/O; absent if the file system refuses it.
+    direct: OnceLock<Option<File>>,
+    size: u64,
+    resumed: bool,
+}
+
+impl TargetFile {
+    pub(super) fn begin(shared: &Arc<Shared>, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
+        let place = shared.place(path)?;
+        let begun = begin_part(&place, resume_key)?.map_err(|error| shared.error("creating", path, error))?;
+        let target = TargetFile {
+            shared: Arc::clone(shared),
+            path: path.to_vec(),
+            place,
+            part: begun.part,
+            file: begun.file,
+            direct: OnceLock::new(),
+            size,
+            resumed: begun.resumed,
+        };
+        if target.resumed || size >= SIZED_EARLY_BYTES_MIN {
+            target.set_size()?;
+        }
+        Ok(target)
+    }
+
+    /// As [`TargetFile::begin`], but what stands under the final name becomes the part if it is a file of ours with no
+    /// other name, so that what is right in it need not be written. Until the file is placed there is nothing under the
+    /// final name: a mixture of old and new is never seen there.
+    pub(super) fn adopt(shared: &Arc<Shared>, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
+        let place = shared.place(path)?;
+        let part = part_name(&place.name, resume_key);
+        if let Ok(status) = stat_name(&place.parent, &place.name)
+            && status.is_regular()
+            && status.links == 1
+            && status.uid == rustix::process::geteuid().as_raw()
+        {
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            // Refused when an earlier run has left a part, which then serves, or by file systems without this call.
+            let _ = rustix::fs::renameat_with(&place.parent, &place.name[..], &place.parent, &part[..], flags);
+        }
+        TargetFile::begin(shared, path, size, resume_key)
+    }
+
+    /// True if an earlier run left this part: some of its content may be right already.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Writes all of `bytes` at `offset`. What lies behind the size of the file is refused.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_range(offset, bytes)?;
+        self.file.write_all_at(bytes, offset).map_err(|error| self.error("writing", error))
+    }
+
+    /// Writes all of `bytes` at `offset` past the page cache, if address, offset and length are multiples of
+    /// [`ALIGNMENT`](crate::aligned::ALIGNMENT) and the file system allows it; else like [`TargetFile::write_at`].
+    pub fn write_direct_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_range(offset, bytes)?;
+        let mut written = 0;
+        if let Some(direct) = self.direct_file().filter(|_| suits_direct_io(offset, bytes)) {
+            // A short write may end between two blocks: the rest then goes the other way.
+            while written < bytes.len() && suits_direct_io(offset + written as u64, &bytes[written..]) {
+                match direct.write_at(&bytes[written..], offset + written as u64) {
+                    Ok(0) => break,
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if is_refusal(&error) => {
+                        self.shared.direct_refused.store(true, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(error) => return Err(self.error("writing", error)),
+                }
+            }
+        }
+        self.write_at(offset + written as u64, &bytes[written..])
+    }
+
+    /// Fills `buffer` from `offset` with what is written so far; fewer bytes only behind the last of it.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        read_full_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
+    }
+
+    /// Reserves space for `range`, so that its later writing cannot fail for want of it and is less fragmented. False
+    /// if the file system cannot reserve.
+    pub fn allocate(&self, range: ByteRange) -> Result<bool> {
+        #[cfg(target_os = "linux")]
+        if !range.is_empty() {
+            let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+            return match rustix::fs::fallocate(&self.file, flags, range.offset(), range.len()) {
+                Ok(()) => Ok(true),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(false),
+                Err(error) => Err(self.error("reserving space for", error.into())),
+            };
+        }
+        Ok(range.is_empty())
+    }
+
+    /// Makes the content durable. After a failure the content is in doubt: discard the file.
+    pub fn sync(&self) -> Result<()> {
+        self.set_size()?;
+        self.file.sync_all().map_err(|error| self.error("making durable", error))
+    }
+
+    /// Gives the part its metadata; its content is complete.
+    pub fn apply(self, metadata: &Metadata) -> Result<ReadyFile> {
+        let status = self.set_size()?;
+        self.shared.note_device(status.device, &self.file);
+        let issues = Handle::Descriptor(self.file.as_fd())
+            .apply(metadata, &status)
+            .map_err(|error| error.while_doing(self.shared.show(&self.path)))?;
+        Ok(ReadyFile { file: self, issues })
+    }
+
+    /// [`TargetFile::apply`], then [`ReadyFile::place`].
+    pub fn finish(self, metadata: &Metadata, overwrite: Overwrite) -> Result<Placed> {
+        self.apply(metadata)?.place(overwrite)
+    }
+
+    /// Removes the part: nothing of it is worth keeping.
+    pub fn discard(self) -> Result<()> {
+        remove_entry(&self.place.parent, &self.part).map_err(|error| self.error("removing the part of", error.into()))
+    }
+
+    fn check_range(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        match ByteRange::new(offset, bytes.len() as u64) {
+            Ok(range) if range.end() <= self.size => Ok(()),
+            _ => Err(Error::damaged(format!(
+                "{} bytes at {offset} do not fit {}, which has {} bytes",
+                bytes.len(),
+                self.shared.show(&self.path),
+                self.size
+            ))),
+        }
+    }
+
+    fn direct_file(&self) -> Option<&File> {
+        if self.shared.direct_refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.direct.get_or_init(|| self.open_direct()).as_ref()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open_direct(&self) -> Option<File> {
+        match open_name(&self.place.parent, &self.part, OFlags::WRONLY | OFlags::DIRECT | OFlags::NONBLOCK) {
+            Ok(descriptor) => {
+                let direct = File::from(descriptor);
+                // The name may lead elsewhere by now; only the very same file will do.
+                let status = FileStatus::from_std(&direct.metadata().ok()?);
+                self.status().ok()?.is_same_file(&status).then_some(direct)
+            }
+            Err(error) => {
+                if matches!(error, Errno::INVAL | Errno::OPNOTSUPP) {
+                    self.shared.direct_refused.store(true, Ordering::Relaxed);
+                }
+                None
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_direct(&self) -> Option<File> {
+        None
+    }
+
+    /// What has not been written is a hole.
+    fn set_size(&self) -> Result<FileStatus> {
+        let status = self.status()?;
+        if status.size != self.size {
+            self.file.set_len(self.size).map_err(|error| self.error("setting the size of", error))?;
+        }
+        Ok(status)
+    }
+
+    fn status(&self) -> Result<FileStatus> {
+        self.file.metadata().map(|m| FileStatus::from_std(&m)).map_err(|error| self.error("examining", error))
+    }
+
+    fn error(&self, doing: &str, error: io::Error) -> Error {
+        Error::io(format!("{doing} {}", self.shared.show(&self.path)), error)
+    }
+}
+
+/// A file whose content and metadata are complete, still under the name of its part. It holds one descriptor.
+#[derive(Debug)]
+pub struct ReadyFile {
+    file: TargetFile,
+    issues: Vec<MetadataIssue>,
+}
+
+impl ReadyFile {
+    /// Gives the file its final name, unless something stands there and must not be replaced; then it is removed. A
+    /// directory is never replaced: [`Target::remove`](super::target::Target::remove) it before.
+    pub fn place(self, overwrite: Overwrite) -> Result<Placed> {
+        let TargetFile { shared, place, part, path, .. } = &self.file;
+        let placed = shared.rename_into_place(place, part, overwrite, path)?;
+        Ok(Placed { placed, issues: self.issues })
+    }
+}
+
+/// True for the name of a part, which is of no use to anybody but an interrupted restore.
+pub fn is_part_name(name: &[u8]) -> bool {
+    name.starts_with(b".") && name.ends_with(PART_SUFFIX)
+}
+
+const PART_SUFFIX: &[u8] = b".ckpt-part";
+
+/// Derived by hashing, because the final name may be as long as names can be.
+fn part_name(name: &[u8], resume_key: &str) -> Vec<u8> {
+    let mut hasher = blake3::Hasher::new();
+    // A name holds no NUL: the two cannot run into each other.
+    hasher.update(name).update(&[0]).update(resume_key.as_bytes());
+    let hex = hasher.finalize().to_hex();
+    [b".", &hex.as_bytes()[..32], PART_SUFFIX].concat()
+}
+
+/// The name of a part that nobody will look for.
+pub(super) fn random_part_name() -> Result<Vec<u8>> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::new(crate::error::Kind::Failed, format!("no random bytes: {error}")))?;
+    Ok(part_name(&bytes, ""))
+}
+
+struct Begun {
+    part: Vec<u8>,
+    file: File,
+    resumed: bool,
+}
+
+/// Creates the part of an entry, or finds the one that an earlier run left.
+fn begin_part(place: &Place, resume_key: &str) -> Result<rustix::io::Result<Begun>> {
+    let part = part_name(&place.name, resume_key);
+    let new = |part: Vec<u8>| create(place, &part).map(|file| Begun { part, file, resumed: false });
+    let found = match create(place, &part) {
+        Ok(file) => return Ok(Ok(Begun { part, file, resumed: false })),
+        Err(Errno::EXIST) => resume(place, &part),
+        Err(error) => return Ok(Err(error)),
+    };
+    match found {
+        Ok(Part::Resumed(file)) => return Ok(Ok(Begun { part, file, resumed: true })),
+        Ok(Part::Removed) => match new(part) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other),
+        },
+        Ok(Part::InUse) => {}
+        Err(error) => return Ok(Err(error)),
+    }
+    Ok(new(random_part_name()?))
+}
+
+/// What became of a part that exists.
+enum Part {
+    Resumed(File),
+    /// It was none of ours, or has vanished.
+    Removed,
+    /// Another process is writing it.
+    InUse,
+}
+
+fn resume(place: &Place, part: &[u8]) -> rustix::io::Result<Part> {
+    // A pipe planted under the name must not block the opening.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match open_name(&place.parent, part, flags) {
+        Ok(descriptor) => Some(File::from(descriptor)),
+        Err(Errno::NOENT) => return Ok(Part::Removed),
+        Err(_) => None,
+    };
+    let user = rustix::process::geteuid().as_raw();
+    if let Some(file) = file {
+        let status = FileStatus::from_rustix(&rustix::fs::fstat(&file)?);
+        if status.is_regular() && status.links == 1 && status.uid == user {
+            if !lock(&file) {
+                return Ok(Part::InUse);
+            }
+            // Its writer may have given it its final name just before the lock was ours.
+            if !stat_name(&place.parent, part).is_ok_and(|named| named.is_same_file(&status)) {
+                return Ok(Part::InUse);
+            }
+            if status.mode != PART_MODE {
+                rustix::fs::fchmod(&file, system_mode(PART_MODE))?;
+            }
+            return Ok(Part::Resumed(file));
+        }
+    }
+    remove_entry(&place.parent, part)?;
+    Ok(Part::Removed)
+}
+
+fn create(place: &Place, part: &[u8]) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    let file = File::from(create_name(&place.parent, part, flags, Mode::RUSR | Mode::WUSR)?);
+    // Whoever was faster in taking the lock found an empty part, which both may write: their content is the same.
+    lock(&file);
+    Ok(file)
+}
+
+/// False if another process holds the lock. A file system without locks has no such process.
+fn lock(file: &File) -> bool {
+    !matches!(rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive), Err(Errno::WOULDBLOCK))
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::OPNOTSUPP))
+}
