@@ -238,6 +238,10 @@ pub struct PruneSummary {
     pub bytes_unused_left: u64,
     /// Index objects that were merged.
     pub index_objects_merged: u64,
+    /// Backups that had died and were ended.
+    pub transactions_ended: u64,
+    /// Bytes of unfinished objects that killed runs had left, and that were freed.
+    pub temporary_bytes_freed: u64,
     /// How long it took.
     pub seconds_elapsed: f64,
 }
