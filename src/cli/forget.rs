@@ -136,7 +136,7 @@ impl Arguments {
     fn check(&self, has_policy: bool, narrow: &Narrow) -> Result<()> {
         let usage = |text: &str, hint: &str| Err(Error::new(Kind::Usage, text).with_hint(hint));
         if self.choices.is_given() && !self.prune {
-            return usage("--max-unused and --exclusive are about pruning", "give --prune, too, or leave them out");
+            return usage("--max-unused and --assume-alone are about pruning", "give --prune, too, or leave them out");
         }
         match (self.ids.is_empty(), has_policy) {
             (true, false) => usage(

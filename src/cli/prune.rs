@@ -1,6 +1,5 @@
 //! `ckpt prune`: free the space of what no snapshot needs any more.
 
-use super::backup::host_name;
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{Body, PruneSummary, Summary};
@@ -38,15 +37,15 @@ pub struct Choices {
     #[arg(long, value_name = "HOW MUCH", value_parser = sizes::parse_unused)]
     max_unused: Option<UnusedArgument>,
 
-    /// You give your word that nothing else uses the repository: what other runs left open is ended
+    /// End backups that seem to be running, on any host: only when you know that none is
     #[arg(long)]
-    exclusive: bool,
+    assume_alone: bool,
 }
 
 impl Choices {
     /// True if anything was chosen.
     pub fn is_given(&self) -> bool {
-        self.max_unused.is_some() || self.exclusive
+        self.max_unused.is_some() || self.assume_alone
     }
 }
 
@@ -68,11 +67,8 @@ pub fn execute(context: &Context, repo: &Repo, choices: Choices, dry_run: bool) 
         max_unused,
         resources: context.resources(),
         now: context.started(),
-        writer: WriterRecord::of_this_process(
-            &host_name(std::env::var("CKPT_HOST").ok().as_deref())?,
-            context.started(),
-        ),
-        assume_alone: choices.exclusive,
+        writer: WriterRecord::of_this_process(context.started()),
+        assume_alone: choices.assume_alone,
     };
     let report = prune(repo, &options, &context.reporter)?;
     context.reporter.end_phase();

@@ -5,7 +5,8 @@
 
 use crate::error::Result;
 use crate::metadata::{FileKind, Metadata};
-use crate::repo::entry::{Entry, compare_paths};
+use crate::paths::compare_paths;
+use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::tree::Entries;

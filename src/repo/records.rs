@@ -31,9 +31,14 @@ pub struct WriterRecord {
 }
 
 impl WriterRecord {
-    /// The record of the process that asks.
-    pub fn of_this_process(host: &str, started: FileTime) -> WriterRecord {
-        WriterRecord { host: host.to_owned(), process: std::process::id(), started: started.seconds, boot: this_boot() }
+    /// The record of the process that asks. The host is the machine's own name, whatever a snapshot is to say.
+    pub fn of_this_process(started: FileTime) -> WriterRecord {
+        WriterRecord {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            process: std::process::id(),
+            started: started.seconds,
+            boot: this_boot(),
+        }
     }
 }
 

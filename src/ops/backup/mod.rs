@@ -153,7 +153,7 @@ fn attempt(
     let parent = newest_of_source(repo, options, &roots);
     let transaction = match options.dry_run {
         true => Transaction::rehearse(repo)?,
-        false => Transaction::begin(repo, &WriterRecord::of_this_process(&options.host, options.started))?,
+        false => Transaction::begin(repo, &WriterRecord::of_this_process(options.started))?,
     };
     let harvested = coordinator::run(&transaction, input, &scan, parent.as_ref(), options, observer);
     let harvest = match harvested {

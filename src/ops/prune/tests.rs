@@ -42,7 +42,11 @@ fn mixed() -> (SimulatedStorage, Vec<(Snapshot, Contents)>) {
     let storage = test_support::storage();
     let repo = test_support::open(&storage);
     let file = |seed: u64| Node::File(noise(seed, 30_000 + seed as usize * 1000));
-    let a = test_support::save(&repo, 1, &[("a", file(1)), ("b", file(2)), ("c", file(3)), ("d", file(4)), ("g", file(150))]);
+    let a = test_support::save(
+        &repo,
+        1,
+        &[("a", file(1)), ("b", file(2)), ("c", file(3)), ("d", file(4)), ("g", file(150))],
+    );
     let b = test_support::save(&repo, 2, &[("b", file(2)), ("e", file(5)), ("f", Node::File(vec![0; 50_000]))]);
     let c = test_support::save(&repo, 3, &[("c", file(3)), ("b", file(2)), ("e", file(5))]);
     let live = [b, c].map(|s| (s.clone(), contents(&repo, &s).expect("sound")));
