@@ -74,7 +74,7 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
         Some(SubsetArgument::Bytes(bytes)) => Subset::Bytes(bytes),
         Some(SubsetArgument::Duration(duration)) => Subset::Duration(duration),
     });
-    let options = VerifyOptions { read_data, resources: context.resources(), now: context.started() };
+    let options = VerifyOptions { read_data, resources: context.resources(), now: context.started(), deadline: None };
     let report = verify(&repo, &options, &context.reporter)?;
     context.reporter.end_phase();
     let output = &context.output;
@@ -97,7 +97,11 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
 fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
     context.output.line(&format!("damaged {}: {}", render::prose(&damage.object), render::prose(&damage.what)))?;
     for (snapshot, path) in &damage.files {
-        context.output.line(&format!("  needed by {}:{}", snapshot.short(), render::path(path)))?;
+        let what = match path.as_slice() {
+            b"" => "a part of its list of files".to_owned(),
+            path => render::path(path),
+        };
+        context.output.line(&format!("  needed by snapshot {}: {what}", snapshot.short()))?;
     }
     Ok(())
 }
@@ -140,6 +144,7 @@ fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
         bytes_read: report.bytes_read,
         chunks_checked: report.chunks_checked,
         packs_total: report.packs_total,
+        packs_unlisted: report.packs_unlisted,
         packs_never_read: report.packs_never_read,
         oldest_read: report.oldest_read.and_then(time_text),
         damage_count: report.damage_count,

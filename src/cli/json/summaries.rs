@@ -131,6 +131,8 @@ pub struct VerifySummary {
     pub chunks_checked: u64,
     /// All packs.
     pub packs_total: u64,
+    /// Packs that killed runs left behind; the next run uses them, or a prune deletes them.
+    pub packs_unlisted: u64,
     /// Packs whose data were never read and verified.
     pub packs_never_read: u64,
     /// When the pack that was read longest ago was read.
