@@ -91,7 +91,7 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
         return Ok(Ending::Done);
     }
     let what = render::counted(report.damage_count, "object is", "objects are");
-    Ok(Ending::Damage(format!("{what} damaged")))
+    Ok(Ending::Damage(format!("{what} damaged"), Some("what is not named above can still be restored")))
 }
 
 fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
@@ -182,11 +182,14 @@ fn run_against(context: &Context, arguments: &Arguments, directory: &Path) -> Re
     }
     if report.difference_count > 0 {
         let what = render::counted(report.difference_count, "difference", "differences");
-        return Ok(Ending::Damage(format!("{shown} differs from snapshot {}: {what}", snapshot.id.short())));
+        return Ok(Ending::Damage(format!("{shown} differs from snapshot {}: {what}", snapshot.id.short()), None));
     }
     if !report.damaged.is_empty() {
         let what = render::counted(report.damaged.count, "file is", "files are");
-        return Ok(Ending::Damage(format!("{what} damaged in the repository and could not be compared")));
+        return Ok(Ending::Damage(
+            format!("{what} damaged in the repository and could not be compared"),
+            Some("`ckpt verify --read-data` lists all damage"),
+        ));
     }
     Ok(Ending::Done)
 }
