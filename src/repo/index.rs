@@ -7,11 +7,11 @@
 //! A pack is *listed* when some index object lists it. Packs of a run that was killed are known here but not listed;
 //! whoever relies on one lists it in an index object of its own.
 
-mod cached;
+mod records;
 pub mod survey;
 mod totals;
 
-pub use cached::RunRecord;
+pub use records::RunRecord;
 pub use totals::CodecTotals;
 
 use super::pack::{PackKind, PackSummary};

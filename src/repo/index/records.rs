@@ -1,10 +1,27 @@
-//! Small things the index keeps beside chunks: snapshot objects as they were read, and the history of runs.
+//! Snapshots and history as this host caches them.
+//!
+//! Both have their truth in the repository; here they save reading it again.
 
 use super::{Index, blobs};
 use crate::error::Result;
 use crate::ids::{HistoryId, PackId, SnapshotId};
 use rusqlite::{OptionalExtension, params};
 use std::collections::{HashMap, HashSet};
+
+/// A run as the history keeps it.
+#[derive(Debug, Clone)]
+pub struct RunRecord {
+    /// The id of its record.
+    pub id: HistoryId,
+    /// `verify`, `backup` ...
+    pub operation: String,
+    /// When it began, seconds since 1970.
+    pub started: i64,
+    /// When it ended, seconds since 1970.
+    pub finished: i64,
+    /// `sound`, `damaged` ...
+    pub outcome: String,
+}
 
 impl Index {
     /// The snapshot objects that are cached, as they were read.
@@ -71,19 +88,4 @@ impl Index {
             db.query_row(sql, params![operation, outcome], |row| row.get(0)).optional().map(Option::flatten)
         })
     }
-}
-
-/// A run as the history keeps it.
-#[derive(Debug, Clone)]
-pub struct RunRecord {
-    /// The id of its record.
-    pub id: HistoryId,
-    /// `verify`, `backup` ...
-    pub operation: String,
-    /// When it began, seconds since 1970.
-    pub started: i64,
-    /// When it ended, seconds since 1970.
-    pub finished: i64,
-    /// `sound`, `damaged` ...
-    pub outcome: String,
 }
