@@ -106,7 +106,7 @@ pub fn run(context: &Context, arguments: &Arguments, signals: &Signals) -> Resul
     arguments.check()?;
     let now = || times::file_time(jiff::Timestamp::now());
     let options = BackupOptions {
-        host: arguments.host()?,
+        host: host_name(arguments.host.as_deref())?,
         source: arguments.source.clone(),
         tags: arguments.tag.clone(),
         meta: arguments.meta.iter().cloned().collect(),
@@ -166,17 +166,6 @@ impl Arguments {
         Ok(())
     }
 
-    fn host(&self) -> Result<String> {
-        if let Some(host) = self.host.as_ref().filter(|host| !host.is_empty()) {
-            return Ok(host.clone());
-        }
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        if name.is_empty() {
-            return Err(Error::new(Kind::Usage, "this host has no name").with_hint("give one with --host or CKPT_HOST"));
-        }
-        Ok(name)
-    }
-
     fn stream_name(&self) -> String {
         let of_command = || {
             let command = self.paths.first().map(Path::new).and_then(Path::file_name);
@@ -184,6 +173,18 @@ impl Arguments {
         };
         self.stdin.clone().unwrap_or_else(of_command)
     }
+}
+
+/// The name of the host: as given, else what the system says.
+fn host_name(given: Option<&str>) -> Result<String> {
+    if let Some(host) = given.filter(|host| !host.is_empty()) {
+        return Ok(host.to_owned());
+    }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() {
+        return Err(Error::new(Kind::Usage, "this host has no name").with_hint("give one with --host or CKPT_HOST"));
+    }
+    Ok(name)
 }
 
 fn save_stream(

@@ -11,10 +11,10 @@ use ckpt::error::{Error, Kind};
 pub enum Ending {
     /// Everything was done (exit 0).
     Done,
-    /// A snapshot was saved, but is incomplete (exit 3).
+    /// A snapshot was saved, but is incomplete (exit 3): what is missing.
     Incomplete(String),
-    /// Damage, or a difference, was found (exit 5).
-    Damage(String),
+    /// Damage, or a difference, was found (exit 5): what it is, and what to do next.
+    Damage(String, Option<&'static str>),
 }
 
 /// The exit code and the name of an error's kind.
@@ -42,7 +42,9 @@ fn usual_hint(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Failed | Kind::Interrupted => None,
         Kind::Usage => Some("`ckpt COMMAND --help` explains every option"),
-        Kind::Damaged | Kind::Missing => Some("`ckpt verify` lists what is damaged and which files are affected"),
+        Kind::Damaged | Kind::Missing => {
+            Some("`ckpt verify --read-data` lists what is damaged and which files need it")
+        }
         Kind::NoRepository => Some("check --repo or CKPT_REPO; `ckpt init -r PATH` creates a repository"),
         Kind::Busy => Some("another run is at work; try again later"),
         Kind::WrongKey => Some("check which key belongs to this repository"),
@@ -63,8 +65,11 @@ pub fn conclude(output: &Output, signals: &Signals, result: Result<Ending, Error
     let result = result.and_then(|ending| output.closing(flushed).map(|()| ending));
     let (code, kind, message, hint) = match result {
         Ok(Ending::Done) => return 0,
-        Ok(Ending::Incomplete(message)) => (3, "incomplete", message, None),
-        Ok(Ending::Damage(message)) => (5, "damaged", message, None),
+        Ok(Ending::Incomplete(message)) => {
+            let hint = "mend what the lines above name, then run the same command again";
+            (3, "incomplete", message, Some(hint.to_owned()))
+        }
+        Ok(Ending::Damage(message, hint)) => (5, "damaged", message, hint.map(str::to_owned)),
         // Whoever read the output has seen enough.
         Err(error) if output.is_of_closing(&error) => return 0,
         Err(error) if signals.is_interrupted() && error.kind() == Kind::Interrupted => {

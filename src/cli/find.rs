@@ -69,7 +69,10 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         })?
     };
     if report.damaged > 0 {
-        return Ok(Ending::Damage("parts of lists of files cannot be read because they are damaged".to_owned()));
+        return Ok(Ending::Damage(
+            "parts of lists of files cannot be read because they are damaged".to_owned(),
+            Some("`ckpt verify` says more"),
+        ));
     }
     Ok(Ending::Done)
 }

@@ -4,10 +4,9 @@ use super::args::NarrowArguments;
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{Body, ForgetSummary, KeptItem, Summary};
-use super::prune::{self, UNUSED_DEFAULT};
+use super::prune;
 use super::render::{self, Side, Table};
 use super::selectors::{self, Base};
-use super::sizes::{self, UnusedArgument};
 use super::times;
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ids::SnapshotId;
@@ -75,9 +74,8 @@ pub struct Arguments {
     #[arg(long)]
     prune: bool,
 
-    /// With --prune: how much unused space may stay: a share (5%), a size (10G), or unlimited
-    #[arg(long, value_name = "HOW MUCH", default_value = UNUSED_DEFAULT, requires = "prune", value_parser = sizes::parse_unused)]
-    max_unused: UnusedArgument,
+    #[command(flatten)]
+    choices: prune::Choices,
 }
 
 /// Forgets snapshots, and prunes if asked.
@@ -88,7 +86,11 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let prefixes = arguments.ids.iter().map(id_prefix).collect::<Result<Vec<SelectorBase>>>()?;
     let repo = context.open()?;
     let snapshots = repo.snapshots();
-    let find = |prefix: &SelectorBase| select(&snapshots, prefix, &Narrow::default()).map(|snapshot| snapshot.id);
+    let find = |prefix: &SelectorBase| match prefix {
+        // A snapshot that is damaged beyond reading is not in the list; its whole id still names it.
+        SelectorBase::Id(digits) if SnapshotId::from_hex(digits).is_ok() => SnapshotId::from_hex(digits),
+        prefix => select(&snapshots, prefix, &Narrow::default()).map(|snapshot| snapshot.id),
+    };
     let ids = prefixes.iter().map(find).collect::<Result<Vec<SnapshotId>>>()?;
     let options = ForgetOptions {
         ids,
@@ -103,7 +105,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     show(context, arguments, &snapshots, &report)?;
     match (arguments.prune, arguments.dry_run) {
         (false, _) => Ok(Ending::Done),
-        (true, false) => prune::execute(context, &repo, arguments.max_unused, false, false),
+        (true, false) => prune::execute(context, &repo, arguments.choices, false),
         (true, true) => {
             context.output.warning("a dry run forgets nothing, so what pruning would free is not known yet");
             Ok(Ending::Done)
@@ -133,6 +135,9 @@ impl Arguments {
 
     fn check(&self, has_policy: bool, narrow: &Narrow) -> Result<()> {
         let usage = |text: &str, hint: &str| Err(Error::new(Kind::Usage, text).with_hint(hint));
+        if self.choices.is_given() && !self.prune {
+            return usage("--max-unused and --assume-alone are about pruning", "give --prune, too, or leave them out");
+        }
         match (self.ids.is_empty(), has_policy) {
             (true, false) => usage(
                 "neither a snapshot nor a policy is named",

@@ -67,7 +67,10 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         })?
     };
     if report.damaged > 0 {
-        return Ok(Ending::Damage("parts of the listing cannot be read because they are damaged".to_owned()));
+        return Ok(Ending::Damage(
+            "parts of the listing cannot be read because they are damaged".to_owned(),
+            Some("`ckpt verify` says more; other snapshots may be sound"),
+        ));
     }
     Ok(Ending::Done)
 }

@@ -11,9 +11,6 @@ use ckpt::ops::prune::{MaxUnused, PruneOptions, PruneReport, prune};
 use ckpt::repo::Repo;
 use ckpt::repo::records::WriterRecord;
 
-/// How much unused space stays unless something else is asked for.
-pub const UNUSED_DEFAULT: &str = "5%";
-
 /// Options of `prune`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -21,36 +18,46 @@ Examples:
   ckpt prune --dry-run
   ckpt prune --max-unused 10G
 
-Backups may run at the same time. A prune that was killed is finished by the next one.")]
+While a backup runs, prune ends with exit code 11 and deletes nothing; run it again later. A prune that was killed \
+is finished by the next one.")]
 pub struct Arguments {
-    /// How much unused space may stay: a share (5%), a size (10G), or unlimited (delete only packs without any used content)
-    #[arg(long, value_name = "HOW MUCH", default_value = UNUSED_DEFAULT, value_parser = sizes::parse_unused)]
-    max_unused: UnusedArgument,
+    #[command(flatten)]
+    choices: Choices,
 
     /// Say what would be freed, and change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
+}
 
-    /// End backups of other hosts that seem to be running: only when you know that none is
+/// Options that `forget --prune` has too.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Choices {
+    /// How much unused space may stay: a share (5%), a size (10G), or unlimited (delete only packs without any used
+    /// content) [default: 5%]
+    #[arg(long, value_name = "HOW MUCH", value_parser = sizes::parse_unused)]
+    max_unused: Option<UnusedArgument>,
+
+    /// End backups that seem to be running, on any host: only when you know that none is
     #[arg(long)]
     assume_alone: bool,
+}
+
+impl Choices {
+    /// True if anything was chosen.
+    pub fn is_given(&self) -> bool {
+        self.max_unused.is_some() || self.assume_alone
+    }
 }
 
 /// Prunes the repository.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let repo = context.open()?;
-    execute(context, &repo, arguments.max_unused, arguments.dry_run, arguments.assume_alone)
+    execute(context, &repo, arguments.choices, arguments.dry_run)
 }
 
 /// Prunes `repo` and shows the result.
-pub fn execute(
-    context: &Context,
-    repo: &Repo,
-    max_unused: UnusedArgument,
-    dry_run: bool,
-    assume_alone: bool,
-) -> Result<Ending> {
-    let max_unused = match max_unused {
+pub fn execute(context: &Context, repo: &Repo, choices: Choices, dry_run: bool) -> Result<Ending> {
+    let max_unused = match choices.max_unused.unwrap_or(UnusedArgument::Percent(5.0)) {
         UnusedArgument::Percent(percent) => MaxUnused::Percent(percent),
         UnusedArgument::Bytes(bytes) => MaxUnused::Bytes(bytes),
         UnusedArgument::Unlimited => MaxUnused::Unlimited,
@@ -61,7 +68,7 @@ pub fn execute(
         resources: context.resources(),
         now: context.started(),
         writer: WriterRecord::of_this_process(context.started()),
-        assume_alone,
+        assume_alone: choices.assume_alone,
     };
     let report = prune(repo, &options, &context.reporter)?;
     context.reporter.end_phase();
@@ -100,6 +107,8 @@ fn summary(context: &Context, report: &PruneReport, dry_run: bool) -> PruneSumma
         bytes_repacked: report.bytes_repacked,
         bytes_unused_left: report.bytes_unused_left,
         index_objects_merged: report.index_objects_merged,
+        transactions_ended: report.transactions_ended,
+        temporary_bytes_freed: report.temporary_bytes_freed,
         seconds_elapsed: context.seconds_elapsed(),
     }
 }

@@ -143,9 +143,11 @@ fn conclude(context: &Context, arguments: &Arguments, snapshot: &Snapshot, repor
     }
     if !report.damaged.is_empty() {
         let what = render::counted(report.damaged.count, "file is", "files are");
-        return Ok(Ending::Damage(format!(
-            "{what} damaged in the repository and left out; everything else was restored"
-        )));
+        let hint = "`ckpt verify --read-data` lists all damage; another snapshot may hold an undamaged state";
+        return Ok(Ending::Damage(
+            format!("{what} damaged in the repository and left out; everything else was restored"),
+            Some(hint),
+        ));
     }
     if !report.failed.is_empty() {
         let what = render::counted(report.failed.count, "file", "files");

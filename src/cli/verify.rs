@@ -74,7 +74,7 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
         Some(SubsetArgument::Bytes(bytes)) => Subset::Bytes(bytes),
         Some(SubsetArgument::Duration(duration)) => Subset::Duration(duration),
     });
-    let options = VerifyOptions { read_data, resources: context.resources(), now: context.started() };
+    let options = VerifyOptions { read_data, resources: context.resources(), now: context.started(), deadline: None };
     let report = verify(&repo, &options, &context.reporter)?;
     context.reporter.end_phase();
     let output = &context.output;
@@ -91,13 +91,17 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
         return Ok(Ending::Done);
     }
     let what = render::counted(report.damage_count, "object is", "objects are");
-    Ok(Ending::Damage(format!("{what} damaged")))
+    Ok(Ending::Damage(format!("{what} damaged"), Some("what is not named above can still be restored")))
 }
 
 fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
     context.output.line(&format!("damaged {}: {}", render::prose(&damage.object), render::prose(&damage.what)))?;
     for (snapshot, path) in &damage.files {
-        context.output.line(&format!("  needed by {}:{}", snapshot.short(), render::path(path)))?;
+        let what = match path.as_slice() {
+            b"" => "a part of its list of files".to_owned(),
+            path => render::path(path),
+        };
+        context.output.line(&format!("  needed by snapshot {}: {what}", snapshot.short()))?;
     }
     Ok(())
 }
@@ -140,6 +144,7 @@ fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
         bytes_read: report.bytes_read,
         chunks_checked: report.chunks_checked,
         packs_total: report.packs_total,
+        packs_unlisted: report.packs_unlisted,
         packs_never_read: report.packs_never_read,
         oldest_read: report.oldest_read.and_then(time_text),
         damage_count: report.damage_count,
@@ -177,11 +182,14 @@ fn run_against(context: &Context, arguments: &Arguments, directory: &Path) -> Re
     }
     if report.difference_count > 0 {
         let what = render::counted(report.difference_count, "difference", "differences");
-        return Ok(Ending::Damage(format!("{shown} differs from snapshot {}: {what}", snapshot.id.short())));
+        return Ok(Ending::Damage(format!("{shown} differs from snapshot {}: {what}", snapshot.id.short()), None));
     }
     if !report.damaged.is_empty() {
         let what = render::counted(report.damaged.count, "file is", "files are");
-        return Ok(Ending::Damage(format!("{what} damaged in the repository and could not be compared")));
+        return Ok(Ending::Damage(
+            format!("{what} damaged in the repository and could not be compared"),
+            Some("`ckpt verify --read-data` lists all damage"),
+        ));
     }
     Ok(Ending::Done)
 }

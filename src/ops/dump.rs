@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 
 /// Zeros are written in pieces of this many bytes.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The most bytes of content that are read ahead.
 const AHEAD_BYTES_MAX: u64 = 256 << 20;

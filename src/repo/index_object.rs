@@ -127,6 +127,10 @@ fn read_sections(
         return Err(ReadError::Damage);
     }
     if header[8..10] != 1u16.to_le_bytes() || header[10] != 0 {
+        // A flipped bit must not look like a newer version: only what the checksum at the end covers is believed.
+        if !input.ends_with_own_checksum().map_err(sort_error)? {
+            return Err(ReadError::Damage);
+        }
         return Err(ReadError::Other(Error::new(Kind::FormatTooNew, format!("{} is of a newer format", input.name))));
     }
     let mut sections = 0u32;
@@ -183,6 +187,19 @@ struct Windowed<'a> {
 impl Windowed<'_> {
     fn left(&self) -> u64 {
         u64::try_from(self.window.len() - self.taken).unwrap_or(0)
+    }
+
+    /// Reads on to the end; true if the last bytes are the checksum of all before them, as in every version.
+    fn ends_with_own_checksum(&mut self) -> Result<bool> {
+        let checksum_bytes = u64::try_from(CHECKSUM_BYTES).unwrap_or(0);
+        loop {
+            let left = (self.left() + (self.bytes - self.at)).saturating_sub(checksum_bytes);
+            if left == 0 {
+                let computed = self.hasher.finalize();
+                return Ok(self.take(CHECKSUM_BYTES)? == computed.as_bytes());
+            }
+            self.take(usize::try_from(left.min(WINDOW_BYTES)).unwrap_or(CHECKSUM_BYTES))?;
+        }
     }
 
     fn take(&mut self, bytes: usize) -> Result<Vec<u8>> {

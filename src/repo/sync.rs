@@ -64,7 +64,12 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
     if !gone.is_empty() {
         repo.index().remove_index_objects(&gone)?;
     }
-    forget_deleted_packs(repo)
+    match forget_deleted_packs(repo) {
+        // Looking and restoring go on; whoever writes reads the lists again and refuses.
+        Err(error) if error.kind() == Kind::Damaged => found.damage.push(format!("a list of deleted packs: {error}")),
+        other => other?,
+    }
+    Ok(())
 }
 
 /// Packs of final lists are dead for ever: no row may say otherwise.

@@ -131,6 +131,8 @@ pub struct VerifySummary {
     pub chunks_checked: u64,
     /// All packs.
     pub packs_total: u64,
+    /// Packs that killed runs left behind; the next run uses them, or a prune deletes them.
+    pub packs_unlisted: u64,
     /// Packs whose data were never read and verified.
     pub packs_never_read: u64,
     /// When the pack that was read longest ago was read.
@@ -238,6 +240,10 @@ pub struct PruneSummary {
     pub bytes_unused_left: u64,
     /// Index objects that were merged.
     pub index_objects_merged: u64,
+    /// Backups that had died and were ended.
+    pub transactions_ended: u64,
+    /// Bytes of unfinished objects that killed runs had left, and that were freed.
+    pub temporary_bytes_freed: u64,
     /// How long it took.
     pub seconds_elapsed: f64,
 }

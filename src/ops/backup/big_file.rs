@@ -4,7 +4,8 @@
 //! Every data extent is a stream of its own for the cutter; holes lie between them. Cuts are chosen in the order of the
 //! file as candidates arrive, so they are the same however many workers scan.
 
-use super::worker::{ChunkPlace, Segment, SegmentSource};
+use super::shared::Segment;
+use super::worker::{ChunkPlace, SegmentSource};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::repo::stream::{Child, NodeBuilder, StreamRef};

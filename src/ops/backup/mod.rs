@@ -5,12 +5,16 @@
 //! comes out in order goes into the tree, and the transaction commits it. All memory beyond small constants is file
 //! content under way, which the coordinator bounds. Cuts, and so chunks, are the same whatever the number of threads.
 
+mod assembly;
 mod big_file;
 mod coordinator;
 mod feed;
 mod forecast;
 mod metadata_sink;
 mod packs;
+mod pipeline;
+mod shared;
+mod storer;
 mod worker;
 
 use super::{Problems, Resources};
@@ -22,10 +26,10 @@ use crate::metadata::FileTime;
 use crate::repo::Repo;
 use crate::repo::records::WriterRecord;
 use crate::repo::snapshots::{Snapshot, Totals, source_key};
+use crate::repo::stream::StreamRef;
 use crate::repo::transaction::Transaction;
 use crate::source::excludes::Excludes;
 use crate::source::scan::ScanOptions;
-use coordinator::Harvest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -117,6 +121,12 @@ pub struct BackupReport {
     pub retried_after_revocation: bool,
 }
 
+/// What a run brought in.
+struct Harvest {
+    tree: Option<StreamRef>,
+    report: BackupReport,
+}
+
 /// Saves a snapshot.
 pub fn backup(
     repo: &Repo,
@@ -155,7 +165,7 @@ fn attempt(
         true => Transaction::rehearse(repo)?,
         false => Transaction::begin(repo, &WriterRecord::of_this_process(options.started))?,
     };
-    let harvested = coordinator::run(&transaction, input, &scan, parent.as_ref(), options, observer);
+    let harvested = pipeline::run(&transaction, input, &scan, parent.as_ref(), options, observer);
     let harvest = match harvested {
         Ok(harvest) => harvest,
         Err(error) => {

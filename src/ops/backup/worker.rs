@@ -3,121 +3,23 @@
 //! A small file is one task from reading to storing. A big file is read and scanned for candidate cuts segment by
 //! segment; once the coordinator has chosen the cuts, its chunks come back to be hashed, looked up, coded and stored.
 
-use super::interrupted;
 use super::packs::FrameBatch;
-use crate::codec::{Compression, Encoder};
-use crate::error::{Error, Kind, Result};
-use crate::events::Observer;
+use super::shared::{Segment, Shared};
+use super::storer::Storer;
+use crate::error::{Error, Result};
 use crate::ids::ChunkId;
-use crate::repo::pack_table::{FRAME_CHUNKS_MAX, FrameRecord};
 use crate::repo::stream::Child;
-use crate::repo::transaction::{Claim, Transaction};
-use crate::source::chunker::{CONTEXT_BYTES, Candidates, Chunker};
+use crate::source::chunker::Candidates;
 use crate::source::open::{Extent, SourceFile};
 use crate::source::scan::Found;
 use crossbeam_channel::{Receiver, Sender};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// Chunks below the repository's smallest cut are ends and small files: they share frames of up to this many bytes, so
-/// that the general codec sees more than one of them.
-const GROUP_BYTES: usize = 1 << 20;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// How often a file that changes while it is read is read again.
 const READ_ATTEMPTS: u32 = 3;
-
-/// What all threads of a run share.
-pub(super) struct Shared<'a> {
-    pub(super) transaction: &'a Transaction<'a>,
-    pub(super) observer: &'a dyn Observer,
-    pub(super) chunker: Chunker,
-    pub(super) compression: Compression,
-    pub(super) pace: Option<Pace>,
-    pub(super) buffers: Arc<Buffers>,
-    pub(super) stop: AtomicBool,
-    pub(super) bytes_read: AtomicU64,
-    pub(super) bytes_new: AtomicU64,
-    pub(super) bytes_stored: AtomicU64,
-    pub(super) chunks_new: AtomicU64,
-}
-
-impl Shared<'_> {
-    fn check_stop(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) || self.observer.is_interrupted() { Err(interrupted()) } else { Ok(()) }
-    }
-}
-
-/// Holds reading to a number of bytes a second: each read waits until the time its predecessors have used up is over.
-pub(super) struct Pace {
-    bytes_per_second: u64,
-    free_at: Mutex<Instant>,
-}
-
-impl Pace {
-    pub(super) fn new(bytes_per_second: u64) -> Pace {
-        Pace { bytes_per_second: bytes_per_second.max(1), free_at: Mutex::new(Instant::now()) }
-    }
-
-    /// Waits until `bytes` more may be read, in slices short enough to notice an interruption.
-    fn wait(&self, bytes: u64, shared: &Shared<'_>) -> Result<()> {
-        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        let until = {
-            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-            *free_at = (*free_at).max(Instant::now()) + cost;
-            *free_at
-        };
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            shared.check_stop()?;
-            std::thread::sleep(left.min(Duration::from_millis(50)));
-        }
-        Ok(())
-    }
-}
-
-/// Buffers that go round: fresh memory costs a page fault for every page.
-pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
-
-impl Buffers {
-    pub(super) fn new() -> Buffers {
-        Buffers(Mutex::new(Vec::new()))
-    }
-
-    /// A buffer of exactly `bytes`, with any content.
-    pub(super) fn take(&self, bytes: usize) -> Vec<u8> {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        buffer.resize(bytes, 0);
-        buffer
-    }
-
-    /// Gives a buffer back.
-    pub(super) fn give(&self, buffer: Vec<u8>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
-    }
-}
-
-/// Bytes of a big file: `context` of them before the segment proper.
-pub(super) struct Segment {
-    buffer: Vec<u8>,
-    context: usize,
-    bytes: usize,
-    home: Arc<Buffers>,
-}
-
-impl Drop for Segment {
-    fn drop(&mut self) {
-        self.home.give(std::mem::take(&mut self.buffer));
-    }
-}
-
-impl Segment {
-    /// The segment proper.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.context..self.context + self.bytes]
-    }
-}
 
 /// A small file to read.
 pub(super) struct SmallFile {
@@ -214,44 +116,15 @@ fn read_and_scan(shared: &Shared<'_>, source: SegmentSource) -> Result<Result<(S
             }
             let mut buffer = shared.buffers.take(context + bytes);
             match file.read_at(offset - context as u64, &mut buffer) {
-                Ok(read) => {
-                    Segment { buffer, context, bytes: read.saturating_sub(context), home: shared.buffers.clone() }
-                }
+                Ok(read) => Segment::new(buffer, context, read.saturating_sub(context), &shared.buffers),
                 Err(error) => return Ok(Err(error)),
             }
         }
     };
-    shared.bytes_read.fetch_add(segment.bytes as u64, Ordering::Relaxed);
+    shared.bytes_read.fetch_add(segment.bytes().len() as u64, Ordering::Relaxed);
     let mut candidates = Candidates::new();
-    let (before, rest) = segment.buffer.split_at(segment.context);
-    shared.chunker.scan(before, &rest[..segment.bytes], &mut candidates);
+    shared.chunker.scan(segment.context(), segment.bytes(), &mut candidates);
     Ok(Ok((segment, candidates)))
-}
-
-/// Reads a segment of a stream; shorter than `bytes` only at the end of it.
-pub(super) fn load_segment(
-    shared: &Shared<'_>,
-    reader: &mut dyn std::io::Read,
-    before: &[u8],
-    bytes: usize,
-) -> Result<Segment> {
-    let context = &before[before.len() - before.len().min(CONTEXT_BYTES)..];
-    let mut buffer = shared.buffers.take(context.len() + bytes);
-    buffer[..context.len()].copy_from_slice(context);
-    let mut at = context.len();
-    while at < buffer.len() {
-        shared.check_stop()?;
-        if let Some(pace) = &shared.pace {
-            pace.wait((buffer.len() - at).min(64 << 10) as u64, shared)?;
-        }
-        match reader.read(&mut buffer[at..]) {
-            Ok(0) => break,
-            Ok(read) => at += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::io("reading the stream", error)),
-        }
-    }
-    Ok(Segment { bytes: at - context.len(), context: context.len(), buffer, home: shared.buffers.clone() })
 }
 
 struct ReadFile {
@@ -370,119 +243,4 @@ fn read_once(shared: &Shared<'_>, found: &mut Found, buffer: &mut Vec<u8>) -> Re
         found.metadata.size = bytes_total;
     }
     Ok((pieces, changed))
-}
-
-/// Hashes chunks, looks them up, codes and hands over those that are new.
-struct Storer<'a> {
-    shared: &'a Shared<'a>,
-    encoder: Encoder,
-    full: &'a Sender<FrameBatch>,
-    empty: &'a Receiver<FrameBatch>,
-    batch: FrameBatch,
-    group: Vec<u8>,
-    group_chunks: Vec<(ChunkId, u32)>,
-    joined: Vec<u8>,
-    group_below: usize,
-}
-
-impl<'a> Storer<'a> {
-    fn new(
-        shared: &'a Shared<'a>,
-        full: &'a Sender<FrameBatch>,
-        empty: &'a Receiver<FrameBatch>,
-    ) -> Result<Storer<'a>> {
-        Ok(Storer {
-            shared,
-            encoder: Encoder::new(shared.compression)?,
-            full,
-            empty,
-            batch: FrameBatch::default(),
-            group: Vec::new(),
-            group_chunks: Vec::new(),
-            joined: Vec::new(),
-            group_below: usize::try_from(shared.chunker.sizes().min()).unwrap_or(usize::MAX),
-        })
-    }
-
-    fn store_places(&mut self, places: &[ChunkPlace]) -> Result<Vec<Child>> {
-        // At most the first chunk of a segment begins in the segment before: it alone is copied together.
-        let mut joined = std::mem::take(&mut self.joined);
-        joined.clear();
-        let mut ends = Vec::new();
-        for place in places {
-            if let Some((second, range)) = &place.second {
-                joined.extend_from_slice(&place.first.0.bytes()[place.first.1.clone()]);
-                joined.extend_from_slice(&second.bytes()[range.clone()]);
-            }
-            ends.push(joined.len());
-        }
-        let mut from = 0;
-        let mut chunks = Vec::with_capacity(places.len());
-        for (place, &end) in places.iter().zip(&ends) {
-            chunks.push(match place.second {
-                Some(_) => &joined[from..end],
-                None => &place.first.0.bytes()[place.first.1.clone()],
-            });
-            from = end;
-        }
-        let children = self.store(&chunks)?;
-        self.joined = joined;
-        Ok(children)
-    }
-
-    fn store(&mut self, chunks: &[&[u8]]) -> Result<Vec<Child>> {
-        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| ChunkId::of(chunk)).collect();
-        let claims = self.shared.transaction.claim(&ids)?;
-        for ((chunk, id), claim) in chunks.iter().zip(&ids).zip(claims) {
-            if claim == Claim::Known {
-                continue;
-            }
-            self.shared.chunks_new.fetch_add(1, Ordering::Relaxed);
-            self.shared.bytes_new.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            if chunk.len() < self.group_below {
-                self.add_to_group(chunk, *id)?;
-            } else {
-                let before = self.batch.bytes.len();
-                let codec = self.encoder.encode(chunk, &mut self.batch.bytes)?;
-                let stored = self.batch.bytes.len() - before;
-                self.batch.records.push(FrameRecord::single(*id, chunk.len(), stored, codec.code())?);
-            }
-        }
-        self.flush_group()?;
-        self.hand_over()?;
-        Ok(ids.iter().zip(chunks).map(|(&id, chunk)| Child { id, bytes: chunk.len() as u64 }).collect())
-    }
-
-    fn add_to_group(&mut self, chunk: &[u8], id: ChunkId) -> Result<()> {
-        if self.group.len() + chunk.len() > GROUP_BYTES || self.group_chunks.len() == FRAME_CHUNKS_MAX {
-            self.flush_group()?;
-        }
-        self.group.extend_from_slice(chunk);
-        self.group_chunks.push((id, u32::try_from(chunk.len()).unwrap_or(u32::MAX)));
-        Ok(())
-    }
-
-    fn flush_group(&mut self) -> Result<()> {
-        if self.group_chunks.is_empty() {
-            return Ok(());
-        }
-        let before = self.batch.bytes.len();
-        let codec = self.encoder.encode(&self.group, &mut self.batch.bytes)?;
-        let stored = self.batch.bytes.len() - before;
-        let chunks = std::mem::take(&mut self.group_chunks);
-        self.batch.records.push(FrameRecord::group(chunks, stored, codec.code())?);
-        self.group.clear();
-        Ok(())
-    }
-
-    fn hand_over(&mut self) -> Result<()> {
-        if self.batch.records.is_empty() {
-            return Ok(());
-        }
-        self.shared.bytes_stored.fetch_add(self.batch.bytes.len() as u64, Ordering::Relaxed);
-        let next = self.empty.try_recv().unwrap_or_default();
-        let batch = std::mem::replace(&mut self.batch, next);
-        // The lanes end early only with an error of their own, which is the one to report.
-        self.full.send(batch).map_err(|_| Error::new(Kind::Interrupted, "the packs can no longer be written"))
-    }
 }

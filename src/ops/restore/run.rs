@@ -226,7 +226,8 @@ impl<'a> Run<'a> {
         let job = Job { path, metadata: entry.metadata, content, compare: self.options.overwrite != Overwrite::Never };
         match window.add(job, selection.fetch()) {
             Ok(()) => Ok(()),
-            Err((job, error)) => {
+            Err(refused) => {
+                let (job, error) = *refused;
                 self.damaged(job.path, error);
                 Ok(())
             }

@@ -110,7 +110,7 @@ impl<'a> Window<'a> {
     }
 
     /// Adds a file; its chunk list is read. A list that cannot be read gives the job back.
-    pub(super) fn add(&mut self, job: Job, fetch: &FetchChunk<'_>) -> Result<(), (Job, Error)> {
+    pub(super) fn add(&mut self, job: Job, fetch: &FetchChunk<'_>) -> Result<(), Box<(Job, Error)>> {
         let before = self.wants.len();
         let number = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
         let mut offset = 0u64;
@@ -119,7 +119,7 @@ impl<'a> Window<'a> {
                 Ok(found) => found,
                 Err(error) => {
                     self.wants.truncate(before);
-                    return Err((job, error));
+                    return Err(Box::new((job, error)));
                 }
             };
             if child.id != ChunkId::HOLE {

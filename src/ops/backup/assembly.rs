@@ -1,0 +1,210 @@
+//! The assembly: puts entries back into the order of the scan, in whatever order their content becomes ready, and passes
+//! them to the tree. Keeps the books of the run, since here everything comes by once.
+
+use super::metadata_sink::MetadataSink;
+use super::shared::Shared;
+use super::{BackupReport, Harvest};
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::ids::ChunkId;
+use crate::metadata::{FileKind, Metadata};
+use crate::repo::entry;
+use crate::repo::stream::{Child, NodeBuilder, StreamRef};
+use crate::repo::tree::TreeBuilder;
+use crate::source::scan::Found;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// An entry's place in the order of the scan.
+enum Slot {
+    /// Its content is under way.
+    Waiting,
+    Ready(Box<entry::Entry>),
+    /// Another name of a file whose content is under way or known, and whether the parent had something at its path:
+    /// resolved when its turn comes.
+    Link(Box<Found>, bool),
+    /// Left out.
+    Void,
+}
+
+/// What the first name of a file with several brought: the same for all of them.
+type FirstName = (Metadata, Option<StreamRef>);
+
+/// See the module.
+pub(super) struct Assembly<'a> {
+    shared: &'a Shared<'a>,
+    slots: VecDeque<Slot>,
+    /// The number of the first slot.
+    first: u64,
+    /// Files with several names, by device and inode: what the first name brought, once it is known.
+    links: HashMap<(u64, u64), Option<FirstName>>,
+    sink: MetadataSink<'a>,
+    tree: TreeBuilder,
+    pub(super) report: BackupReport,
+    bytes_reported: u64,
+}
+
+impl<'a> Assembly<'a> {
+    pub(super) fn new(shared: &'a Shared<'a>) -> Result<Assembly<'a>> {
+        Ok(Assembly {
+            shared,
+            slots: VecDeque::new(),
+            first: 0,
+            links: HashMap::new(),
+            sink: MetadataSink::new(shared.transaction)?,
+            tree: TreeBuilder::default(),
+            report: BackupReport::default(),
+            bytes_reported: 0,
+        })
+    }
+
+    /// Takes the next place for an entry whose content is still to come.
+    pub(super) fn reserve(&mut self) -> u64 {
+        self.slots.push_back(Slot::Waiting);
+        self.first + self.slots.len() as u64 - 1
+    }
+
+    /// Takes the next place for an entry that is complete.
+    pub(super) fn push(&mut self, entry: Box<entry::Entry>) {
+        self.slots.push_back(Slot::Ready(entry));
+    }
+
+    /// True if `found` is another name of a file seen before; it then has its place and needs no reading.
+    pub(super) fn push_link(&mut self, found: Box<Found>, existed: bool) -> Result<(), Box<Found>> {
+        let Some(group) = found.metadata.link_group else { return Err(found) };
+        match self.links.entry(group) {
+            Entry::Vacant(place) => {
+                place.insert(None);
+                Err(found)
+            }
+            Entry::Occupied(_) => {
+                self.slots.push_back(Slot::Link(found, existed));
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps a chunk of metadata.
+    pub(super) fn store(&mut self, chunk: &[u8]) -> Result<ChunkId> {
+        self.sink.store(chunk)
+    }
+
+    /// Builds the chunk list of a file.
+    pub(super) fn chunk_list(&mut self, children: Vec<Child>) -> Result<Option<StreamRef>> {
+        let mut nodes = NodeBuilder::default();
+        let sink = &mut self.sink;
+        for child in children {
+            nodes.push(child, &mut |node| sink.store(&node))?;
+        }
+        nodes.finish(&mut |node| sink.store(&node))
+    }
+
+    /// The content for the place `sequence` is stored.
+    pub(super) fn complete(
+        &mut self,
+        sequence: u64,
+        found: Found,
+        content: Option<StreamRef>,
+        changed_while_read: bool,
+        existed: bool,
+    ) {
+        if changed_while_read {
+            let error = Error::new(Kind::Failed, "changed while it was read; what was read is stored and marked");
+            self.problem(found.absolute.as_os_str().as_bytes().to_vec(), error);
+        }
+        self.count_file(existed);
+        let Found { root, path, metadata, .. } = found;
+        let entry = entry::Entry { root, path, metadata, content, changed_while_read };
+        self.set(sequence, Slot::Ready(Box::new(entry)));
+    }
+
+    /// The place `sequence` stays empty: its file could not be read.
+    pub(super) fn give_up(&mut self, sequence: u64, path: Vec<u8>, error: Error) {
+        self.set(sequence, Slot::Void);
+        self.problem(path, error);
+    }
+
+    fn set(&mut self, sequence: u64, slot: Slot) {
+        let position = usize::try_from(sequence - self.first).unwrap_or(usize::MAX);
+        if let Some(place) = self.slots.get_mut(position) {
+            *place = slot;
+        }
+    }
+
+    /// Passes everything that has no unfinished predecessor to the tree.
+    pub(super) fn emit_ready(&mut self) -> Result<()> {
+        while let Some(slot) = self.slots.front() {
+            if matches!(slot, Slot::Waiting) {
+                return Ok(());
+            }
+            self.first += 1;
+            match self.slots.pop_front() {
+                Some(Slot::Ready(entry)) => self.emit(*entry)?,
+                Some(Slot::Link(found, existed)) => self.emit_link(*found, existed)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn emit_link(&mut self, found: Found, existed: bool) -> Result<()> {
+        let first = found.metadata.link_group.and_then(|group| self.links.get(&group).cloned()).flatten();
+        let Some((metadata, content)) = first else {
+            let error = Error::new(Kind::Failed, "another name of a file that could not be read");
+            self.problem(found.absolute.as_os_str().as_bytes().to_vec(), error);
+            return Ok(());
+        };
+        self.count_file(existed);
+        self.emit(entry::Entry { root: found.root, path: found.path, metadata, content, changed_while_read: false })
+    }
+
+    fn emit(&mut self, entry: entry::Entry) -> Result<()> {
+        if let (FileKind::Regular, Some(group)) = (&entry.metadata.kind, entry.metadata.link_group) {
+            self.links.insert(group, Some((entry.metadata.clone(), entry.content)));
+        }
+        self.report.bytes_logical = self.report.bytes_logical.saturating_add(entry.metadata.size);
+        if entry.is_file() {
+            self.report_progress(1);
+        }
+        let sink = &mut self.sink;
+        self.tree.push(&entry, &mut |chunk| sink.store(&chunk))
+    }
+
+    fn count_file(&mut self, existed: bool) {
+        match existed {
+            true => self.report.files_changed += 1,
+            false => self.report.files_new += 1,
+        }
+    }
+
+    /// Tells the observer what was read since the last time, and how many files are done.
+    pub(super) fn report_progress(&mut self, files: u64) {
+        let read = self.shared.bytes_read.load(Ordering::Relaxed);
+        let bytes = read - std::mem::replace(&mut self.bytes_reported, read);
+        if bytes > 0 || files > 0 {
+            self.shared.observer.on_event(&Event::Progress { bytes, files });
+        }
+    }
+
+    /// Books a file that could not be handled as asked.
+    pub(super) fn problem(&mut self, path: Vec<u8>, error: Error) {
+        self.shared.observer.on_event(&Event::FileProblem { path: &path, error: &error });
+        self.report.problems.push(path, error);
+    }
+
+    /// Ends the tree and the last pack of metadata.
+    pub(super) fn harvest(mut self) -> Result<Harvest> {
+        let sink = &mut self.sink;
+        let tree = self.tree.finish(&mut |chunk| sink.store(&chunk))?;
+        let metadata_bytes = self.sink.finish()?;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut report = self.report;
+        report.bytes_read = load(&self.shared.bytes_read);
+        report.bytes_new = load(&self.shared.bytes_new);
+        report.bytes_stored = load(&self.shared.bytes_stored) + metadata_bytes;
+        report.chunks_new = load(&self.shared.chunks_new);
+        Ok(Harvest { tree, report })
+    }
+}

@@ -1,0 +1,147 @@
+//! The threads of a backup and the queues between them.
+//!
+//! One coordinator (the calling thread), `threads` workers, and lanes that write packs. The coordinator bounds what is
+//! under way, so the queues to and from it need no bound of their own; the one to the lanes has one, so that slow storage
+//! slows the workers.
+
+use super::coordinator::Coordinator;
+use super::feed::{Feed, Merge};
+use super::shared::{Buffers, Pace, Shared};
+use super::worker::{Done, Task};
+use super::{BackupOptions, Harvest, Input, forecast, packs, worker};
+use crate::error::{Error, Kind, Result};
+use crate::events::{Event, Observer};
+use crate::metadata::{FileKind, FileTime, Metadata};
+use crate::repo::snapshots::Snapshot;
+use crate::repo::transaction::Transaction;
+use crate::source::chunker::{ChunkSizes, Chunker};
+use crate::source::scan::{Found, ScanOptions, scan};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Reads, cuts, codes and stores everything; on return all packs are durable.
+pub(super) fn run(
+    transaction: &Transaction<'_>,
+    input: &mut Input<'_>,
+    scan_options: &ScanOptions,
+    parent: Option<&Snapshot>,
+    options: &BackupOptions<'_>,
+    observer: &dyn Observer,
+) -> Result<Harvest> {
+    let config = transaction.repo().config();
+    let sizes = (config.chunk_min, config.chunk_average, config.chunk_max);
+    let sizes = ChunkSizes::new(sizes.0.into(), sizes.1.into(), sizes.2.into())?;
+    let shared = Shared {
+        transaction,
+        observer,
+        chunker: Chunker::new(sizes, &config.chunker_key()),
+        compression: options.compression,
+        pace: options.limit_read.map(Pace::new),
+        buffers: Arc::new(Buffers::new()),
+        stop: AtomicBool::new(false),
+        bytes_read: AtomicU64::new(0),
+        bytes_new: AtomicU64::new(0),
+        bytes_stored: AtomicU64::new(0),
+        chunks_new: AtomicU64::new(0),
+    };
+    observer.on_event(&Event::Phase { name: "backing up", bytes_total: None, files_total: None });
+    let threads = options.resources.threads.max(1);
+    let lanes = threads.div_ceil(2).min(4);
+    let (task_sender, task_receiver) = unbounded();
+    let (done_sender, done_receiver) = unbounded();
+    let (full_sender, full_receiver) = bounded(lanes);
+    let (empty_sender, empty_receiver) = unbounded();
+    std::thread::scope(|scope| {
+        let lane_threads: Vec<_> = (0..lanes)
+            .map(|_| {
+                let (full, empty) = (full_receiver.clone(), empty_sender.clone());
+                let shared = &shared;
+                scope.spawn(move || {
+                    packs::run(transaction, &full, &empty).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))
+                })
+            })
+            .collect();
+        drop(full_receiver);
+        for _ in 0..threads {
+            let (tasks, done) = (task_receiver.clone(), done_sender.clone());
+            let (full, empty) = (full_sender.clone(), empty_receiver.clone());
+            let shared = &shared;
+            scope.spawn(move || worker::run(shared, &tasks, &done, &full, &empty));
+        }
+        drop((task_receiver, done_sender, full_sender));
+        let harvest = drive(&shared, task_sender, &done_receiver, input, scan_options, parent, options);
+        shared.stop.store(true, Ordering::Relaxed);
+        drop(done_receiver);
+        let mut lane_result = Ok(());
+        for lane in lane_threads {
+            let ended =
+                lane.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "writing a pack failed unexpectedly")));
+            lane_result = lane_result.and(ended);
+        }
+        // When a lane fails, everything else is interrupted: its error is the cause.
+        lane_result.and(harvest)
+    })
+}
+
+fn drive(
+    shared: &Shared<'_>,
+    tasks: Sender<Task>,
+    done: &Receiver<Done>,
+    input: &mut Input<'_>,
+    scan_options: &ScanOptions,
+    parent: Option<&Snapshot>,
+    options: &BackupOptions<'_>,
+) -> Result<Harvest> {
+    let repo = shared.transaction.repo();
+    let fetch = |id| repo.read_chunk(id);
+    let roots: Vec<PathBuf> = match input {
+        Input::Paths(paths) => paths.clone(),
+        Input::Stream { .. } => Vec::new(),
+    };
+    let merge = || Merge::new(scan(&roots, scan_options.clone()), &fetch, repo, parent);
+    let forecast_stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if shared.observer.wants_totals() && !roots.is_empty() {
+            let (merge, stop) = (merge(), &forecast_stop);
+            scope.spawn(move || forecast::run(merge, options.reread, stop, shared.observer));
+        }
+        let feed = Feed::new(merge(), shared.transaction, options.reread);
+        let mut coordinator = Coordinator::new(shared, tasks, &roots, feed, options.resources)?;
+        let result = match input {
+            Input::Paths(_) => coordinator.run_paths(done),
+            Input::Stream { name, reader, finish } => {
+                let found = stream_found(name, options.started);
+                coordinator.run_stream(done, found, reader.as_mut()).and_then(|()| {
+                    let finish = std::mem::replace(finish, Box::new(|| Ok(())));
+                    finish()
+                })
+            }
+        };
+        forecast_stop.store(true, Ordering::Relaxed);
+        result.and_then(|()| coordinator.harvest())
+    })
+}
+
+/// The entry of a stream: a file of this moment.
+fn stream_found(name: &str, now: FileTime) -> Box<Found> {
+    Box::new(Found {
+        root: 0,
+        path: Vec::new(),
+        absolute: PathBuf::from(name),
+        device: 0,
+        metadata: Metadata {
+            kind: FileKind::Regular,
+            mode: 0o600,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            size: 0,
+            mtime: now,
+            ctime: now,
+            inode: 0,
+            link_group: None,
+            xattrs: Vec::new(),
+        },
+    })
+}

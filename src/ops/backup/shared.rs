@@ -1,0 +1,144 @@
+//! What all threads of a backup share: counters, the pace of reading, and memory that goes round.
+
+use super::interrupted;
+use crate::codec::Compression;
+use crate::error::{Error, Result};
+use crate::events::Observer;
+use crate::repo::transaction::Transaction;
+use crate::source::chunker::{CONTEXT_BYTES, Chunker};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A stream that is read at a limited pace is read in pieces of this size.
+const PACED_BYTES: usize = 64 << 10;
+
+/// What all threads of a run share.
+pub(super) struct Shared<'a> {
+    pub(super) transaction: &'a Transaction<'a>,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) chunker: Chunker,
+    pub(super) compression: Compression,
+    pub(super) pace: Option<Pace>,
+    pub(super) buffers: Arc<Buffers>,
+    pub(super) stop: AtomicBool,
+    pub(super) bytes_read: AtomicU64,
+    pub(super) bytes_new: AtomicU64,
+    pub(super) bytes_stored: AtomicU64,
+    pub(super) chunks_new: AtomicU64,
+}
+
+impl Shared<'_> {
+    /// An error once the run is to end.
+    pub(super) fn check_stop(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) || self.observer.is_interrupted() { Err(interrupted()) } else { Ok(()) }
+    }
+}
+
+/// Holds reading to a number of bytes a second: each read waits until the time its predecessors have used up is over.
+pub(super) struct Pace {
+    bytes_per_second: u64,
+    free_at: Mutex<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new(bytes_per_second: u64) -> Pace {
+        Pace { bytes_per_second: bytes_per_second.max(1), free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until `bytes` more may be read, in slices short enough to notice an interruption.
+    pub(super) fn wait(&self, bytes: u64, shared: &Shared<'_>) -> Result<()> {
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let until = {
+            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *free_at = (*free_at).max(Instant::now()) + cost;
+            *free_at
+        };
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            shared.check_stop()?;
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+        Ok(())
+    }
+}
+
+/// Buffers that go round: fresh memory costs a page fault for every page.
+pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    pub(super) fn new() -> Buffers {
+        Buffers(Mutex::new(Vec::new()))
+    }
+
+    /// A buffer of exactly `bytes`, with any content.
+    pub(super) fn take(&self, bytes: usize) -> Vec<u8> {
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        buffer.resize(bytes, 0);
+        buffer
+    }
+
+    /// Gives a buffer back.
+    pub(super) fn give(&self, buffer: Vec<u8>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+/// Bytes of a big file: `context` of them before the segment proper.
+pub(super) struct Segment {
+    buffer: Vec<u8>,
+    context: usize,
+    bytes: usize,
+    home: Arc<Buffers>,
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.home.give(std::mem::take(&mut self.buffer));
+    }
+}
+
+impl Segment {
+    /// A segment in a buffer that goes back to `home` when nobody needs it any more.
+    pub(super) fn new(buffer: Vec<u8>, context: usize, bytes: usize, home: &Arc<Buffers>) -> Segment {
+        Segment { buffer, context, bytes, home: Arc::clone(home) }
+    }
+
+    /// What lies before it, as far as cutting needs it.
+    pub(super) fn context(&self) -> &[u8] {
+        &self.buffer[..self.context]
+    }
+
+    /// The segment proper.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.context..self.context + self.bytes]
+    }
+}
+
+/// Reads a segment of a stream; shorter than `bytes` only at the end of it.
+pub(super) fn load_segment(
+    shared: &Shared<'_>,
+    reader: &mut dyn std::io::Read,
+    before: &[u8],
+    bytes: usize,
+) -> Result<Segment> {
+    let context = &before[before.len() - before.len().min(CONTEXT_BYTES)..];
+    let mut buffer = shared.buffers.take(context.len() + bytes);
+    buffer[..context.len()].copy_from_slice(context);
+    let mut at = context.len();
+    while at < buffer.len() {
+        shared.check_stop()?;
+        let mut end = buffer.len();
+        if let Some(pace) = &shared.pace {
+            end = end.min(at + PACED_BYTES);
+            pace.wait((end - at) as u64, shared)?;
+        }
+        match reader.read(&mut buffer[at..end]) {
+            Ok(0) => break,
+            Ok(read) => at += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("reading the stream", error)),
+        }
+    }
+    let (context, bytes) = (context.len(), at - context.len());
+    Ok(Segment::new(buffer, context, bytes, &shared.buffers))
+}

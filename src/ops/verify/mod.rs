@@ -1,0 +1,155 @@
+//! Says whether what is stored would restore, and what is hit if not.
+//!
+//! The structure: every small object, every index object, the header and table of every pack, every list of files, and a
+//! home for every chunk that a live snapshot needs. With `read_data` also packs, whole: their bytes against their name,
+//! every frame decoded, every chunk against its id; which packs, a [`Subset`] says, and what was sound when is remembered
+//! in the repository. All of it is read from the storage; the index of this host only finds things, and is itself compared
+//! with the packs' own tables.
+//!
+//! Nothing is changed but for the history. Damage is collected and never ends the run.
+
+mod data;
+mod documents;
+mod found;
+mod hits;
+mod packs;
+mod reachable;
+
+pub use data::Subset;
+pub use found::Damage;
+
+use super::Resources;
+use crate::error::{Error, Kind, Result};
+use crate::events::{Event, Observer};
+use crate::ids::{HistoryId, PackId};
+use crate::metadata::FileTime;
+use crate::repo::Repo;
+use crate::repo::index::RunRecord;
+use crate::repo::records::{self, Condemned, HistoryRecord};
+use found::Found;
+use std::time::Instant;
+
+/// What to verify.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Which packs to read whole; none for the structure alone.
+    pub read_data: Option<Subset>,
+    /// How much of the machine to use.
+    pub resources: Resources,
+    /// The time now, for the history.
+    pub now: FileTime,
+    /// When to begin no further pack. [`Subset::Duration`] sets one by itself if none is given.
+    pub deadline: Option<Instant>,
+}
+
+/// What was verified and what was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Live snapshots whose entries were walked.
+    pub snapshots_checked: u64,
+    /// Packs whose header and table were read.
+    pub packs_checked: u64,
+    /// Packs that were read whole.
+    pub packs_read: u64,
+    /// Bytes of those packs.
+    pub bytes_read: u64,
+    /// Chunks that were decoded and compared with their id; without reading data, chunks whose home was checked.
+    pub chunks_checked: u64,
+    /// The damage, at most [`Damage::KEPT_MAX`] items.
+    pub damage: Vec<Damage>,
+    /// How many objects are damaged.
+    pub damage_count: u64,
+    /// Packs of the repository.
+    pub packs_total: u64,
+    /// Packs that no index object lists: killed runs leave them, the next run uses them or a prune deletes them.
+    pub packs_unlisted: u64,
+    /// Packs that no run has ever read whole and found sound.
+    pub packs_never_read: u64,
+    /// The oldest time at which any of the others was.
+    pub oldest_read: Option<FileTime>,
+}
+
+/// Verifies. Damage is in the report; an error means that the verification itself could not be done.
+pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> Result<VerifyReport> {
+    let begun = Instant::now();
+    if let Some(subset) = &options.read_data {
+        subset.check()?;
+    }
+    let mut found = Found::default();
+    let mut report = VerifyReport::default();
+    observer.on_event(&Event::Phase { name: "checking records", bytes_total: None, files_total: None });
+    documents::check(repo, &mut found, observer)?;
+    let dead = Condemned::read(repo.storage()).map(|c| c.ended).unwrap_or_default();
+    let mut packs = packs::check(repo, &dead, options.resources, &mut found, observer)?;
+    report.packs_total = packs.present.len() as u64;
+    report.packs_checked = packs.present.len() as u64;
+    report.packs_unlisted = packs.unlisted;
+    let sound = match &options.read_data {
+        None => Vec::new(),
+        Some(subset) => {
+            let run = data::Run { repo, subset, options, observer, begun };
+            let read = run.read(&packs.present, &mut found)?;
+            report.packs_read = read.packs;
+            report.bytes_read = read.bytes;
+            report.chunks_checked = read.chunks;
+            packs.bad.merge(read.bad);
+            read.sound
+        }
+    };
+    let live = reachable::check(repo, &packs, &mut found, observer)?;
+    report.snapshots_checked = live.snapshots;
+    if options.read_data.is_none() {
+        report.chunks_checked = live.chunks;
+    }
+    report.damage_count = found.count;
+    report.damage = found.damage;
+    if options.read_data.is_some() {
+        remember(repo, options, begun, report.damage_count == 0, &sound, observer)?;
+    }
+    let reads = repo.index().pack_reads()?;
+    report.packs_never_read = packs.present.iter().filter(|(id, _)| !reads.contains_key(id)).count() as u64;
+    let oldest = packs.present.iter().filter_map(|(id, _)| reads.get(id)).min();
+    report.oldest_read = oldest.map(|&seconds| FileTime { seconds, nanoseconds: 0 });
+    Ok(report)
+}
+
+/// Writes down which packs were sound. Where the repository cannot be written, this host remembers it alone.
+fn remember(
+    repo: &Repo,
+    options: &VerifyOptions,
+    begun: Instant,
+    is_sound: bool,
+    sound: &[PackId],
+    observer: &dyn Observer,
+) -> Result<()> {
+    let seconds = i64::try_from(begun.elapsed().as_secs()).unwrap_or(0);
+    let finished = FileTime { seconds: options.now.seconds.saturating_add(seconds), ..options.now };
+    let outcome = if is_sound { "sound" } else { "damaged" };
+    let record = HistoryRecord::new("verify", options.now, finished, outcome, sound);
+    let mut random = [0u8; HistoryId::BYTES];
+    getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
+    let id = HistoryId::from_bytes(random);
+    if let Err(error) = records::create_history(repo.storage(), id, &record) {
+        let text = format!("what was verified is remembered on this host only: {error}");
+        observer.on_event(&Event::Warning { text: &text });
+    }
+    let run = RunRecord {
+        id,
+        operation: record.operation.clone(),
+        started: record.started,
+        finished: record.finished,
+        outcome: record.outcome.clone(),
+    };
+    repo.index().add_history(&run, sound)
+}
+
+/// An error if the user has asked the run to end.
+fn check_interrupt(observer: &dyn Observer) -> Result<()> {
+    if observer.is_interrupted() {
+        return Err(Error::new(Kind::Interrupted, "interrupted while verifying"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
