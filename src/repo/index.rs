@@ -330,33 +330,6 @@ impl Index {
         })();
         found.map_err(|e| sqlite_error(&self.path, e))
     }
-
-    /// Calls `visit` for every chunk with its pack, in the order of ids; a chunk with several homes comes once for each.
-    pub fn for_each_chunk(&self, visit: &mut dyn FnMut(ChunkId, Home)) -> Result<()> {
-        let mut inner = self.lock();
-        let Inner { connection, packs_by_number } = &mut *inner;
-        let done = (|| {
-            let sql = "SELECT pack, frame, stored, raw, at, bytes, codec, id FROM chunks ORDER BY id";
-            let mut statement = connection.prepare_cached(sql)?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let Some(pack) = pack_by_number(connection, packs_by_number, row.get(0)?)? else { continue };
-                let Ok(id) = ChunkId::from_slice(row.get_ref(7)?.as_blob()?) else { continue };
-                let home = Home {
-                    pack,
-                    frame_offset: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
-                    frame_stored: row.get(2)?,
-                    frame_raw: row.get(3)?,
-                    at: row.get(4)?,
-                    bytes: row.get(5)?,
-                    codec: row.get(6)?,
-                };
-                visit(id, home);
-            }
-            Ok(())
-        })();
-        done.map_err(|e| sqlite_error(&self.path, e))
-    }
 }
 
 fn add_pack(tx: &Transaction<'_>, pack: &PackSummary) -> rusqlite::Result<(i64, bool)> {

@@ -112,9 +112,9 @@ impl Run<'_> {
     /// Reads the packs of the subset.
     pub(super) fn read(&self, present: &BTreeMap<PackId, u64>, found: &mut Found) -> Result<Read> {
         let chosen = self.subset.choose(self.repo, present)?;
-        let deadline = match (self.options.deadline, self.subset) {
-            (None, Subset::Duration(duration)) => self.begun.checked_add(*duration),
-            (deadline, _) => deadline,
+        let deadline = match self.subset {
+            Subset::Duration(duration) => self.begun.checked_add(*duration),
+            _ => None,
         };
         let bytes_total = chosen.iter().map(|(_, bytes)| bytes).sum();
         self.observer.on_event(&Event::Phase {

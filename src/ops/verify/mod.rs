@@ -38,8 +38,6 @@ pub struct VerifyOptions {
     pub resources: Resources,
     /// The time now, for the history.
     pub now: FileTime,
-    /// When to begin no further pack. [`Subset::Duration`] sets one by itself if none is given.
-    pub deadline: Option<Instant>,
 }
 
 /// What was verified and what was found.
@@ -107,8 +105,8 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
         remember(repo, options, begun, report.damage_count == 0, &sound, observer)?;
     }
     let reads = repo.index().pack_reads()?;
-    report.packs_never_read = packs.present.iter().filter(|(id, _)| !reads.contains_key(id)).count() as u64;
-    let oldest = packs.present.iter().filter_map(|(id, _)| reads.get(id)).min();
+    report.packs_never_read = packs.present.keys().filter(|id| !reads.contains_key(id)).count() as u64;
+    let oldest = packs.present.keys().filter_map(|id| reads.get(id)).min();
     report.oldest_read = oldest.map(|&seconds| FileTime { seconds, nanoseconds: 0 });
     Ok(report)
 }

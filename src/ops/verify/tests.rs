@@ -11,7 +11,7 @@ use std::time::Duration;
 
 fn options(read_data: Option<Subset>) -> VerifyOptions {
     let resources = Resources { threads: 2, memory_bytes: 1 << 24 };
-    VerifyOptions { read_data, resources, now: time(1000), deadline: None }
+    VerifyOptions { read_data, resources, now: time(1000) }
 }
 
 fn run(storage: &SimulatedStorage, read_data: Option<Subset>) -> VerifyReport {
@@ -69,11 +69,11 @@ fn a_sound_repository_has_no_damage() {
 
 #[test]
 fn every_sampled_bit_flip_is_found() {
+    const SEED: u64 = 0x5eed;
     let (original, ..) = repository();
     let objects: Vec<(ObjectName, usize)> =
         original.objects().into_iter().map(|(name, bytes)| (name, bytes.len() * 8)).collect();
-    let mut seed = 0x5eed_u64;
-    println!("seed {seed:#x}");
+    let mut seed = SEED;
     let mut draw = |n: usize| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % n
@@ -89,9 +89,9 @@ fn every_sampled_bit_flip_is_found() {
             let storage = original.copy();
             assert!(storage.corrupt(name, bit / 8, 1 << (bit % 8)));
             let report = run(&storage, Some(Subset::All));
-            assert!(report.damage_count > 0, "bit {bit} of {name} went unnoticed");
+            assert!(report.damage_count > 0, "seed {SEED}: bit {bit} of {name} went unnoticed");
             let is_named = report.damage.iter().any(|d| d.object == name.as_str());
-            assert!(is_named, "bit {bit} of {name} is blamed on {:?}", report.damage);
+            assert!(is_named, "seed {SEED}: bit {bit} of {name} is blamed on {:?}", report.damage);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::events::Silent;
 use crate::repo::test_support::{self, Node, contents, noise};
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 

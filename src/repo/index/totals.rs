@@ -1,7 +1,9 @@
-//! Sums over the index, for statistics.
+//! Walks and sums over the whole index.
 
-use super::Index;
+use super::{Home, Index, Inner, blobs, pack_by_number, sqlite_error};
 use crate::error::Result;
+use crate::ids::{ChunkId, PackId};
+use std::collections::HashSet;
 
 /// What one codec has done, over all frames of all packs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,33 @@ pub struct CodecTotals {
 }
 
 impl Index {
+    /// Calls `visit` for every chunk with its pack, in the order of ids; a chunk with several homes comes once for each.
+    pub fn for_each_chunk(&self, visit: &mut dyn FnMut(ChunkId, Home)) -> Result<()> {
+        let mut inner = self.lock();
+        let Inner { connection, packs_by_number } = &mut *inner;
+        let done = (|| {
+            let sql = "SELECT pack, frame, stored, raw, at, bytes, codec, id FROM chunks ORDER BY id";
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let Some(pack) = pack_by_number(connection, packs_by_number, row.get(0)?)? else { continue };
+                let Ok(id) = ChunkId::from_slice(row.get_ref(7)?.as_blob()?) else { continue };
+                let home = Home {
+                    pack,
+                    frame_offset: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+                    frame_stored: row.get(2)?,
+                    frame_raw: row.get(3)?,
+                    at: row.get(4)?,
+                    bytes: row.get(5)?,
+                    codec: row.get(6)?,
+                };
+                visit(id, home);
+            }
+            Ok(())
+        })();
+        done.map_err(|e| sqlite_error(&self.path, e))
+    }
+
     /// How many distinct chunks are known, and the bytes of their content, each counted once.
     pub fn unique_chunks(&self) -> Result<(u64, u64)> {
         let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM chunks GROUP BY id)";
@@ -46,9 +75,9 @@ impl Index {
     }
 
     /// True for each pack that holds a chunk stored as a difference from others.
-    pub fn packs_with_bases(&self) -> Result<std::collections::HashSet<crate::ids::PackId>> {
+    pub fn packs_with_bases(&self) -> Result<HashSet<PackId>> {
         let sql = "SELECT id FROM packs WHERE no IN (SELECT pack FROM bases)";
-        let rows = self.query(|db| super::blobs(db, sql))?;
-        rows.iter().map(|b| crate::ids::PackId::from_slice(b)).collect()
+        let rows = self.query(|db| blobs(db, sql))?;
+        rows.iter().map(|b| PackId::from_slice(b)).collect()
     }
 }

@@ -4,32 +4,30 @@
 //! several at a time and big files in pieces. The repository's content itself is not read. Owners are not compared: without
 //! privileges a restore cannot set them. Sockets are passed over, as in a backup.
 
+mod content;
+mod local;
+
 use super::{Problems, Resources};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::ChunkId;
 use crate::metadata::{FileKind, FileTime};
-use crate::repo::entry::{Entry, compare_paths, is_beneath};
+use crate::paths::is_beneath;
+use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
-use crate::repo::stream::Child;
 use crate::repo::{Repo, paths};
-use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::OFlags;
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use content::{Compared, Job, Shared};
+use crossbeam_channel::{Sender, bounded};
+use local::Local;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use walkdir::{DirEntry, WalkDir};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
+use walkdir::DirEntry;
 
 /// Content is compared in jobs of about this many bytes, so that one big file keeps every thread busy.
 const JOB_BYTES: u64 = 8 << 20;
-
-/// A file is read in pieces of this many bytes.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// How the directory compares.
 #[derive(Debug, Default)]
@@ -78,7 +76,7 @@ pub fn verify_against(
     let wanted = paths::resolve_subpath(snapshot, subpath.unwrap_or_default())?;
     let bytes_total = subpath.is_none().then_some(snapshot.totals.bytes);
     observer.on_event(&Event::Phase { name: "comparing", bytes_total, files_total: None });
-    let shared = Shared { observer, differences: Mutex::default(), count: AtomicU64::new(0), bytes: AtomicU64::new(0) };
+    let shared = Shared::new(observer);
     let frames = FrameCache::new(repo);
     let fetch = |id| frames.read(id);
     let (send, receive) = bounded(resources.threads.max(1) * 4);
@@ -86,7 +84,7 @@ pub fn verify_against(
     std::thread::scope(|scope| {
         for _ in 0..resources.threads.max(1) {
             let (receive, shared) = (receive.clone(), &shared);
-            scope.spawn(move || work(&receive, shared));
+            scope.spawn(move || content::work(&receive, shared));
         }
         drop(receive);
         let mut comparison = Comparison { repo, fetch: &fetch, snapshot, shared: &shared, send, report: &mut report };
@@ -115,38 +113,6 @@ pub fn verify_against(
 fn top_name(snapshot: &Snapshot, root: u32) -> Vec<u8> {
     let path = usize::try_from(root).ok().and_then(|n| snapshot.roots.get(n));
     path.map(|path| paths::last_component(path).to_vec()).unwrap_or_default()
-}
-
-/// What all threads add to.
-struct Shared<'a> {
-    observer: &'a dyn Observer,
-    differences: Mutex<Vec<Difference>>,
-    count: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Shared<'_> {
-    fn differ(&self, path: &[u8], what: impl Into<String>) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        let mut differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
-        if differences.len() < Difference::KEPT_MAX {
-            differences.push(Difference { path: path.to_vec(), what: what.into() });
-        }
-    }
-}
-
-/// A run of chunks of one file to be compared.
-struct Job {
-    file: Arc<Compared>,
-    offset: u64,
-    chunks: Vec<Child>,
-}
-
-struct Compared {
-    path: PathBuf,
-    shown: Vec<u8>,
-    /// One difference is enough.
-    differs: AtomicBool,
 }
 
 struct Comparison<'a> {
@@ -273,89 +239,6 @@ fn relative<'p>(path: &'p [u8], prefix: &[u8]) -> &'p [u8] {
     rest.strip_prefix(b"/").unwrap_or(rest)
 }
 
-/// A walk through the directory in the order of entries.
-struct Local {
-    base: PathBuf,
-    under: Vec<u8>,
-    walk: walkdir::IntoIter,
-    next: Option<(Vec<u8>, DirEntry)>,
-    is_done: bool,
-}
-
-impl Local {
-    fn new(directory: &Path, under: Vec<u8>, descend: bool) -> Local {
-        let base = if under.is_empty() { directory.to_owned() } else { directory.join(OsStr::from_bytes(&under)) };
-        let depth = if descend { usize::MAX } else { 0 };
-        // Only the directory that the user named may itself be a link.
-        let walk =
-            WalkDir::new(&base).follow_root_links(under.is_empty()).max_depth(depth).sort_by_file_name().into_iter();
-        Local { base, under, walk, next: None, is_done: false }
-    }
-
-    /// A path as it is shown: relative to the directory.
-    fn shown(&self, path: &[u8]) -> Vec<u8> {
-        match (self.under.is_empty(), path.is_empty()) {
-            (true, _) => path.to_vec(),
-            (false, true) => self.under.clone(),
-            (false, false) => [self.under.as_slice(), path].join(&b'/'),
-        }
-    }
-
-    /// What stands at `path`, if anything does. All that comes before it is not in the snapshot.
-    fn advance_to(&mut self, path: &[u8], shared: &Shared<'_>) -> Result<Option<DirEntry>> {
-        loop {
-            self.peek(shared);
-            let Some((at, entry)) = self.next.take() else { return Ok(None) };
-            match compare_paths(&at, path) {
-                std::cmp::Ordering::Equal => return Ok(Some(entry)),
-                std::cmp::Ordering::Greater => {
-                    self.next = Some((at, entry));
-                    return Ok(None);
-                }
-                std::cmp::Ordering::Less => self.extra(&at, &entry, shared),
-            }
-        }
-    }
-
-    fn rest_is_extra(&mut self, shared: &Shared<'_>) -> Result<()> {
-        loop {
-            self.peek(shared);
-            let Some((at, entry)) = self.next.take() else { return Ok(()) };
-            self.extra(&at, &entry, shared);
-        }
-    }
-
-    /// A directory that is not in the snapshot is one difference, however much is in it.
-    fn extra(&mut self, at: &[u8], entry: &DirEntry, shared: &Shared<'_>) {
-        if entry.file_type().is_socket() {
-            return;
-        }
-        shared.differ(&self.shown(at), "not in the snapshot");
-        if entry.file_type().is_dir() {
-            self.walk.skip_current_dir();
-        }
-    }
-
-    fn peek(&mut self, shared: &Shared<'_>) {
-        while self.next.is_none() && !self.is_done {
-            match self.walk.next() {
-                None => self.is_done = true,
-                Some(Ok(entry)) => {
-                    let path = entry.path().strip_prefix(&self.base).unwrap_or(entry.path());
-                    self.next = Some((path.as_os_str().as_bytes().to_vec(), entry));
-                }
-                Some(Err(error)) => {
-                    let path = error.path().and_then(|p| p.strip_prefix(&self.base).ok()).unwrap_or(Path::new(""));
-                    // The base itself: that it is missing is said of its entry.
-                    if !path.as_os_str().is_empty() {
-                        shared.differ(&self.shown(path.as_os_str().as_bytes()), format!("cannot be listed: {error}"));
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// What differs in anything but the content. Mode and time of the target directory itself are its owner's business.
 fn compare_metadata(entry: &Entry, path: &Path, found: &std::fs::Metadata, is_target: bool) -> Option<String> {
     let wanted = &entry.metadata;
@@ -390,63 +273,6 @@ fn compare_metadata(entry: &Entry, path: &Path, found: &std::fs::Metadata, is_ta
         }
     }
     (!differences.is_empty()).then(|| differences.join("; "))
-}
-
-fn work(jobs: &Receiver<Job>, shared: &Shared<'_>) {
-    let mut piece = vec![0; PIECE_BYTES];
-    for job in jobs {
-        if shared.observer.is_interrupted() || job.file.differs.load(Ordering::Relaxed) {
-            continue;
-        }
-        let result = compare_chunks(&job, &mut piece, shared).unwrap_or_else(|e| Some(format!("cannot be read: {e}")));
-        if let Some(what) = result
-            && !job.file.differs.swap(true, Ordering::Relaxed)
-        {
-            shared.differ(&job.file.shown, what);
-        }
-    }
-}
-
-fn compare_chunks(job: &Job, piece: &mut [u8], shared: &Shared<'_>) -> std::io::Result<Option<String>> {
-    // Not blocking and no links: something else may stand there by now.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(&job.file.path)?;
-    let mut at = job.offset;
-    for chunk in &job.chunks {
-        if shared.observer.is_interrupted() {
-            return Ok(None);
-        }
-        if !holds(&file, at, *chunk, piece)? {
-            return Ok(Some(format!("the content differs within bytes {at} to {}", at.saturating_add(chunk.bytes))));
-        }
-        at += chunk.bytes;
-        shared.bytes.fetch_add(chunk.bytes, Ordering::Relaxed);
-        shared.observer.on_event(&Event::Progress { bytes: chunk.bytes, files: 0 });
-    }
-    Ok(None)
-}
-
-/// True if the file has this chunk, or zeros for a hole, at this offset.
-fn holds(file: &File, mut at: u64, chunk: Child, piece: &mut [u8]) -> std::io::Result<bool> {
-    let mut hasher = blake3::Hasher::new();
-    let mut left = chunk.bytes;
-    while left > 0 {
-        let now = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
-        let Some(bytes) = piece.get_mut(..now) else { return Ok(false) };
-        match file.read_exact_at(bytes, at) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        if chunk.id != ChunkId::HOLE {
-            hasher.update(bytes);
-        } else if bytes.iter().any(|&b| b != 0) {
-            return Ok(false);
-        }
-        at += now as u64;
-        left -= now as u64;
-    }
-    Ok(chunk.id == ChunkId::HOLE || hasher.finalize().as_bytes() == chunk.id.as_bytes())
 }
 
 #[cfg(test)]
