@@ -89,7 +89,7 @@ impl Scene {
         let reported = backup(&repo, &self.source, threads);
         for cut in 0..=cuts {
             let image = match cut {
-                0 => storage.another_host(),
+                0 => storage.copy(),
                 _ => storage.after_power_cut(self.seed.wrapping_add(step << 8) + cut),
             };
             let why = format!("seed {}, {threads} threads, crash at step {step}, power cut {cut}", self.seed);
@@ -118,6 +118,16 @@ impl Scene {
         let saved = report.snapshot.and_then(|id| repo.snapshot(id)).unwrap_or_else(|| panic!("{why}: no snapshot"));
         self.check_content(&repo, &saved, on_disk, why);
         assert_eq!(repo.snapshots().len(), snapshots.len() + 1, "{why}");
+        self.check_durable(image, &saved, why);
+    }
+
+    /// What was reported survives a power cut, also where it relies on what a killed run had not made durable.
+    fn check_durable(&self, image: &SimulatedStorage, saved: &Snapshot, why: &str) {
+        let repo = runs::open(&image.after_power_cut(self.seed)).unwrap_or_else(|e| panic!("{why}: then cut: {e}"));
+        for id in [self.first.0.id, saved.id] {
+            let snapshot = repo.snapshot(id).unwrap_or_else(|| panic!("{why}: lost by a power cut after it was reported"));
+            self.check_content(&repo, &snapshot, false, &format!("{why}, then a power cut"));
+        }
     }
 
     fn check_content(&self, repo: &Repo, snapshot: &Snapshot, on_disk: bool, why: &str) {
@@ -229,7 +239,7 @@ impl Past {
                 contents(&repo, &saved).unwrap_or_else(|e| panic!("{why}: {e}")).assert_is(&self.live[1].1, why);
             }
         }
-        let repo = self.check(image, why);
+        let repo = self.check(&image.after_power_cut(seed()), why);
         let verified = runs::verify_all(&repo).unwrap_or_else(|e| panic!("{why}: {e}"));
         assert_eq!(verified.damage_count, 0, "{why}: {:?}", verified.damage);
     }
@@ -256,7 +266,7 @@ fn cut_each(
         let reported = work(&repo);
         for cut in 0..=cuts {
             let image = match cut {
-                0 => storage.another_host(),
+                0 => storage.copy(),
                 _ => storage.after_power_cut(seed().wrapping_add(step << 8) + cut),
             };
             check(&image, &reported, step + cut, &format!("seed {}, crash at step {step}, cut {cut}", seed()));
@@ -310,7 +320,7 @@ fn an_init_cut_at_any_step_can_be_used_or_done_again() {
         let reported = init(&storage).is_ok();
         for cut in 0..8 {
             let why = format!("crash at step {step}, cut {cut}");
-            let image = if cut == 0 { storage.another_host() } else { storage.after_power_cut(seed() + cut) };
+            let image = if cut == 0 { storage.copy() } else { storage.after_power_cut(seed() + cut) };
             let opened = runs::open(&image);
             assert!(opened.is_ok() || !reported, "{why}: it was reported");
             if opened.is_err() {

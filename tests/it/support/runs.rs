@@ -121,7 +121,7 @@ pub fn restore(repo: &Repo, snapshot: &Snapshot, target: &Path) -> Result<Restor
 /// Reads the whole repository and checks it.
 pub fn verify_all(repo: &Repo) -> Result<VerifyReport> {
     let options =
-        VerifyOptions { read_data: Some(Subset::All), resources: resources(2), now: now(), deadline: None };
+        VerifyOptions { read_data: Some(Subset::All), resources: resources(2), now: now() };
     verify(repo, &options, &Silent)
 }
 
