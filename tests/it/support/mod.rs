@@ -5,6 +5,7 @@
 pub mod program;
 pub mod runs;
 pub mod trees;
+pub mod world;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
