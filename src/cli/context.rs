@@ -28,6 +28,13 @@ pub struct Context {
 }
 
 impl Context {
+    /// Opens the repository with an index made anew: for what deletes by it.
+    pub fn open_fresh(&self) -> Result<Repo> {
+        let repo = Repo::open_fresh(&self.location()?, &self.cache()?, &self.reporter)?;
+        self.reporter.end_phase();
+        Ok(repo)
+    }
+
     /// Opens the repository.
     pub fn open(&self) -> Result<Repo> {
         let repo = Repo::open(&self.location()?, &self.cache()?, &self.reporter)?;

@@ -84,7 +84,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
     arguments.check(policy.is_some(), &narrow)?;
     let prefixes = arguments.ids.iter().map(id_prefix).collect::<Result<Vec<SelectorBase>>>()?;
-    let repo = context.open()?;
+    let repo = if arguments.prune { context.open_fresh()? } else { context.open()? };
     let snapshots = repo.snapshots();
     let find = |prefix: &SelectorBase| match prefix {
         // A snapshot that is damaged beyond reading is not in the list; its whole id still names it.

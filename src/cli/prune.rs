@@ -51,7 +51,7 @@ impl Choices {
 
 /// Prunes the repository.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
-    let repo = context.open()?;
+    let repo = context.open_fresh()?;
     execute(context, &repo, arguments.choices, arguments.dry_run)
 }
 

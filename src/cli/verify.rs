@@ -74,7 +74,7 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
         Some(SubsetArgument::Bytes(bytes)) => Subset::Bytes(bytes),
         Some(SubsetArgument::Duration(duration)) => Subset::Duration(duration),
     });
-    let options = VerifyOptions { read_data, resources: context.resources(), now: context.started(), deadline: None };
+    let options = VerifyOptions { read_data, resources: context.resources(), now: context.started() };
     let report = verify(&repo, &options, &context.reporter)?;
     context.reporter.end_phase();
     let output = &context.output;

@@ -182,6 +182,7 @@ mod tests {
     use crate::events::Silent;
     use crate::repo::names;
     use crate::repo::test_support::{self, Node, noise};
+    use crate::storage::ObjectName;
 
     fn dumped(repo: &Repo, snapshot: &Snapshot, path: &str, memory_bytes: u64) -> Result<Vec<u8>> {
         let mut out = Vec::new();
@@ -225,7 +226,9 @@ mod tests {
         let repo = test_support::open(&storage);
         let big = noise(1, 200_000);
         let snapshot = test_support::save(&repo, 10, &[("big", Node::File(big.clone()))]);
-        let name = storage.names().into_iter().rfind(|n| names::pack_id(n).is_some()).expect("a pack");
+        let is_pack = |(name, _): &(ObjectName, Vec<u8>)| names::pack_id(name).is_some();
+        let packs = storage.objects().into_iter().filter(is_pack);
+        let (name, _) = packs.max_by_key(|(_, bytes)| bytes.len()).expect("a pack of data");
         assert!(storage.corrupt(&name, 2000, 1));
         let mut out = Vec::new();
         let resources = Resources { threads: 2, memory_bytes: 1 << 20 };

@@ -307,13 +307,15 @@ impl Index {
         let Inner { connection, packs_by_number } = &mut *inner;
         let found = (|| {
             let sql = "SELECT pack, frame, stored, raw, at, bytes, codec FROM chunks WHERE id = ?";
-            let mut statement = connection.prepare_cached(sql)?;
+            // In one transaction: else every single look-up locks and unlocks the file.
+            let tx = connection.transaction()?;
+            let mut statement = tx.prepare_cached(sql)?;
             let mut found = Vec::with_capacity(ids.len());
             for id in ids {
                 let mut homes = Vec::new();
                 let mut rows = statement.query(params![id.as_bytes()])?;
                 while let Some(row) = rows.next()? {
-                    let Some(pack) = pack_by_number(connection, packs_by_number, row.get(0)?)? else { continue };
+                    let Some(pack) = pack_by_number(&tx, packs_by_number, row.get(0)?)? else { continue };
                     homes.push(Home {
                         pack,
                         frame_offset: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),

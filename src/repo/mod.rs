@@ -63,6 +63,16 @@ impl Repo {
         Repo::open_storage(open_location(location)?, cache, observer)
     }
 
+    /// As [`Repo::open`], but the index is made anew from the repository: for what deletes by it.
+    pub fn open_fresh(location: &str, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+        let storage = open_location(location)?;
+        if let Cache::Folder(folder) = cache {
+            // A run that uses the old database goes on with it; it is only no longer found by others.
+            Index::remove(folder, config::read(storage.as_ref())?.config.repository_id());
+        }
+        Repo::open_storage(storage, cache, observer)
+    }
+
     /// Opens the repository that `storage` holds and brings the index up to date with it.
     pub fn open_storage(storage: Arc<dyn Storage>, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
         let read = config::read(storage.as_ref())?;

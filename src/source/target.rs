@@ -45,8 +45,12 @@ pub struct Target {
 impl Target {
     /// Opens the directory at `path`, which is created with its parents if it does not exist.
     pub fn open(path: &Path) -> Result<Target> {
-        std::fs::create_dir_all(path)
-            .map_err(|error| Error::io(format!("creating the target {}", path.display()), error))?;
+        let fail = |error| Error::io(format!("creating the target {}", path.display()), error);
+        std::fs::create_dir_all(path).map_err(|error| match fail(error) {
+            // What is missing is no object of a repository: the file system does not let the directory come to be.
+            error if error.kind() == Kind::Missing => error.with_kind(Kind::Failed),
+            error => error,
+        })?;
         Target::open_with(path, Confined::new)
     }
 

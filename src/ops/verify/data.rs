@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 const WINDOW_BYTES_MAX: u64 = 1 << 20;
 const WINDOW_BYTES_MIN: u64 = 64 << 10;
 
+/// Threads beyond those that compute: while some wait for the disk, the others have work.
+const WAITING_THREADS: usize = 2;
+
 /// Which packs to read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Subset {
@@ -122,7 +125,7 @@ impl Run<'_> {
             bytes_total: Some(bytes_total),
             files_total: None,
         });
-        let threads = self.options.resources.threads.clamp(1, chosen.len().max(1));
+        let threads = (self.options.resources.threads + WAITING_THREADS).clamp(1, chosen.len().max(1));
         let share = self.options.resources.memory_bytes / (4 * threads as u64);
         let window_bytes = share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         let next = AtomicUsize::new(0);
