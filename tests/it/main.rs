@@ -3,8 +3,11 @@
 mod bit_flips;
 mod cli_contract;
 mod damage;
+mod edge_of_field;
 mod faults;
+mod old_format;
 mod power_cut;
+mod real_kill;
 mod round_trip;
 mod storage_conformance;
 mod support;
