@@ -136,6 +136,10 @@ impl Observer for Reporter {
     fn is_interrupted(&self) -> bool {
         self.signals.is_interrupted()
     }
+
+    fn wants_totals(&self) -> bool {
+        self.shared.mode != Mode::Silent
+    }
 }
 
 impl Shared {

@@ -100,7 +100,7 @@ pub fn read(
     let bytes = storage.size(&name)?.ok_or_else(|| Error::new(Kind::Missing, format!("{name} is missing")))?;
     let mut input =
         Windowed { storage, name: &name, bytes, at: 0, window: Vec::new(), taken: 0, hasher: blake3::Hasher::new() };
-    match read_sections(&mut input, repository, visit) {
+    match read_sections(&mut input, id, repository, visit) {
         Ok(()) => Ok(true),
         Err(ReadError::Damage) => Ok(false),
         Err(ReadError::Other(error)) => Err(error),
@@ -119,11 +119,13 @@ fn sort_error(error: Error) -> ReadError {
 
 fn read_sections(
     input: &mut Windowed<'_>,
+    id: IndexId,
     repository: RepositoryId,
     visit: &mut dyn FnMut(PackSummary) -> Result<()>,
 ) -> Result<(), ReadError> {
     let header = input.take(usize::try_from(HEADER_BYTES).unwrap_or(64)).map_err(sort_error)?;
-    if &header[..8] != MAGIC || header[16..32] != repository.as_bytes()[..] {
+    // An object under another's name is sound by itself, but what belongs there is gone.
+    if &header[..8] != MAGIC || header[16..32] != repository.as_bytes()[..] || header[32..48] != id.as_bytes()[..] {
         return Err(ReadError::Damage);
     }
     if header[8..10] != 1u16.to_le_bytes() || header[10] != 0 {

@@ -254,6 +254,10 @@ impl<'r> Transaction<'r> {
         unlisted: &HashSet<PackId>,
     ) -> Result<Option<IndexId>> {
         let adopted: Vec<(&PackId, &u64)> = relied.iter().filter(|(id, _)| unlisted.contains(id)).collect();
+        if !adopted.is_empty() {
+            // Their writer may have died between naming a pack and making the name durable; what is listed is durable.
+            self.repo.storage().sync_folder(names::PACKS)?;
+        }
         let mut index = match index {
             None if adopted.is_empty() => return Ok(None),
             None => IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?,

@@ -1,4 +1,15 @@
 //! The integration tests: the library's layers together, and the program as a process.
 
+mod bit_flips;
 mod cli_contract;
+mod damage;
+mod edge_of_field;
+mod faults;
+mod format_document;
+mod old_format;
+mod power_cut;
+mod real_kill;
+mod round_trip;
 mod storage_conformance;
+mod support;
+mod tidy;

@@ -81,6 +81,8 @@ impl Plan {
         if unlisted.is_empty() {
             return Ok(());
         }
+        // A killed writer may not have made their names durable, and what is listed is relied on.
+        repo.storage().sync_folder(names::PACKS)?;
         let id = random_index_id()?;
         let mut index = IndexWriter::create(repo.storage(), repo.id(), SnapshotId::from_bytes(*id.as_bytes()))?;
         for pack in &unlisted {

@@ -1,0 +1,196 @@
+//! Single flipped bits, truncations and swaps in a small repository of every kind of object.
+//!
+//! Each is found by `verify --read-data`; a restore afterwards delivers exactly the right bytes or reports damage, never
+//! wrong bytes with success. Which bits are flipped follows from `CKPT_TEST_SEED`; how many of them, beside those of the
+//! regions that every object has, from `CKPT_TEST_FLIPS` (0: every bit of every object).
+
+use crate::support::runs::{self, PACK_BYTES_MIN};
+use crate::support::trees::Tree;
+use crate::support::{Chance, in_parallel, noise, quick_folder, say, seed, setting};
+use ckpt::error::Kind;
+use ckpt::events::Silent;
+use ckpt::ops::tag;
+use ckpt::repo::snapshots::Snapshot;
+use ckpt::storage::ObjectName;
+use ckpt::storage::simulated::SimulatedStorage;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+/// A repository that has objects of every kind, and what its live snapshots hold.
+struct Sample {
+    objects: BTreeMap<ObjectName, Vec<u8>>,
+    live: Vec<(Snapshot, Tree)>,
+}
+
+impl Sample {
+    fn new() -> Sample {
+        let folder = quick_folder();
+        let source = folder.path().join("source");
+        fs::create_dir_all(source.join("sub")).expect("folders");
+        let write = |name: &str, bytes: &[u8]| fs::write(source.join(name), bytes).expect("a file");
+        let storage = runs::simulated(PACK_BYTES_MIN);
+        let repo = runs::open(&storage).expect("a new repository");
+        write("noise", &noise(1, 60_000));
+        write("text", &b"some text that shrinks\n".repeat(2_000));
+        let weights: Vec<u8> = (0..10_000u32).flat_map(|n| (1.0 + f32::sin(n as f32) / 50.0).to_le_bytes()).collect();
+        write("sub/weights", &weights);
+        let doomed = runs::save(&repo, &source);
+        write("noise", &noise(2, 70_000));
+        let first = (runs::save(&repo, &source), Tree::read(&source));
+        runs::forget(&repo, &doomed).expect("forgotten");
+        ckpt::ops::prune::prune(&repo, &runs::prune_options(), &Silent).expect("pruned");
+        write("sub/new", &noise(3, 50_000));
+        std::os::unix::fs::symlink("sub/new", source.join("link")).expect("a link");
+        let second = (runs::save(&repo, &source), Tree::read(&source));
+        tag::tag(&repo, &[second.0.id], &["good".to_owned()], &[], None).expect("tagged");
+        // A killed run leaves its announcement.
+        let dead = storage.another_host();
+        let dying = runs::open(&dead).expect("opens");
+        dead.crash_at(dead.steps() + 9);
+        write("noise", &noise(4, 70_000));
+        runs::backup(&dying, &source, 1).expect_err("it is killed");
+        let repo = runs::open(&storage).expect("opens");
+        let verified = runs::verify_all(&repo).expect("verifies");
+        assert_eq!(verified.damage_count, 0, "{:?}", verified.damage);
+        Sample { objects: storage.objects(), live: vec![first, second] }
+    }
+
+    fn folders(&self) -> BTreeSet<&str> {
+        self.objects.keys().filter_map(|name| name.as_str().split('/').next()).collect()
+    }
+
+    /// Fails unless damage is found by verification and does not reach a restored file. `why` says what was damaged.
+    fn check(&self, storage: &SimulatedStorage, with_restore: bool, why: &str) {
+        let opened = runs::open(storage);
+        let found = match &opened {
+            Ok(repo) => runs::verify_all(repo).is_ok_and(|report| report.damage_count > 0),
+            Err(error) => matches!(error.kind(), Kind::Damaged | Kind::NoRepository | Kind::FormatTooNew),
+        };
+        if let Err(error) = &opened {
+            panic!("{why}: one bit closes the whole repository: {error}");
+        }
+        let verified = opened.as_ref().ok().map(runs::verify_all);
+        assert!(found, "{why}: not found: {verified:?}");
+        if with_restore {
+            self.check_restores(storage, why);
+        }
+    }
+
+    fn check_restores(&self, storage: &SimulatedStorage, why: &str) {
+        let Ok(repo) = runs::open(storage) else { return };
+        for (snapshot, wanted) in &self.live {
+            let Some(snapshot) = repo.snapshot(snapshot.id) else {
+                // Gone from the list only with a word on why.
+                assert!(!repo.damage().is_empty(), "{why}: a snapshot is gone in silence");
+                continue;
+            };
+            let target = quick_folder();
+            let is_told = match runs::restore(&repo, &snapshot, target.path()) {
+                Ok(report) => !report.damaged.is_empty() || !report.failed.is_empty(),
+                Err(_) => true,
+            };
+            let found = Tree::read(target.path());
+            if !is_told {
+                found.assert_is(wanted, why);
+            }
+            for (path, seen) in found.entries.iter().filter(|(_, seen)| seen.content.is_some()) {
+                let right = wanted.entries.get(path).and_then(|wanted| wanted.content);
+                let is_part = path.ends_with(b".ckpt-part");
+                assert!(is_part || seen.content == right, "{why}: wrong bytes in {}", String::from_utf8_lossy(path));
+            }
+        }
+    }
+}
+
+/// The places of an object to hit: both ends, around all the fields of headers and trailers, the middle where a second
+/// copy begins, and so many others.
+fn places(bytes: usize, more: usize, chance: &mut Chance) -> BTreeSet<usize> {
+    let near = |at: usize, reach: usize| at.saturating_sub(reach)..at.saturating_add(reach).min(bytes);
+    let mut places: BTreeSet<usize> = (0..24.min(bytes)).collect();
+    places.extend(near(bytes / 2, 6));
+    places.extend(near(bytes, 12));
+    places.extend((0..bytes.min(72)).step_by(5));
+    places.extend((bytes.saturating_sub(72)..bytes).step_by(5));
+    places.extend((0..more).map(|_| chance.index(bytes)));
+    places
+}
+
+fn sampled_flips(sample: &Sample, chance: &mut Chance) -> Vec<(ObjectName, usize, u8)> {
+    let wanted = usize::try_from(setting("CKPT_TEST_FLIPS", 2_000)).expect("a count");
+    let total: usize = sample.objects.values().map(Vec::len).sum();
+    let mut flips = Vec::new();
+    for (name, bytes) in &sample.objects {
+        if wanted == 0 {
+            flips.extend((0..bytes.len()).flat_map(|at| (0..8).map(move |bit| (name.clone(), at, 1 << bit))));
+            continue;
+        }
+        let share = wanted * bytes.len() / total;
+        let places = places(bytes.len(), share, chance);
+        flips.extend(places.into_iter().map(|at| (name.clone(), at, 1u8 << chance.below(8))));
+    }
+    flips
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_none_is_restored() {
+    let sample = Sample::new();
+    for folder in ["config", "packs", "index", "snapshots", "transactions", "forgotten", "condemned", "tags", "history"] {
+        assert!(sample.folders().contains(folder), "nothing lies in {folder}");
+    }
+    let flips = sampled_flips(&sample, &mut Chance(seed()));
+    let checked = in_parallel(flips.len() as u64, |number| {
+        let (name, at, bit) = &flips[usize::try_from(number).expect("an index")];
+        let storage = SimulatedStorage::holding(sample.objects.clone());
+        assert!(storage.corrupt(name, *at, *bit));
+        sample.check(&storage, number % 4 == 0, &format!("seed {}, byte {at} of {name} xor {bit}", seed()));
+        1
+    });
+    let bytes: usize = sample.objects.values().map(Vec::len).sum();
+    say(&format!("bit_flips: {checked} flips in {} objects of {bytes} bytes, seed {}", sample.objects.len(), seed()));
+    assert!(checked >= 2_000, "{checked}");
+}
+
+#[test]
+fn every_truncation_is_found_and_nothing_wrong_is_restored() {
+    let sample = Sample::new();
+    let mut chance = Chance(seed());
+    let mut cuts = Vec::new();
+    for (name, bytes) in &sample.objects {
+        let len = bytes.len();
+        let lengths: BTreeSet<usize> =
+            [0, 1, 16, 63, 64, len / 2, len / 2 + 1, len - 65, len - 32, len - 1, chance.index(len)].into();
+        cuts.extend(lengths.into_iter().filter(|kept| *kept < len).map(|kept| (name.clone(), kept)));
+    }
+    let checked = in_parallel(cuts.len() as u64, |number| {
+        let (name, kept) = &cuts[usize::try_from(number).expect("an index")];
+        let storage = SimulatedStorage::holding(sample.objects.clone());
+        assert!(storage.truncate(name, *kept));
+        sample.check(&storage, true, &format!("{name} truncated to {kept}"));
+        1
+    });
+    say(&format!("bit_flips: {checked} truncations"));
+}
+
+#[test]
+fn objects_that_changed_places_are_found_and_nothing_wrong_is_restored() {
+    let sample = Sample::new();
+    let names: Vec<&ObjectName> = sample.objects.keys().collect();
+    let pairs: Vec<(usize, usize)> =
+        (0..names.len()).flat_map(|a| (0..names.len()).filter(move |b| *b != a).map(move |b| (a, b))).collect();
+    let checked = in_parallel(pairs.len() as u64, |number| {
+        let (a, b) = pairs[usize::try_from(number).expect("an index")];
+        let (a, b) = (names[a], names[b]);
+        if sample.objects[a] == sample.objects[b] {
+            return 0;
+        }
+        let storage = SimulatedStorage::holding(sample.objects.clone());
+        // One stands in for the other; or, for each pair once, they swap.
+        storage.insert(a.clone(), sample.objects[b].clone());
+        if a < b {
+            storage.insert(b.clone(), sample.objects[a].clone());
+        }
+        sample.check(&storage, number % 4 == 0, &format!("{b} under the name {a}"));
+        1
+    });
+    say(&format!("bit_flips: {checked} objects under wrong names"));
+}

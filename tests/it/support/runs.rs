@@ -1,0 +1,177 @@
+//! Ready-made runs of the library: a repository, a backup, a restore, the content of a snapshot.
+
+use super::trees::{Content, Tree};
+use ckpt::codec::Compression;
+use ckpt::error::Result;
+use ckpt::events::Silent;
+use ckpt::ids::ChunkId;
+use ckpt::metadata::FileTime;
+use ckpt::ops::backup::{self, BackupOptions, BackupReport, Input};
+use ckpt::ops::init::{self, InitOptions};
+use ckpt::ops::prune::{MaxUnused, PruneOptions};
+use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreReport};
+use ckpt::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
+use ckpt::ops::{Resources, forget};
+use ckpt::repo::records::WriterRecord;
+use ckpt::repo::snapshots::{Narrow, Snapshot};
+use ckpt::repo::{Cache, Repo};
+use ckpt::storage::Storage;
+use ckpt::storage::simulated::SimulatedStorage;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// The smallest pack size that a repository may have.
+pub const PACK_BYTES_MIN: u64 = 64 << 10;
+
+/// A clock of the tests: every look at it is a second later. It is ahead of all files, or none would count as unchanged.
+pub fn now() -> FileTime {
+    static SECONDS: AtomicI64 = AtomicI64::new(8_000_000_000);
+    FileTime { seconds: SECONDS.fetch_add(1, Ordering::Relaxed), nanoseconds: 0 }
+}
+
+/// Modest resources with so many threads.
+pub fn resources(threads: usize) -> Resources {
+    Resources { threads, memory_bytes: 128 << 20 }
+}
+
+/// Parameters of a small repository: chunks of about 8 KiB, so that a little content has many.
+pub fn init_options(location: &str, pack_bytes: u64) -> InitOptions {
+    InitOptions {
+        location: location.to_owned(),
+        chunk_sizes: Some((2 << 10, 8 << 10, 32 << 10)),
+        pack_bytes,
+        now: FileTime { seconds: 1_700_000_000, nanoseconds: 0 },
+    }
+}
+
+/// A repository in simulated storage.
+pub fn simulated(pack_bytes: u64) -> SimulatedStorage {
+    let storage = SimulatedStorage::new();
+    init::init_storage(&storage, &init_options("simulated", pack_bytes)).expect("an empty storage takes a repository");
+    storage
+}
+
+/// Opens with an index of its own, made anew.
+pub fn open(storage: &SimulatedStorage) -> Result<Repo> {
+    Repo::open_storage(Arc::new(storage.clone()), &Cache::Memory, &Silent)
+}
+
+/// The usual options of a backup.
+pub fn backup_options(threads: usize) -> BackupOptions<'static> {
+    BackupOptions {
+        host: "host".to_owned(),
+        source: None,
+        tags: Vec::new(),
+        meta: BTreeMap::new(),
+        excludes: Vec::new(),
+        exclude_from: Vec::new(),
+        one_file_system: false,
+        dry_run: false,
+        skip_if_unchanged: false,
+        reread: false,
+        compression: Compression::Auto,
+        limit_read: None,
+        started: now(),
+        now: &now,
+        resources: resources(threads),
+    }
+}
+
+/// Backs up one path with usual options.
+pub fn backup(repo: &Repo, path: &Path, threads: usize) -> Result<BackupReport> {
+    backup_paths(repo, vec![path.to_owned()], threads)
+}
+
+/// Backs up several paths with usual options.
+pub fn backup_paths(repo: &Repo, paths: Vec<PathBuf>, threads: usize) -> Result<BackupReport> {
+    let report = backup::backup(repo, Input::Paths(paths), &backup_options(threads), &Silent)?;
+    repo.refresh(&Silent)?;
+    Ok(report)
+}
+
+/// Backs up, expecting no problem at all, and returns the snapshot.
+pub fn save(repo: &Repo, path: &Path) -> Snapshot {
+    let report = backup(repo, path, 2).expect("the backup succeeds");
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    let id = report.snapshot.expect("a snapshot was made");
+    repo.snapshot(id).expect("the snapshot is listed")
+}
+
+/// The usual options of a restore.
+pub fn restore_options(target: &Path) -> RestoreOptions {
+    RestoreOptions {
+        target: Destination::Directory(target.to_owned()),
+        subpath: None,
+        includes: Vec::new(),
+        excludes: Vec::new(),
+        overwrite: Overwrite::Always,
+        delete: false,
+        dry_run: false,
+        resources: resources(2),
+    }
+}
+
+/// Restores everything to `target`.
+pub fn restore(repo: &Repo, snapshot: &Snapshot, target: &Path) -> Result<RestoreReport> {
+    restore::restore(repo, snapshot, &restore_options(target), &Silent)
+}
+
+/// Reads the whole repository and checks it.
+pub fn verify_all(repo: &Repo) -> Result<VerifyReport> {
+    let options =
+        VerifyOptions { read_data: Some(Subset::All), resources: resources(2), now: now() };
+    verify(repo, &options, &Silent)
+}
+
+/// Options of a prune that leaves nothing unused.
+pub fn prune_options() -> PruneOptions {
+    PruneOptions {
+        dry_run: false,
+        max_unused: MaxUnused::Bytes(0),
+        resources: resources(1),
+        now: now(),
+        writer: WriterRecord::of_this_process(now()),
+        assume_alone: false,
+    }
+}
+
+/// Forgets one snapshot.
+pub fn forget(repo: &Repo, snapshot: &Snapshot) -> Result<()> {
+    let options = forget::ForgetOptions {
+        ids: vec![snapshot.id],
+        policy: None,
+        narrow: Narrow::default(),
+        dry_run: false,
+        now: now(),
+        time_zone: jiff::tz::TimeZone::UTC,
+    };
+    forget::forget(repo, &options, &Silent).map(|_| ())
+}
+
+/// What the snapshot holds, read chunk by chunk and checked: much faster than a restore.
+pub fn contents(repo: &Repo, snapshot: &Snapshot) -> Result<Tree> {
+    let fetch = |id| repo.read_chunk(id);
+    let mut found = Tree::default();
+    for entry in repo.entries(&fetch, snapshot.tree) {
+        let entry = entry?;
+        let mut hasher = blake3::Hasher::new();
+        for child in entry.content.into_iter().flat_map(|content| repo.content_chunks(&fetch, content)) {
+            let child = child?;
+            match child.id == ChunkId::HOLE {
+                true => hasher.update(&vec![0; usize::try_from(child.bytes).expect("a small hole")]),
+                false => hasher.update(&repo.read_chunk(child.id)?),
+            };
+        }
+        let content = entry.is_file().then(|| Content { bytes: entry.metadata.size, hash: hasher.finalize() });
+        found.add(entry.path.clone(), &entry.metadata, content);
+    }
+    Ok(found.normal())
+}
+
+/// Sizes of all objects of a folder of the storage by name.
+pub fn listed(storage: &dyn Storage, folder: &str) -> BTreeMap<String, u64> {
+    let listed = storage.list(folder).expect("a list");
+    listed.into_iter().map(|item| (item.name.to_string(), item.bytes)).collect()
+}
