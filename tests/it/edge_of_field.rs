@@ -285,7 +285,7 @@ fn a_limit_on_reading_is_kept_within_a_tenth() {
 fn the_time_left_is_predicted_within_a_fifth_after_the_first_tenth() {
     let place = Place::with_repository();
     fs::create_dir(place.path("data")).expect("a folder");
-    (0..20u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 4_000_000)).expect("a file"));
+    (0..80u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 1_000_000)).expect("a file"));
     let (said, seconds) = timed_backup(&place, &["--limit-read", "16MB", "--progress", "json"]);
     let progress: Vec<Value> = documents(&said).into_iter().filter(|document| document["type"] == "progress").collect();
     let mut judged = 0;
