@@ -8,6 +8,7 @@ mod faults;
 mod old_format;
 mod power_cut;
 mod real_kill;
+mod restore_into;
 mod round_trip;
 mod storage_conformance;
 mod support;
