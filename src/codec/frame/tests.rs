@@ -159,7 +159,7 @@ fn more_than_a_frame_holds_is_refused() {
     assert_eq!(encoder().encode(&raw[1..], &mut out).unwrap(), Codec::Planes);
 }
 
-/// The example of `docs/format-frame.md`, byte by byte.
+/// The example of `docs/FORMAT.md`, byte by byte.
 #[test]
 fn the_documented_frame_reads_as_documented() {
     let frame = [

@@ -21,6 +21,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// Batches of frames that may wait for a lane, of some 3 MB each: while a lane makes a pack durable, which takes as long
+/// as several batches, no worker has to wait.
+const BATCHES_WAITING: usize = 7;
+
 /// Reads, cuts, codes and stores everything; on return all packs are durable.
 pub(super) fn run(
     transaction: &Transaction<'_>,
@@ -51,7 +55,7 @@ pub(super) fn run(
     let lanes = threads.div_ceil(2).min(4);
     let (task_sender, task_receiver) = unbounded();
     let (done_sender, done_receiver) = unbounded();
-    let (full_sender, full_receiver) = bounded(lanes);
+    let (full_sender, full_receiver) = bounded(lanes + BATCHES_WAITING);
     let (empty_sender, empty_receiver) = unbounded();
     std::thread::scope(|scope| {
         let lane_threads: Vec<_> = (0..lanes)

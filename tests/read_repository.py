@@ -1,0 +1,453 @@
+#!/usr/bin/env python3
+"""Restores a snapshot from a repository, by docs/FORMAT.md and nothing else.
+
+It shares no code with the program and is no tool for daily use: everything is read into memory, one object at a time. It is
+here to show that the description is complete, and stops at the first thing that contradicts it.
+
+    read_repository.py REPOSITORY SNAPSHOT TARGET
+
+SNAPSHOT is an id or `latest`. TARGET is made. Needs the packages `blake3` and `zstandard`.
+"""
+
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+
+import zstandard
+from blake3 import blake3
+
+CHUNK_BYTES_MAX = 1 << 24
+HOLE = bytes(32)
+KIND_CONFIG, KIND_TRANSACTION, KIND_SNAPSHOT, KIND_FORGOTTEN, KIND_CONDEMNED, KIND_HISTORY, KIND_TAGS = range(1, 8)
+REGULAR, DIRECTORY, SYMLINK, FIFO, CHARACTER_DEVICE, BLOCK_DEVICE = range(6)
+
+
+class Damaged(Exception):
+    """What is stored is not what the description allows."""
+
+
+def check(condition, what):
+    if not condition:
+        raise Damaged(what)
+
+
+def digest(*parts):
+    hasher = blake3()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
+class Input:
+    """Bytes taken from the front, never past the end."""
+
+    def __init__(self, data, what):
+        self.data, self.at, self.what = data, 0, what
+
+    def take(self, count):
+        check(count <= len(self.data) - self.at, f"{self.what} ends too early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, count):
+        return int.from_bytes(self.take(count), "little")
+
+    def left(self):
+        return len(self.data) - self.at
+
+
+# CBOR, as far as records use it ---------------------------------------------------------------------------------------
+
+
+def cbor(source, depth=0):
+    check(depth < 16, "CBOR is nested too deeply")
+    first = source.take(1)[0]
+    major, info = first >> 5, first & 31
+    if major == 7:
+        check(info in (20, 21, 22), f"CBOR holds the simple value {info}")
+        return {20: False, 21: True, 22: None}[info]
+    check(info <= 27, "CBOR of indefinite length")
+    value = info if info < 24 else int.from_bytes(source.take(1 << (info - 24)), "big")
+    if major == 0:
+        return value
+    if major == 1:
+        return -1 - value
+    if major == 2:
+        return bytes(source.take(value))
+    if major == 3:
+        return source.take(value).decode("utf-8")
+    if major == 4:
+        check(value <= source.left(), "an array is longer than what holds it")
+        return [cbor(source, depth + 1) for _ in range(value)]
+    check(major == 5 and value <= source.left(), "a map is longer than what holds it")
+    return {cbor(source, depth + 1): cbor(source, depth + 1) for _ in range(value)}
+
+
+def record(body, what, required):
+    value = cbor(Input(body, what))
+    check(isinstance(value, dict), f"{what} is no map")
+    value = {key: field for key, field in value.items() if field is not None}
+    for key in required:
+        check(key in value, f"{what} lacks field {key}")
+    return value
+
+
+# Documents ------------------------------------------------------------------------------------------------------------
+
+
+def document_copy(copy, kind):
+    """The body of one copy, or None if it is not sound."""
+    if len(copy) < 48 or copy[:8] != b"CKPTDOC\0" or digest(copy[:-32]) != copy[-32:]:
+        return None
+    check(copy[9] == 1 and copy[10] == 0, "a document needs a newer program")
+    if copy[8] != kind or int.from_bytes(copy[12:16], "little") != len(copy) - 48:
+        return None
+    return copy[16:-32]
+
+
+def document(data, kind, what):
+    half = len(data) // 2
+    for copy in (data[:half], data[half:], data[: 48 + int.from_bytes(data[12:16], "little")]):
+        body = document_copy(copy, kind)
+        if body is not None:
+            return body
+    raise Damaged(f"{what}: no copy is sound")
+
+
+# Frames ---------------------------------------------------------------------------------------------------------------
+
+
+def unzstd(data, length):
+    with zstandard.ZstdDecompressor().stream_reader(b"\x28\xb5\x2f\xfd" + data) as reader:
+        raw = reader.read(length + 1)
+    check(len(raw) == length, "compressed bytes decode to another length")
+    return raw
+
+
+def decode_frame(frame):
+    source = Input(frame, "a frame")
+    codec, element, phase, base_count = source.take(4)
+    length = source.number(4)
+    check(length <= CHUNK_BYTES_MAX and base_count == 0, "the header of a frame is impossible")
+    check(codec == 3 or (element, phase) == (0, 0), "the header of a frame is impossible")
+    if codec == 1:
+        check(source.left() == length, "a raw frame has another length")
+        return source.take(length)
+    if codec == 2:
+        return unzstd(source.take(source.left()), length)
+    check(codec == 3, f"a frame of unknown codec {codec}")
+    return decode_planes(source, element, phase, length)
+
+
+def decode_planes(source, element, phase, length):
+    check(element & 15 <= 3, "words are too wide")
+    width, rotation = 1 << (element & 15), element >> 4
+    check(rotation < 8 * width and (width > 1 or rotation == 0), "an impossible rotation")
+    check(phase < width and phase <= length, "an impossible phase")
+    words = (length - phase) // width
+    head = source.take(phase)
+    tail = source.take(length - phase - words * width)
+    planes = [decode_plane(source, words) for _ in range(width)]
+    check(source.left() == 0, "a frame of planes is too long")
+    body = bytearray(words * width)
+    for weight, plane in enumerate(planes):
+        body[weight::width] = plane
+    if rotation:
+        bits, mask = 8 * width, (1 << 8 * width) - 1
+        for at in range(0, len(body), width):
+            word = int.from_bytes(body[at : at + width], "little")
+            word = (word >> rotation | word << (bits - rotation)) & mask
+            body[at : at + width] = word.to_bytes(width, "little")
+    return bytes(head) + bytes(body) + bytes(tail)
+
+
+def decode_plane(source, words):
+    mode = source.number(1)
+    data = source.take(source.number(4))
+    if mode == 0:
+        check(len(data) == words, "a raw plane has another length")
+        return data
+    if mode == 1:
+        return unzstd(data, words)
+    check(mode == 2 and len(data) == 1, f"a plane of mode {mode} and {len(data)} bytes")
+    return data * words
+
+
+# Packs and index objects ----------------------------------------------------------------------------------------------
+
+
+def table(data):
+    """For each frame: offset, stored bytes, content bytes, [(chunk id, bytes)]; and where the last one ends."""
+    source, frames, offset = Input(data, "a table"), [], 64
+    while source.left():
+        stored, raw = source.number(4), source.number(4)
+        source.take(1)
+        bases, count = source.number(1), source.number(2)
+        check(raw <= CHUNK_BYTES_MAX and bases <= 8 and count >= 1, "a record of a table is impossible")
+        source.take(32 * bases)
+        chunks = [(source.take(32), source.number(4)) for _ in range(count)]
+        check(sum(length for _, length in chunks) == raw, "chunks do not fill their frame")
+        frames.append((offset, stored, raw, chunks))
+        offset += stored
+    return frames, offset
+
+
+class Repository:
+    def __init__(self, root):
+        self.root = Path(root)
+        self.config = self.read_config()
+        self.dead = set()
+        for name in self.list("condemned", r"[0-9]+\.end"):
+            end = record(self.document(f"condemned/{name}", KIND_CONDEMNED), name, (0, 1))
+            self.dead.update(end[1])
+        self.homes = {}  # chunk id -> [(pack id, frame offset, stored bytes, content bytes, offset in the content, bytes)]
+        self.learn_packs()
+
+    def read(self, name):
+        return (self.root / name).read_bytes()
+
+    def list(self, folder, pattern):
+        """The last components of the names in a folder that fit."""
+        if not (self.root / folder).is_dir():
+            return []
+        return sorted(n.name for n in (self.root / folder).iterdir() if re.fullmatch(pattern, n.name))
+
+    def document(self, name, kind):
+        return document(self.read(name), kind, name)
+
+    def read_config(self):
+        failure = Damaged("not a repository")
+        for copy in range(3):
+            try:
+                config = record(self.document(f"config/{copy}", KIND_CONFIG), "config", range(11))
+            except (Damaged, FileNotFoundError) as error:
+                failure = error
+                continue
+            check(config[0] == 1 and config[8] == 0 and config[9] == 0, "the repository needs a newer program")
+            check(len(config[1]) == 16, "the id of the repository has another length")
+            return config
+        raise failure
+
+    def learn_packs(self):
+        known = set()
+        for name in self.list("index", r"[0-9a-f]{32}"):
+            for pack, frames in self.index_object(f"index/{name}"):
+                if pack not in known:
+                    known.add(pack)
+                    self.learn(pack, frames)
+        for folder in self.list("packs", r"[0-9a-f]{2}"):
+            for name in self.list(f"packs/{folder}", folder + r"[0-9a-f]{62}"):
+                pack = bytes.fromhex(name)
+                frames = self.pack_frames(pack)
+                if pack not in known:
+                    self.learn(pack, frames)
+
+    def learn(self, pack, frames):
+        for offset, stored, raw, chunks in frames:
+            at = 0
+            for chunk, length in chunks:
+                self.homes.setdefault(chunk, []).append((pack, offset, stored, raw, at, length))
+                at += length
+
+    def index_object(self, name):
+        source = Input(self.read(name), name)
+        header = source.take(64)
+        check(header[:8] == b"CKPTINDX", f"{name} does not begin as an index object")
+        check(header[8:11] == b"\x01\0\0", f"{name} needs a newer program")
+        check(header[16:32] == self.config[1], f"{name} belongs to another repository")
+        sections = 0
+        while True:
+            begin = source.at
+            if source.number(1) == 0:
+                check(source.number(4) == sections, f"{name} has another number of sections")
+                check(digest(source.data[: source.at]) == source.take(32), f"{name} does not match its checksum")
+                check(source.left() == 0, f"{name} is too long")
+                return
+            check(source.data[begin] == 1, f"{name} has a section of unknown kind")
+            pack, length, kind = source.take(32), source.number(8), source.number(1)
+            source.take(16)
+            stored_table = source.take(source.number(4))
+            check(digest(source.data[begin : source.at]) == source.take(32), f"a section of {name} is damaged")
+            frames, end = table(stored_table)
+            check(end + len(stored_table) + 64 == length and kind in (0, 1), f"a section of {name} does not add up")
+            sections += 1
+            yield pack, frames
+
+    def pack_name(self, pack):
+        return f"packs/{pack.hex()[:2]}/{pack.hex()}"
+
+    def pack_frames(self, pack):
+        name = self.pack_name(pack)
+        data = self.read(name)
+        check(digest(data) == pack, f"{name} does not match its name")
+        header, trailer = data[:64], Input(data[-64:], name)
+        offset, length, count = trailer.number(8), trailer.number(4), trailer.number(4)
+        stored_table = data[offset : offset + length]
+        check(digest(header, stored_table, data[-64:-48]) == trailer.take(32), f"the table of {name} is damaged")
+        check(trailer.take(16) == bytes(8) + b"CKPTPEND", f"{name} does not end as a pack")
+        check(header[:8] == b"CKPTPACK", f"{name} does not begin as a pack")
+        check(header[8:11] == b"\x01\0\0" and header[12:16] == b"\x40\0\0\0", f"{name} needs a newer program")
+        check(header[11] in (0, 1) and header[16:32] == self.config[1], f"{name} belongs elsewhere")
+        frames, end = table(stored_table)
+        check(end == offset and len(frames) == count, f"the table of {name} does not add up")
+        check(offset + length + 64 == len(data), f"the table of {name} lies elsewhere")
+        return frames
+
+    def chunk(self, chunk):
+        failure = Damaged(f"chunk {chunk.hex()} is in no pack")
+        for pack, offset, stored, raw, at, length in self.homes.get(chunk, []):
+            try:
+                with open(self.root / self.pack_name(pack), "rb") as file:
+                    file.seek(offset)
+                    content = decode_frame(file.read(stored))
+                check(len(content) == raw, "a frame decodes to another length than its table says")
+                found = content[at : at + length]
+                check(digest(found) == chunk, f"pack {pack.hex()} holds other bytes than it should")
+                return found
+            except (Damaged, OSError, zstandard.ZstdError) as error:
+                failure = error
+        raise failure
+
+    def stream(self, stream):
+        """The chunks of a stream's content: (id, bytes)."""
+        if stream is None:
+            return
+        root, depth, length = stream
+        check(len(root) == 32 and depth <= 8, "a stream is impossible")
+        yield from self.children(root, depth, length)
+
+    def children(self, chunk, depth, length):
+        if depth == 0:
+            yield chunk, length
+            return
+        node = self.chunk(chunk)
+        check(0 < len(node) <= 4096 * 40 and len(node) % 40 == 0, "a node is impossible")
+        records = [(node[at : at + 32], int.from_bytes(node[at + 32 : at + 40], "little")) for at in range(0, len(node), 40)]
+        check(sum(covered for _, covered in records) == length, "a node covers other bytes than it should")
+        for child, covered in records:
+            yield from self.children(child, depth - 1, covered)
+
+    def live_snapshots(self):
+        forgotten = set(self.list("forgotten", r"[0-9a-f]{32}"))
+        for name in self.list("snapshots", r"[0-9a-f]{32}"):
+            if name in forgotten:
+                continue
+            snapshot = record(self.document(f"snapshots/{name}", KIND_SNAPSHOT), f"snapshot {name}", (0, 13))
+            check(snapshot[13].hex() == name, f"another snapshot stands under the name {name}")
+            if snapshot[0] == 0:
+                check(all(key in snapshot for key in (1, 2, 3, 5)), f"snapshot {name} lacks a field")
+                yield name, snapshot
+
+    def tags(self, name, snapshot):
+        numbers = [int(change.split(".")[1]) for change in self.list("tags", name + r"\.[0-9]+")]
+        if not numbers:
+            return snapshot.get(6, [])
+        return record(self.document(f"tags/{name}.{max(numbers)}", KIND_TAGS), "tags", (0,))[0]
+
+    def entries(self, snapshot):
+        before = None
+        for leaf, length in self.stream(snapshot.get(8)):
+            source = Input(self.chunk(leaf), "a leaf")
+            check(source.left() == length, "a leaf has another length")
+            while source.left():
+                entry = record(source.take(source.number(4)), "an entry", range(10))
+                path = entry[1]
+                parts = path.split(b"/") if path else []
+                sound = all(part not in (b"", b".", b"..") and b"\0" not in part for part in parts)
+                check(sound, f"an entry has the path {path!r}")
+                check(entry[0] < len(snapshot[5]), "an entry lies beneath no root")
+                order = (entry[0], parts)
+                check(before is None or before < order, f"{path!r} is out of order")
+                before = order
+                content = entry.get(14)
+                check((content[2] if content else 0) == entry[6], f"{path!r} has another content than it says")
+                check(content is None or (entry[2] == REGULAR and content[2] > 0), f"{path!r} cannot have content")
+                yield entry
+
+
+# Restoring ------------------------------------------------------------------------------------------------------------
+
+
+def restore(repository, snapshot, target):
+    roots = snapshot[5]
+    counts, links, directories = {}, {}, []
+    for entry in repository.entries(snapshot):
+        # One root lands in the target itself, several each under their number.
+        parts = ([] if len(roots) == 1 else [str(entry[0]).encode()]) + ([entry[1]] if entry[1] else [])
+        kind, mode = entry[2], entry[3] & 0o7777
+        if not parts and kind != DIRECTORY:
+            parts = [roots[0].rsplit(b"/", 1)[-1]]
+        path = b"/".join([os.fsencode(target)] + parts)
+        counts[kind] = counts.get(kind, 0) + 1
+        group = tuple(entry[10]) if 10 in entry else None
+        if group is not None and group in links:
+            os.link(links[group], path, follow_symlinks=False)
+            continue
+        if group is not None:
+            links[group] = path
+        if kind == REGULAR:
+            write_content(repository, entry, path)
+        elif kind == DIRECTORY:
+            os.makedirs(path, exist_ok=True)
+            directories.append((path, entry))
+            continue
+        elif kind == SYMLINK:
+            os.symlink(entry[12], path)
+        else:
+            check(kind in (FIFO, CHARACTER_DEVICE, BLOCK_DEVICE), f"{path!r} is of unknown kind {kind}")
+            types = {FIFO: stat.S_IFIFO, CHARACTER_DEVICE: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK}
+            os.mknod(path, types[kind] | mode, entry.get(13, 0))
+        apply(path, entry, mode)
+    for path, entry in reversed(directories):
+        apply(path, entry, entry[3] & 0o7777)
+    return counts
+
+
+def write_content(repository, entry, path):
+    with open(path, "xb") as file:
+        for chunk, length in repository.stream(entry.get(14)):
+            if chunk == HOLE:
+                file.seek(length, os.SEEK_CUR)
+                continue
+            content = repository.chunk(chunk)
+            check(len(content) == length, "a chunk has another length")
+            file.write(content)
+        file.truncate(entry[6])
+
+
+def apply(path, entry, mode):
+    if os.geteuid() == 0:
+        os.chown(path, entry[4], entry[5], follow_symlinks=False)
+    if entry[2] != SYMLINK:
+        os.chmod(path, mode)
+    for name, value in entry.get(11, []):
+        os.setxattr(path, name, value, follow_symlinks=False)
+    seconds, nanoseconds = entry[7]
+    check(nanoseconds <= 999_999_999, "a time is impossible")
+    time = seconds * 1_000_000_000 + nanoseconds
+    os.utime(path, ns=(time, time), follow_symlinks=False)
+
+
+def main(arguments):
+    if len(arguments) != 3:
+        sys.exit(__doc__)
+    repository = Repository(arguments[0])
+    live = sorted(repository.live_snapshots(), key=lambda found: (found[1][1], found[0]))
+    wanted = [found for found in live if arguments[1] in ("latest", found[0])]
+    check(wanted, f"no snapshot {arguments[1]}")
+    name, snapshot = wanted[-1]
+    target = Path(arguments[2])
+    target.mkdir()
+    counts = restore(repository, snapshot, target)
+    tags = ",".join(sorted(repository.tags(name, snapshot)))
+    print(f"{name} [{tags}]: {counts.get(REGULAR, 0)} files, {counts.get(DIRECTORY, 0)} directories, "
+          f"{sum(counts.values()) - counts.get(REGULAR, 0) - counts.get(DIRECTORY, 0)} others")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Damaged as problem:
+        sys.exit(f"damaged: {problem}")
