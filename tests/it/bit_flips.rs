@@ -7,7 +7,6 @@
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::trees::Tree;
 use crate::support::{Chance, in_parallel, noise, quick_folder, say, seed, setting};
-use ckpt::error::Kind;
 use ckpt::events::Silent;
 use ckpt::ops::tag;
 use ckpt::repo::snapshots::Snapshot;
@@ -61,23 +60,16 @@ impl Sample {
 
     /// Fails unless damage is found by verification and does not reach a restored file. `why` says what was damaged.
     fn check(&self, storage: &SimulatedStorage, with_restore: bool, why: &str) {
-        let opened = runs::open(storage);
-        let found = match &opened {
-            Ok(repo) => runs::verify_all(repo).is_ok_and(|report| report.damage_count > 0),
-            Err(error) => matches!(error.kind(), Kind::Damaged | Kind::NoRepository | Kind::FormatTooNew),
-        };
-        if let Err(error) = &opened {
-            panic!("{why}: one bit closes the whole repository: {error}");
-        }
-        let verified = opened.as_ref().ok().map(runs::verify_all);
-        assert!(found, "{why}: not found: {verified:?}");
+        let repo = runs::open(storage).unwrap_or_else(|e| panic!("{why}: the whole repository is closed: {e}"));
+        let verified = runs::verify_all(&repo);
+        assert!(verified.as_ref().is_ok_and(|report| report.damage_count > 0), "{why}: not found: {verified:?}");
         if with_restore {
             self.check_restores(storage, why);
         }
     }
 
     fn check_restores(&self, storage: &SimulatedStorage, why: &str) {
-        let Ok(repo) = runs::open(storage) else { return };
+        let repo = runs::open(storage).unwrap_or_else(|e| panic!("{why}: {e}"));
         for (snapshot, wanted) in &self.live {
             let Some(snapshot) = repo.snapshot(snapshot.id) else {
                 // Gone from the list only with a word on why.
@@ -134,7 +126,8 @@ fn sampled_flips(sample: &Sample, chance: &mut Chance) -> Vec<(ObjectName, usize
 #[test]
 fn every_flipped_bit_is_found_and_none_is_restored() {
     let sample = Sample::new();
-    for folder in ["config", "packs", "index", "snapshots", "transactions", "forgotten", "condemned", "tags", "history"] {
+    for folder in ["config", "packs", "index", "snapshots", "transactions", "forgotten", "condemned", "tags", "history"]
+    {
         assert!(sample.folders().contains(folder), "nothing lies in {folder}");
     }
     let flips = sampled_flips(&sample, &mut Chance(seed()));
@@ -142,7 +135,7 @@ fn every_flipped_bit_is_found_and_none_is_restored() {
         let (name, at, bit) = &flips[usize::try_from(number).expect("an index")];
         let storage = SimulatedStorage::holding(sample.objects.clone());
         assert!(storage.corrupt(name, *at, *bit));
-        sample.check(&storage, number % 4 == 0, &format!("seed {}, byte {at} of {name} xor {bit}", seed()));
+        sample.check(&storage, number.is_multiple_of(4), &format!("seed {}, byte {at} of {name} xor {bit}", seed()));
         1
     });
     let bytes: usize = sample.objects.values().map(Vec::len).sum();
@@ -189,7 +182,7 @@ fn objects_that_changed_places_are_found_and_nothing_wrong_is_restored() {
         if a < b {
             storage.insert(b.clone(), sample.objects[a].clone());
         }
-        sample.check(&storage, number % 4 == 0, &format!("{b} under the name {a}"));
+        sample.check(&storage, number.is_multiple_of(4), &format!("{b} under the name {a}"));
         1
     });
     say(&format!("bit_flips: {checked} objects under wrong names"));

@@ -79,7 +79,8 @@ fn users_of_one_group_share_a_repository_whatever_their_mask() {
         let (host, text) = (USERS[writer].to_string(), target.to_str().expect("text"));
         let arguments = ["restore", "latest", "--host", &host, "--target", text];
         expect(with_private_mask(&place.command_as(reader, GROUP, &arguments)), 0);
-        let contents = |root: &Path| Tree::read(root).entries.into_values().map(|seen| seen.content).collect::<Vec<_>>();
+        let contents =
+            |root: &Path| Tree::read(root).entries.into_values().map(|seen| seen.content).collect::<Vec<_>>();
         assert_eq!(contents(&target), contents(&data[writer]));
     }
     expect(place.command_as(USERS[1], GROUP, &["verify", "--read-data"]), 0);
@@ -158,7 +159,8 @@ impl Mounted {
         fs::create_dir(&at).expect("a folder");
         fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("an image");
         let arguments = [&["-q", "-F"], more, &[image.as_str()]].concat();
-        let mounted = runs("mkfs.ext4", &arguments) && runs("mount", &["-o", "loop", &image, at.to_str().expect("text")]);
+        let mounted =
+            runs("mkfs.ext4", &arguments) && runs("mount", &["-o", "loop", &image, at.to_str().expect("text")]);
         if !mounted {
             not_run(check, "an image cannot be made or mounted here");
             return None;
@@ -285,7 +287,7 @@ fn a_limit_on_reading_is_kept_within_a_tenth() {
 fn the_time_left_is_predicted_within_a_fifth_after_the_first_tenth() {
     let place = Place::with_repository();
     fs::create_dir(place.path("data")).expect("a folder");
-    (0..20u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 4_000_000)).expect("a file"));
+    (0..80u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 1_000_000)).expect("a file"));
     let (said, seconds) = timed_backup(&place, &["--limit-read", "16MB", "--progress", "json"]);
     let progress: Vec<Value> = documents(&said).into_iter().filter(|document| document["type"] == "progress").collect();
     let mut judged = 0;

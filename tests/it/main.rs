@@ -9,6 +9,7 @@ mod format_document;
 mod old_format;
 mod power_cut;
 mod real_kill;
+mod restore_into;
 mod round_trip;
 mod storage_conformance;
 mod support;

@@ -72,7 +72,8 @@ fn describe(tree: &Tree) -> String {
     let mut text = String::new();
     for (path, seen) in &tree.entries {
         let content = seen.content.map_or_else(String::new, |c| format!(" {} {}", c.bytes, c.hash.to_hex()));
-        let linked = seen.linked_to.as_ref().map_or_else(String::new, |to| format!(" = {}", String::from_utf8_lossy(to)));
+        let linked =
+            seen.linked_to.as_ref().map_or_else(String::new, |to| format!(" = {}", String::from_utf8_lossy(to)));
         let _ = writeln!(text, "{:?} {:?}{content}{linked}", String::from_utf8_lossy(path), seen.kind);
     }
     text

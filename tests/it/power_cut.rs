@@ -99,7 +99,7 @@ impl Scene {
                 _ => storage.after_power_cut(self.seed.wrapping_add(step << 8) + cut),
             };
             let why = format!("seed {}, {threads} threads, crash at step {step}, power cut {cut}", self.seed);
-            self.check(&image, reported.is_ok(), (step + cut) % 8 == 0, &why);
+            self.check(&image, reported.is_ok(), (step + cut).is_multiple_of(8), &why);
         }
         cuts + 1
     }
@@ -131,7 +131,8 @@ impl Scene {
     fn check_durable(&self, image: &SimulatedStorage, saved: &Snapshot, why: &str) {
         let repo = runs::open(&image.after_power_cut(self.seed)).unwrap_or_else(|e| panic!("{why}: then cut: {e}"));
         for id in [self.first.0.id, saved.id] {
-            let snapshot = repo.snapshot(id).unwrap_or_else(|| panic!("{why}: lost by a power cut after it was reported"));
+            let snapshot =
+                repo.snapshot(id).unwrap_or_else(|| panic!("{why}: lost by a power cut after it was reported"));
             self.check_content(&repo, &snapshot, false, &format!("{why}, then a power cut"));
         }
     }
@@ -288,7 +289,7 @@ fn a_prune_cut_at_any_step() {
         let past = Past::new(seed() + 50 * number);
         runs::forget(&runs::open(&past.storage).expect("opens"), &past.doomed).expect("forgotten");
         let work = |repo: &Repo| prune(repo, &runs::prune_options(), &ckpt::events::Silent).map(|_| ());
-        let check = |image: &_, _: &_, number, why: &str| past.go_on(image, number % 2 == 0, why);
+        let check = |image: &_, _: &_, number: u64, why: &str| past.go_on(image, number.is_multiple_of(2), why);
         checked += cut_each(&past.storage, cuts(), work, check);
     }
     say(&format!("power_cut: {checked} crash points of prunes, seed {}", seed()));
@@ -299,11 +300,11 @@ fn a_prune_cut_at_any_step() {
 fn a_forget_cut_at_any_step_has_happened_or_not() {
     let past = Past::new(seed());
     let work = |repo: &Repo| runs::forget(repo, &past.doomed);
-    let check = |image: &SimulatedStorage, reported: &Result<()>, number, why: &str| {
+    let check = |image: &SimulatedStorage, reported: &Result<()>, number: u64, why: &str| {
         let repo = past.check(image, why);
         let is_live = repo.snapshot(past.doomed.id).is_some();
         assert!(!(is_live && reported.is_ok()), "{why}: it was reported and has not happened");
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             past.go_on(image, true, why);
         }
     };

@@ -57,16 +57,19 @@ fn killed_backups_leave_everything_whole_and_need_no_hand() {
     let kills = setting("CKPT_TEST_KILLS", 30);
     let place = Place::with_repository();
     write_source(&place);
-    let begun = Instant::now();
     let mut saved = vec![(place.backup("data"), Tree::read(&place.path("data")))];
+    // The time of a backup like those that are to be killed.
+    change_source(&place, kills);
+    let begun = Instant::now();
+    saved.push((place.backup("data"), Tree::read(&place.path("data"))));
     let whole = begun.elapsed();
     let mut chance = Chance(seed());
     let (mut killed, mut ended) = (0, 0);
     for number in 0..kills {
         change_source(&place, number);
         let micros = u64::try_from(whole.as_micros()).expect("a short time");
-        // Every part of the run in turn, at a random moment of that part; a little beyond its end, too.
-        let part = micros * 11 / 10 / kills;
+        // Every part of the run in turn, at a random moment of that part.
+        let part = micros / kills;
         let delay = Duration::from_micros(part * (number * 7 % kills) + chance.below(part.max(1)));
         match kill_after(&place, delay) {
             None => killed += 1,

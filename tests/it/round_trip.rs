@@ -5,7 +5,7 @@
 
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::trees::Tree;
-use crate::support::{disk_folder, noise};
+use crate::support::{disk_folder, noise, setting};
 use ckpt::events::Silent;
 use ckpt::ops::init::init;
 use ckpt::repo::snapshots::Snapshot;
@@ -50,7 +50,8 @@ struct Item {
 }
 
 fn names() -> impl Strategy<Value = Vec<u8>> {
-    let byte = prop_oneof![Just(b'\n'), Just(0xff), Just(b' '), Just(b'*'), Just(1), Just(b'.'), b'a'..=b'z', any::<u8>()];
+    let byte =
+        prop_oneof![Just(b'\n'), Just(0xff), Just(b' '), Just(b'*'), Just(1), Just(b'.'), b'a'..=b'z', any::<u8>()];
     let is_name = |name: &Vec<u8>| !name.iter().any(|b| *b == b'/' || *b == 0) && name != b"." && name != b"..";
     prop_oneof![9 => prop::collection::vec(byte, 1..12), 1 => Just(vec![b'n'; 255])].prop_filter("no name", is_name)
 }
@@ -102,7 +103,8 @@ fn make(root: &Path, items: &[Item]) {
             Node::Sparse(begins_with_hole, runs) => write_sparse(&place, *begins_with_hole, runs),
             Node::Link(target) => std::os::unix::fs::symlink(OsStr::from_bytes(target), &place).expect("a link"),
             Node::Fifo => {
-                rustix::fs::mknodat(rustix::fs::CWD, &place, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+                rustix::fs::mknodat(rustix::fs::CWD, &place, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+                    .expect("a pipe");
             }
             Node::HardLink => match &first_file {
                 Some(first) => fs::hard_link(first, &place).expect("a hard link"),
@@ -167,8 +169,12 @@ fn assert_restores(repo: &Repo, snapshot: &Snapshot, source: &Path, target: &Pat
     }
 }
 
+fn cases() -> u32 {
+    u32::try_from(setting("PROPTEST_CASES", 24)).expect("a count")
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
     fn arbitrary_trees_come_back_as_they_were(items in items()) {

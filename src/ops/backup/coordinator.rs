@@ -143,7 +143,7 @@ impl<'a> Coordinator<'a> {
             }
             match done.recv_timeout(STOP_CHECK) {
                 Ok(answer) => return self.handle(answer),
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => self.assembly.report_progress(0),
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
                     return Err(Error::new(Kind::Failed, "all workers ended early"));
                 }

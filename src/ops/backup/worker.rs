@@ -153,9 +153,11 @@ fn read_small_files(
         if let Some(pace) = &shared.pace {
             pace.wait(file.found.metadata.size, shared)?;
         }
+        let before = buffer.len();
         read.push(read_small_file(shared, file, &mut buffer));
+        // One by one: with a limit on reading, a task takes long, and its progress is to be seen.
+        shared.bytes_read.fetch_add(buffer.len().saturating_sub(before) as u64, Ordering::Relaxed);
     }
-    shared.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
     let chunks = read.iter().filter(|f| f.result.is_ok()).flat_map(|f| &f.pieces).filter_map(|piece| match piece {
         Piece::Chunk(range) => Some(&buffer[range.clone()]),
         Piece::Hole(_) => None,

@@ -120,7 +120,9 @@ pub fn expect(mut command: Command, code: i32) -> (String, String) {
 pub fn documents(text: &str) -> Vec<Value> {
     match serde_json::from_str::<Value>(text) {
         Ok(document) => vec![document],
-        Err(_) => text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect(),
+        Err(_) => {
+            text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+        }
     }
 }
 

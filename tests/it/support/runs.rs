@@ -15,7 +15,6 @@ use ckpt::ops::{Resources, forget};
 use ckpt::repo::records::WriterRecord;
 use ckpt::repo::snapshots::{Narrow, Snapshot};
 use ckpt::repo::{Cache, Repo};
-use ckpt::storage::Storage;
 use ckpt::storage::simulated::SimulatedStorage;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -120,8 +119,7 @@ pub fn restore(repo: &Repo, snapshot: &Snapshot, target: &Path) -> Result<Restor
 
 /// Reads the whole repository and checks it.
 pub fn verify_all(repo: &Repo) -> Result<VerifyReport> {
-    let options =
-        VerifyOptions { read_data: Some(Subset::All), resources: resources(2), now: now() };
+    let options = VerifyOptions { read_data: Some(Subset::All), resources: resources(2), now: now() };
     verify(repo, &options, &Silent)
 }
 
@@ -168,10 +166,4 @@ pub fn contents(repo: &Repo, snapshot: &Snapshot) -> Result<Tree> {
         found.add(entry.path.clone(), &entry.metadata, content);
     }
     Ok(found.normal())
-}
-
-/// Sizes of all objects of a folder of the storage by name.
-pub fn listed(storage: &dyn Storage, folder: &str) -> BTreeMap<String, u64> {
-    let listed = storage.list(folder).expect("a list");
-    listed.into_iter().map(|item| (item.name.to_string(), item.bytes)).collect()
 }

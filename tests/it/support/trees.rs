@@ -106,11 +106,6 @@ impl Tree {
         }
         assert!(differences.is_empty(), "{why}: {}", differences[..differences.len().min(3)].join("\n"));
     }
-
-    /// The same without what `contents` cannot know: nothing yet. Content and kind by path, for quick comparisons.
-    pub fn bytes_of_files(&self) -> u64 {
-        self.entries.values().filter_map(|seen| seen.content).map(|content| content.bytes).sum()
-    }
 }
 
 fn read_entry(place: &Path) -> (Metadata, Option<Content>) {

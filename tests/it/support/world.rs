@@ -23,7 +23,6 @@ pub struct World {
 }
 
 impl World {
-    #[expect(clippy::new_without_default, reason = "it makes files")]
     pub fn new() -> World {
         let folder = quick_folder();
         let source = folder.path().join("source");
