@@ -22,13 +22,18 @@ impl Repo {
     pub fn read_chunk(&self, id: ChunkId) -> Result<Vec<u8>> {
         let homes = self.locate(&[id])?.pop().unwrap_or_default();
         let mut failure = None;
-        for home in &homes {
-            match self.read_chunk_at(id, home) {
-                Ok(content) => return Ok(content),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(unreadable(id, failure))
+        match self.read_at_any(id, &homes, &mut failure) {
+            Some(content) => return Ok(content),
+            // A prune may have moved it since the index was read.
+            None => self.recover_index_once()?,
+        };
+        let mut others = self.index().homes(&[id])?.pop().unwrap_or_default();
+        others.retain(|home| !homes.contains(home));
+        self.read_at_any(id, &others, &mut failure).ok_or_else(|| unreadable(id, failure))
+    }
+
+    fn read_at_any(&self, id: ChunkId, homes: &[Home], failure: &mut Option<Error>) -> Option<Vec<u8>> {
+        homes.iter().find_map(|home| self.read_chunk_at(id, home).map_err(|error| *failure = Some(error)).ok())
     }
 
     fn read_chunk_at(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {

@@ -34,7 +34,6 @@ use index::Index;
 use snapshots::Snapshot;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the index database lies.
@@ -53,7 +52,7 @@ pub struct Repo {
     index: Index,
     decoders: Mutex<Vec<Decoder>>,
     snapshots: Mutex<Vec<Snapshot>>,
-    has_recovered_index: AtomicBool,
+    has_recovered_index: Mutex<bool>,
     damage: Mutex<BTreeSet<String>>,
 }
 
@@ -86,7 +85,7 @@ impl Repo {
             index,
             decoders: Mutex::new(Vec::new()),
             snapshots: Mutex::new(Vec::new()),
-            has_recovered_index: AtomicBool::new(false),
+            has_recovered_index: Mutex::new(false),
             damage: Mutex::new(read.damage.into_iter().collect()),
         };
         match repo.refresh(observer) {
@@ -153,8 +152,10 @@ impl Repo {
     }
 
     /// As [`Repo::learn_unlisted_packs`], but only once for each time the repository is opened.
+    /// Who comes meanwhile waits, since it may need what is being found.
     fn recover_index_once(&self) -> Result<bool> {
-        if self.has_recovered_index.swap(true, Ordering::Relaxed) {
+        let mut has_recovered = self.has_recovered_index.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *has_recovered, true) {
             return Ok(false);
         }
         Ok(self.learn_unlisted_packs()? > 0)

@@ -230,8 +230,11 @@ impl<'r> Transaction<'r> {
             return Err(Error::new(Kind::Failed, "a dry run cannot be committed"));
         }
         let mut state = std::mem::take(&mut *self.lock());
-        let index = self.publish_index(state.index.take(), &state.relied, &state.unlisted)?;
-        self.check_relied(&state.relied)?;
+        let prepared = self
+            .publish_index(state.index.take(), &state.relied, &state.unlisted)
+            .and_then(|index| self.check_relied(&state.relied).map(|()| index));
+        // Whoever revoked this transaction may have deleted what it relies on: that is the reason to tell.
+        let index = prepared.map_err(|error| if self.has_ended() { revoked() } else { error })?;
         self.publish_outcome(outcome)?;
         // Committed. What follows makes the next run faster and must not turn success into failure.
         if let Some(index) = index
@@ -300,17 +303,26 @@ impl<'r> Transaction<'r> {
         let standing = self.repo.storage().read(&name, 2 * super::document::BODY_BYTES_MAX);
         match (standing, published) {
             (Ok(standing), _) if standing == object => Ok(()),
-            (Ok(_), _) => Err(Error::new(Kind::Busy, "a prune has revoked this backup, which looked dead to it")
-                .with_hint("run the backup again: what it stored is reused")),
+            (Ok(_), _) => Err(revoked()),
             (Err(_), Err(error)) => Err(error),
             (Err(error), Ok(_)) => Err(error),
         }
+    }
+
+    /// True if something stands under the name that decides.
+    fn has_ended(&self) -> bool {
+        names::snapshot(self.id).is_ok_and(|name| matches!(self.repo.storage().size(&name), Ok(Some(_))))
     }
 
     /// Gives up: the transaction ends without a snapshot, and nobody has to wait for it.
     pub fn abandon(self) -> Result<()> {
         if self.is_rehearsal { Ok(()) } else { revoke(self.repo, self.id) }
     }
+}
+
+fn revoked() -> Error {
+    Error::new(Kind::Busy, "a prune has revoked this backup, which looked dead to it")
+        .with_hint("run the backup again: what it stored is reused")
 }
 
 /// Ends an open transaction as revoked and removes its announcement; harmless if it has ended otherwise.

@@ -3,12 +3,22 @@
 //!
 //! Needs `CKPT_TEST_PYTHON`, an interpreter with the packages `blake3` and `zstandard`, which `tests/run` provides.
 
-use std::ffi::OsStr;
+use crate::support::not_run;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The interpreter; none, with that said, if there is none to run.
+fn python() -> Option<OsString> {
+    let python = std::env::var_os("CKPT_TEST_PYTHON");
+    if python.is_none() {
+        not_run("the reader of docs/FORMAT.md", "CKPT_TEST_PYTHON is not set; tests/run sets it");
+    }
+    python
+}
 
 /// Everything that the format can say in little space.
 fn make_source(source: &Path) {
@@ -49,14 +59,20 @@ fn ckpt(folder: &Path, arguments: &[&str]) {
     assert!(status.success(), "ckpt {arguments:?}: {status}");
 }
 
-fn read_with(python: &OsStr, folder: &Path, target: &str) {
+/// Restores the newest snapshot with the reader and returns what that says.
+fn read_with(python: &OsStr, repository: &Path, target: &Path) -> String {
     let output = Command::new(python)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/read_repository.py"))
-        .args([folder.join("repository").as_os_str(), OsStr::new("latest"), folder.join(target).as_os_str()])
+        .args([repository.as_os_str(), OsStr::new("latest"), target.as_os_str()])
         .output()
         .expect("the interpreter of CKPT_TEST_PYTHON starts");
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{error}");
+    out.into_owned()
+}
+
+fn read_and_compare(python: &OsStr, folder: &Path, target: &str) {
+    let out = read_with(python, &folder.join("repository"), &folder.join(target));
     assert!(out.contains("[second,third]"), "{out}");
     compare(&folder.join("data"), &folder.join(target));
 }
@@ -98,10 +114,7 @@ fn damage(object: &Path, at: usize) {
 
 #[test]
 fn a_reader_written_from_the_description_restores_everything() {
-    let Some(python) = std::env::var_os("CKPT_TEST_PYTHON") else {
-        println!("NOT RUN: the reader of docs/FORMAT.md: CKPT_TEST_PYTHON is not set (tests/run sets it)");
-        return;
-    };
+    let Some(python) = python() else { return };
     let world = tempfile::tempdir().expect("a folder for the test");
     let (folder, source) = (world.path(), world.path().join("data"));
     fs::create_dir(&source).expect("a folder");
@@ -112,7 +125,7 @@ fn a_reader_written_from_the_description_restores_everything() {
     fs::write(source.join("many/file 3"), b"changed").expect("a file");
     ckpt(folder, &["backup", data, "--tag", "second", "--meta", "loss=0.5"]);
     ckpt(folder, &["tag", "latest", "--add", "third"]);
-    read_with(&python, folder, "first");
+    read_and_compare(&python, folder, "first");
 
     // Only packs and second copies are left.
     let repository = folder.join("repository");
@@ -122,5 +135,13 @@ fn a_reader_written_from_the_description_restores_everything() {
     damage(&repository.join("config/0"), 9);
     fs::remove_file(repository.join("config/1")).expect("removed");
     fs::remove_dir_all(repository.join("index")).expect("removed");
-    read_with(&python, folder, "second");
+    read_and_compare(&python, folder, "second");
+}
+
+#[test]
+fn a_reader_written_from_the_description_reads_the_first_version() {
+    let Some(python) = python() else { return };
+    let world = tempfile::tempdir().expect("a folder for the test");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v1/repository");
+    read_with(&python, &repository, &world.path().join("restored"));
 }

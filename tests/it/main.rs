@@ -8,6 +8,7 @@ mod faults;
 mod format_document;
 mod old_format;
 mod power_cut;
+mod races;
 mod real_kill;
 mod restore_into;
 mod round_trip;
