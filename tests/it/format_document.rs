@@ -99,7 +99,7 @@ fn damage(object: &Path, at: usize) {
 #[test]
 fn a_reader_written_from_the_description_restores_everything() {
     let Some(python) = std::env::var_os("CKPT_TEST_PYTHON") else {
-        println!("NOT RUN: the reader of docs/FORMAT.md: CKPT_TEST_PYTHON is not set (tests/run sets it)");
+        crate::support::not_run("the reader of docs/FORMAT.md", "CKPT_TEST_PYTHON is not set (tests/run sets it)");
         return;
     };
     let world = tempfile::tempdir().expect("a folder for the test");
