@@ -99,6 +99,9 @@ class Ckpt(Tool):
     def verify(self, repo):
         return [self.program, "verify", "-r", repo, "--read-data"]
 
+    def restored(self, target, data):
+        return target
+
     def restore(self, repo, data, target):
         return [self.program, "restore", "-r", repo, "latest", "--target", target], None
 

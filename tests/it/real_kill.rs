@@ -101,7 +101,7 @@ fn killed_backups_leave_everything_whole_and_need_no_hand() {
         fs::remove_dir_all(&target).expect("removed");
     }
     say(&format!("real_kill: {killed} of {kills} backups killed, {ended} ended before, seed {}", seed()));
-    assert!(killed * 2 > kills, "most runs have to be killed: {killed} of {kills}");
+    assert!(killed * 3 > kills, "more runs have to be killed: {killed} of {kills}");
 }
 
 /// Forgets and prunes, so that long runs need no more room than short ones; what killed runs left goes, too.
