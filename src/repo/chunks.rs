@@ -52,7 +52,7 @@ impl Repo {
         Ok(content)
     }
 
-    /// Reads and decodes the entries of `tree`, in order. `fetch` is [`Repo::read_chunk`], see [`fetcher`].
+    /// Reads and decodes the entries of `tree`, in order. `fetch` is [`Repo::read_chunk`].
     pub fn entries<'a>(&self, fetch: &'a super::tree::FetchChunk<'a>, tree: Option<StreamRef>) -> Entries<'a> {
         Entries::new(fetch, tree)
     }
