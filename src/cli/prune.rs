@@ -77,16 +77,16 @@ pub fn execute(context: &Context, repo: &Repo, choices: Choices, dry_run: bool) 
         let summary = Summary::Prune(summary(context, &report, dry_run));
         output.closing(output.document(Body::Summary(summary)))?;
     } else if dry_run {
-        output.closing(output.line(&counts(context, &report, "would be")))?;
+        output.closing(output.line(&counts(context, &report, "a prune now would mean: ")))?;
     } else if output.manners.is_watched() {
-        output.talk("info", &counts(context, &report, "were"));
+        output.talk("info", &counts(context, &report, ""));
     }
     Ok(Ending::Done)
 }
 
-fn counts(context: &Context, report: &PruneReport, verb: &str) -> String {
+fn counts(context: &Context, report: &PruneReport, before: &str) -> String {
     format!(
-        "{} {verb} deleted, {} {verb} packed again ({}), {} stay; {} {verb} freed, {} unused stay; {}",
+        "{before}{} deleted, {} packed again ({}), {} stay; {} freed, {} unused left; {}",
         render::counted(report.packs_deleted, "pack", "packs"),
         report.packs_repacked,
         ByteCount(report.bytes_repacked),

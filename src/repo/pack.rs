@@ -195,6 +195,23 @@ pub fn read_summary(storage: &dyn Storage, id: PackId, bytes: u64, repository: R
         .map_err(|e| e.while_doing(&name))
 }
 
+/// True if the stored bytes of the pack are those it is named by. Reads all of it, in bounded memory.
+pub fn matches_its_name(storage: &dyn Storage, id: PackId, bytes: u64) -> Result<bool> {
+    const WINDOW_BYTES: u64 = 4 << 20;
+    let name = names::pack(id)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut window = Vec::new();
+    let mut at = 0;
+    while at < bytes {
+        let range = ByteRange::new(at, WINDOW_BYTES.min(bytes - at))?;
+        window.clear();
+        storage.read_range(&name, range, &mut window)?;
+        hasher.update(&window);
+        at = range.end();
+    }
+    Ok(hasher.finalize().as_bytes() == id.as_bytes())
+}
+
 /// Takes the whole pack in `object` apart without any storage: for verification.
 pub fn summary_of(object: &[u8], id: PackId, repository: RepositoryId) -> Result<PackSummary> {
     let bytes = u64::try_from(object.len()).unwrap_or(u64::MAX);

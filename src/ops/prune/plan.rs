@@ -116,7 +116,10 @@ pub(super) fn plan(
         present.extend(names::pack_id(&listed.name).map(|id| (id, listed.bytes)));
     }
     let known = repo.index().packs()?;
-    let whole: Vec<&KnownPack> = known.iter().filter(|p| present.get(&p.id) == Some(&p.bytes)).collect();
+    let mut whole: Vec<&KnownPack> = known.iter().filter(|p| present.get(&p.id) == Some(&p.bytes)).collect();
+    survey.set_usable(&whole.iter().map(|p| p.id).collect::<Vec<_>>())?;
+    let spoilt = spoilt_homes(repo, survey, &present)?;
+    whole.retain(|p| !spoilt.contains(&p.id));
     let mut packs = rank_by_density(survey, &whole)?;
     refuse_homeless(survey)?;
     let used = survey.used()?;
@@ -133,6 +136,23 @@ pub(super) fn plan(
     let mut plan = Plan { staying, sparse, unused, orphans };
     settle_homes(survey, &mut plan)?;
     Ok(plan)
+}
+
+/// Packs that share live chunks with others and do not hold the bytes they should. A copy may only go because another
+/// stays if that other one is sound, and only reading it tells. Such packs are few: what two hosts stored at once, or
+/// what was stored again after damage.
+fn spoilt_homes(repo: &Repo, survey: &Survey<'_>, present: &HashMap<PackId, u64>) -> Result<HashSet<PackId>> {
+    let mut spoilt = HashSet::new();
+    for id in survey.contested()? {
+        let bytes = present.get(&id).copied().unwrap_or(0);
+        match pack::matches_its_name(repo.storage(), id, bytes) {
+            Ok(true) => {}
+            Ok(false) => drop(spoilt.insert(id)),
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing) => drop(spoilt.insert(id)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(spoilt)
 }
 
 fn mark(repo: &Repo, survey: &Survey<'_>, snapshots: &[Snapshot], observer: &dyn Observer) -> Result<()> {

@@ -117,6 +117,16 @@ impl Survey<'_> {
         Ok((count, kept))
     }
 
+    /// Usable packs that hold a live chunk which has another home in a usable pack.
+    pub fn contested(&self) -> Result<Vec<PackId>> {
+        self.flush()?;
+        let sql = "SELECT DISTINCT p.id FROM chunks c JOIN packs p ON p.no = c.pack JOIN usable u ON u.pack = c.pack
+                   WHERE c.id IN (SELECT c.id FROM live l JOIN chunks c ON c.id = l.id JOIN usable u ON u.pack = c.pack
+                                  GROUP BY c.id HAVING min(c.pack) < max(c.pack))";
+        let rows = self.index.query(|db| super::blobs(db, sql))?;
+        rows.iter().map(|id| PackId::from_slice(id)).collect()
+    }
+
     /// For each usable pack, by rank: all that lies in it, and what of that is live (counted in each of its homes).
     pub fn usage(&self) -> Result<Vec<(Usage, Usage)>> {
         self.flush()?;
