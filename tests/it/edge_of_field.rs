@@ -273,35 +273,51 @@ fn timed_backup(place: &Place, more: &[&str]) -> (String, f64) {
     (said, begun.elapsed().as_secs_f64())
 }
 
+/// A statement about time is judged up to three times: a busy machine may spoil one run, not the property.
+fn judged(judge: impl Fn() -> Result<(), String>) {
+    let failures: Vec<String> = (0..3).map_while(|_| judge().err()).collect();
+    assert!(failures.len() < 3, "{failures:?}");
+}
+
 #[test]
 fn a_limit_on_reading_is_kept_within_a_tenth() {
-    let place = Place::with_repository();
-    fs::create_dir(place.path("data")).expect("a folder");
-    (0..5u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 8_000_000)).expect("a file"));
-    // 40 MB at 20 MB a second.
-    let (_, seconds) = timed_backup(&place, &["--limit-read", "20MB"]);
-    assert!((1.8..2.6).contains(&seconds), "40 MB at 20 MB/s took {seconds} s");
+    judged(|| {
+        let place = Place::with_repository();
+        fs::create_dir(place.path("data")).expect("a folder");
+        (0..5u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 8_000_000)).expect("a file"));
+        // 40 MB at 20 MB a second.
+        let (_, seconds) = timed_backup(&place, &["--limit-read", "20MB"]);
+        if (1.8..2.2).contains(&seconds) { Ok(()) } else { Err(format!("40 MB at 20 MB/s took {seconds} s")) }
+    });
 }
 
 #[test]
 fn the_time_left_is_predicted_within_a_fifth_after_the_first_tenth() {
-    let place = Place::with_repository();
-    fs::create_dir(place.path("data")).expect("a folder");
-    (0..80u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 1_000_000)).expect("a file"));
-    let (said, seconds) = timed_backup(&place, &["--limit-read", "16MB", "--progress", "json"]);
-    let progress: Vec<Value> = documents(&said).into_iter().filter(|document| document["type"] == "progress").collect();
+    judged(|| {
+        let place = Place::with_repository();
+        fs::create_dir(place.path("data")).expect("a folder");
+        (0..80u64).for_each(|n| fs::write(place.path(&format!("data/{n}")), noise(n, 1_000_000)).expect("a file"));
+        let (said, seconds) = timed_backup(&place, &["--limit-read", "16MB", "--progress", "json"]);
+        judge_predictions(&said, seconds)
+    });
+}
+
+fn judge_predictions(said: &str, seconds: f64) -> Result<(), String> {
+    let progress: Vec<Value> = documents(said).into_iter().filter(|document| document["type"] == "progress").collect();
     let mut judged = 0;
     for data in progress.iter().map(|document| &document["data"]).filter(|data| data["phase"] == "backing up") {
         let elapsed = data["seconds_elapsed"].as_f64().expect("a number");
         if elapsed < seconds / 10.0 || elapsed > seconds * 0.95 {
             continue;
         }
-        let left = data["eta_seconds"].as_f64().unwrap_or_else(|| panic!("no time left is told: {data}"));
+        let left = data["eta_seconds"].as_f64().ok_or_else(|| format!("no time left is told: {data}"))?;
         let predicted = elapsed + left;
-        assert!((predicted / seconds - 1.0).abs() < 0.2, "at {elapsed} s: {predicted} s predicted, {seconds} s taken");
+        if (predicted / seconds - 1.0).abs() >= 0.2 {
+            return Err(format!("at {elapsed} s: {predicted} s predicted, {seconds} s taken"));
+        }
         judged += 1;
     }
-    assert!(judged >= 5, "{judged} lines of progress: {said}");
+    if judged >= 5 { Ok(()) } else { Err(format!("{judged} lines of progress: {said}")) }
 }
 
 #[test]

@@ -25,8 +25,9 @@ use std::time::Duration;
 const SEGMENT_BYTES: u64 = 4 << 20;
 /// Small files that share a task.
 const SMALL_FILES_MAX: usize = 512;
-/// How often an idle coordinator looks whether it is to stop.
-const STOP_CHECK: Duration = Duration::from_millis(100);
+/// How often an idle coordinator looks whether it is to stop, and tells the progress: often enough that an estimate of
+/// the time left is not misled by what it has not been told yet.
+const STOP_CHECK: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(super) struct Coordinator<'a> {

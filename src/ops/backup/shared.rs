@@ -6,12 +6,15 @@ use crate::error::{Error, Result};
 use crate::events::Observer;
 use crate::repo::transaction::Transaction;
 use crate::source::chunker::{CONTEXT_BYTES, Chunker};
+use crate::source::open::SourceFile;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A stream that is read at a limited pace is read in pieces of this size.
+/// What is read at a limited pace is read in pieces of this size: small, so that progress is even.
 const PACED_BYTES: usize = 64 << 10;
+/// A thread that wakes late may make up for so much: without it, every piece would lose a little of the pace.
+const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// What all threads of a run share.
 pub(super) struct Shared<'a> {
@@ -33,6 +36,24 @@ impl Shared<'_> {
     pub(super) fn check_stop(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) || self.observer.is_interrupted() { Err(interrupted()) } else { Ok(()) }
     }
+
+    /// Reads from a file of the source at the pace of the run and counts it; fewer bytes only at the end of the file.
+    pub(super) fn read(&self, file: &SourceFile, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let piece_bytes = if self.pace.is_some() { PACED_BYTES } else { buffer.len().max(1) };
+        let mut done = 0;
+        for piece in buffer.chunks_mut(piece_bytes) {
+            if let Some(pace) = &self.pace {
+                pace.wait(piece.len() as u64, self)?;
+            }
+            let read = file.read_at(offset + done as u64, piece)?;
+            self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+            done += read;
+            if read < piece.len() {
+                break;
+            }
+        }
+        Ok(done)
+    }
 }
 
 /// Holds reading to a number of bytes a second: each read waits until the time its predecessors have used up is over.
@@ -51,7 +72,8 @@ impl Pace {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let until = {
             let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-            *free_at = (*free_at).max(Instant::now()) + cost;
+            let now = Instant::now();
+            *free_at = (*free_at).max(now.checked_sub(CATCH_UP).unwrap_or(now)) + cost;
             *free_at
         };
         while let Some(left) = until.checked_duration_since(Instant::now()) {

@@ -6,7 +6,7 @@
 use super::packs::FrameBatch;
 use super::shared::{Segment, Shared};
 use super::storer::Storer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
 use crate::repo::stream::Child;
 use crate::source::chunker::Candidates;
@@ -109,19 +109,21 @@ pub(super) fn run(
 /// The outer result is the run's, the inner one the file's.
 fn read_and_scan(shared: &Shared<'_>, source: SegmentSource) -> Result<Result<(Segment, Candidates)>> {
     let segment = match source {
-        SegmentSource::Loaded(segment) => segment,
+        SegmentSource::Loaded(segment) => {
+            shared.bytes_read.fetch_add(segment.bytes().len() as u64, Ordering::Relaxed);
+            segment
+        }
         SegmentSource::File { file, offset, bytes, context } => {
-            if let Some(pace) = &shared.pace {
-                pace.wait(bytes as u64, shared)?;
-            }
             let mut buffer = shared.buffers.take(context + bytes);
-            match file.read_at(offset - context as u64, &mut buffer) {
-                Ok(read) => Segment::new(buffer, context, read.saturating_sub(context), &shared.buffers),
+            let (before, segment) = buffer.split_at_mut(context);
+            let read = file.read_at(offset - context as u64, before);
+            match read.and_then(|_| shared.read(&file, offset, segment)) {
+                Ok(read) => Segment::new(buffer, context, read, &shared.buffers),
+                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
                 Err(error) => return Ok(Err(error)),
             }
         }
     };
-    shared.bytes_read.fetch_add(segment.bytes().len() as u64, Ordering::Relaxed);
     let mut candidates = Candidates::new();
     shared.chunker.scan(segment.context(), segment.bytes(), &mut candidates);
     Ok(Ok((segment, candidates)))
@@ -150,14 +152,9 @@ fn read_small_files(
     let mut read = Vec::with_capacity(files.len());
     for file in files {
         shared.check_stop()?;
-        if let Some(pace) = &shared.pace {
-            pace.wait(file.found.metadata.size, shared)?;
-        }
-        let before = buffer.len();
         read.push(read_small_file(shared, file, &mut buffer));
-        // One by one: with a limit on reading, a task takes long, and its progress is to be seen.
-        shared.bytes_read.fetch_add(buffer.len().saturating_sub(before) as u64, Ordering::Relaxed);
     }
+    shared.check_stop()?;
     let chunks = read.iter().filter(|f| f.result.is_ok()).flat_map(|f| &f.pieces).filter_map(|piece| match piece {
         Piece::Chunk(range) => Some(&buffer[range.clone()]),
         Piece::Hole(_) => None,
@@ -226,7 +223,7 @@ fn read_once(shared: &Shared<'_>, found: &mut Found, buffer: &mut Vec<u8>) -> Re
         }
         let at = buffer.len();
         buffer.resize(at + usize::try_from(len).unwrap_or(0), 0);
-        let read = file.read_at(offset, &mut buffer[at..])?;
+        let read = shared.read(&file, offset, &mut buffer[at..])?;
         buffer.truncate(at + read);
         let mut from = 0;
         for end in shared.chunker.cut_all(&buffer[at..]) {
