@@ -172,6 +172,15 @@ impl Storage for LocalStorage {
         self.place.root().display().to_string()
     }
 
+    fn remarks(&self) -> Vec<String> {
+        let direct =
+            "the file system of the repository refuses direct I/O: packs go through the page cache, which is slower";
+        let folders =
+            "the file system of the repository cannot sync directories: names are as durable as it makes them itself";
+        let found = [(self.direct_io_refused(), direct), (self.folder_sync_refused(), folders)];
+        found.into_iter().filter(|(is_so, _)| *is_so).map(|(_, text)| text.to_owned()).collect()
+    }
+
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>> {
         check_folder(folder)?;
         Ok(Box::new(DurableFile::create(&self.place, folder)?))
@@ -325,6 +334,15 @@ fn ends_at(wanted: u64, found: u64, path: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::storage::create_new;
+
+    #[test]
+    fn a_refusal_of_direct_io_is_told_to_whoever_asks_for_detail() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let storage = LocalStorage::open(root.path()).expect("an existing directory");
+        assert_eq!(storage.remarks(), Vec::<String>::new());
+        storage.place.note_direct_io_refused();
+        assert!(storage.remarks().concat().contains("refuses direct I/O"));
+    }
 
     #[test]
     fn stale_and_unreadable_objects_are_opened_again_a_bounded_number_of_times() {

@@ -81,6 +81,11 @@ pub trait Storage: Send + Sync {
     /// The place in words, for messages: a path or a URL.
     fn describe(&self) -> String;
 
+    /// What someone who asks for detail should know of how the place has behaved so far, a sentence each.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Begins an object without a name. `folder` is the first component of the name that it will get; a name has at
     /// least two.
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>>;

@@ -166,6 +166,7 @@ fn attempt(
         false => Transaction::begin(repo, &WriterRecord::of_this_process(options.started))?,
     };
     let harvested = pipeline::run(&transaction, input, &scan, parent.as_ref(), options, observer);
+    repo.storage().remarks().iter().for_each(|text| observer.on_event(&Event::Detail { text }));
     let harvest = match harvested {
         Ok(harvest) => harvest,
         Err(error) => {
