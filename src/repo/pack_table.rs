@@ -46,6 +46,17 @@ impl FrameRecord {
         FrameRecord::group(vec![(id, narrow(raw_bytes)?)], stored_bytes, codec)
     }
 
+    /// The record of a frame that holds one chunk and can be decoded only with these, in order.
+    pub fn delta(
+        id: ChunkId,
+        raw_bytes: usize,
+        stored_bytes: usize,
+        codec: u8,
+        bases: Vec<ChunkId>,
+    ) -> Result<FrameRecord> {
+        Ok(FrameRecord { bases, ..FrameRecord::single(id, raw_bytes, stored_bytes, codec)? })
+    }
+
     /// The record of a frame that holds these chunks in order and needs no base.
     pub fn group(chunks: Vec<(ChunkId, u32)>, stored_bytes: usize, codec: u8) -> Result<FrameRecord> {
         let raw_bytes = chunks.iter().try_fold(0u32, |sum, &(_, bytes)| sum.checked_add(bytes));

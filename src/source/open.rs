@@ -11,6 +11,7 @@ use super::xattrs::{Subject, Xattrs};
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::metadata::Metadata;
+use crate::read_at::ReadAt;
 use rustix::fs::{CWD, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::convert::Infallible;
@@ -39,6 +40,8 @@ pub struct Extent {
 pub struct SourceFile {
     file: File,
     path: PathBuf,
+    /// Its length when it was opened.
+    bytes: u64,
     page_cache: PageCache,
 }
 
@@ -53,11 +56,12 @@ impl SourceFile {
             _ => Error::io(format!("opening {}", path.display()), error.into()),
         };
         let file = File::from(open_for_reading(path).map_err(fail)?);
-        let source = SourceFile { file, path: path.clone(), page_cache: PageCache::default() };
+        let mut source = SourceFile { file, path: path.clone(), bytes: 0, page_cache: PageCache::default() };
         let status = source.status()?;
         if !status.is_regular() || status.inode != found.metadata.inode || status.device != found.device {
             return Err(replaced(path));
         }
+        source.bytes = status.size;
         Ok(source)
     }
 
@@ -125,6 +129,16 @@ impl SourceFile {
 
     fn error(&self, doing: &str, error: io::Error) -> Error {
         Error::io(format!("{doing} {}", self.path.display()), error)
+    }
+}
+
+impl ReadAt for SourceFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        SourceFile::read_at(self, offset, buffer)
     }
 }
 
