@@ -247,3 +247,20 @@ fn a_crash_at_any_step_of_a_run_that_stores_deltas_before_their_bases_loses_noth
     // Nothing was of use without the anchor, whose pack came last; with it, all was.
     assert_eq!(were_stored_again, HashSet::from([0, 4]));
 }
+
+#[test]
+fn chains_of_one_run_end_far_above_what_readers_accept() {
+    let repo = open(&test_support::storage());
+    let transaction = begin(&repo);
+    let mut deepest = 0;
+    for number in 0..40 {
+        assert_eq!(transaction.claim(&[id(number)]).expect("claims"), [Claim::New]);
+        let may = number > 0 && transaction.rely_on_base(id(number), &[id(number - 1)]).expect("an answer")[0];
+        deepest = if may { deepest + 1 } else { 0 };
+        assert!(deepest <= 20, "{number}");
+        let bases = if may { vec![number - 1] } else { vec![] };
+        test_support::store_versions(&transaction, &[(number, bases.as_slice())]);
+    }
+    transaction.commit_repacked().expect("commits");
+    assert_eq!(repo.read_chunk(id(39)).expect("sound"), version(39));
+}

@@ -156,3 +156,89 @@ fn carry(tx: &Transaction<'_>) -> rusqlite::Result<()> {
 fn steps() -> impl Iterator<Item = i64> {
     (0..).take(DEPTH_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ChunkId;
+    use crate::repo::Repo;
+    use crate::repo::index::survey::Usage;
+    use crate::repo::test_support::{self, noise, open, store, version};
+
+    fn id(number: u64) -> ChunkId {
+        ChunkId::of(&version(number))
+    }
+
+    /// The live ones marked, all packs usable, by age.
+    fn surveyed<'r>(repo: &'r Repo, live: &[ChunkId], packs: &[PackId]) -> Survey<'r> {
+        let survey = repo.index().survey().expect("an index");
+        live.iter().for_each(|&id| survey.mark(id).expect("marked"));
+        survey.set_usable(packs).expect("an index");
+        survey
+    }
+
+    fn used_chunks(survey: &Survey<'_>) -> Vec<u64> {
+        survey.used().expect("an index").iter().map(|usage: &Usage| usage.chunks).collect()
+    }
+
+    #[test]
+    fn only_bases_of_chosen_homes_are_needed() {
+        let repo = open(&test_support::storage());
+        let packs = [
+            store(&repo, &[(&version(0), &[])]).id,
+            store(&repo, &[(&version(1), &[&version(0)])]).id,
+            store(&repo, &[(&version(2), &[&version(1)])]).id,
+            store(&repo, &[(&version(1), &[])]).id,
+        ];
+        let survey = surveyed(&repo, &[id(2)], &packs);
+        assert_eq!((used_chunks(&survey), survey.live_chunks().expect("an index")), (vec![0, 0, 1, 1], 2));
+        let offset = repo.index().homes(&[id(1)]).expect("an index")[0][0].frame_offset;
+        let belongs = |number, rank| survey.belongs(id(number), rank, offset).expect("an index");
+        assert!(belongs(2, 2) && belongs(1, 3) && !belongs(1, 1) && !belongs(0, 0));
+        // Without the pack in which it stands alone, the other home counts, and what that needs.
+        survey.set_usable(&packs[..3]).expect("an index");
+        assert_eq!((used_chunks(&survey), survey.live_chunks().expect("an index")), (vec![1, 1, 1], 3));
+        assert!(belongs(1, 1) && belongs(0, 0));
+        // The same if it is there and known to be bad.
+        survey.set_usable(&packs).expect("an index");
+        survey.set_bad([(id(1), packs[3])]).expect("an index");
+        assert_eq!(used_chunks(&survey), [1, 1, 1, 0]);
+        // Without the anchor nothing is to be had.
+        survey.set_usable(&packs[1..3]).expect("an index");
+        assert_eq!(survey.homeless(9).expect("an index"), (1, vec![id(2)]));
+        assert!([0, 1, 2].iter().all(|&n| survey.is_lost(id(n)).expect("an index")));
+    }
+
+    #[test]
+    fn among_homes_that_need_others_the_preferred_pack_decides() {
+        let repo = open(&test_support::storage());
+        let packs = [
+            store(&repo, &[(&version(0), &[]), (&version(9), &[])]).id,
+            store(&repo, &[(&version(1), &[&version(0)])]).id,
+            store(&repo, &[(&version(1), &[&version(9)])]).id,
+        ];
+        let survey = surveyed(&repo, &[id(1)], &packs);
+        assert_eq!(used_chunks(&survey), [1, 1, 0]);
+        survey.set_usable(&[packs[0], packs[2], packs[1]]).expect("an index");
+        assert_eq!(used_chunks(&survey), [1, 1, 0]);
+        assert!(!survey.is_lost(id(9)).expect("an index"));
+        let contested: std::collections::BTreeSet<_> = survey.contested().expect("an index").into_iter().collect();
+        assert_eq!(contested, packs.into(), "with what the two homes need");
+        assert_eq!(used_chunks(&survey), [1, 1, 0], "asking has changed nothing");
+    }
+
+    #[test]
+    fn chains_count_as_far_as_readers_follow_them() {
+        let repo = open(&test_support::storage());
+        let link = |number: usize| noise(5000 + number as u64, 100);
+        let mut packs = vec![store(&repo, &[(&link(0), &[])]).id];
+        for number in 1..=DEPTH_MAX + 1 {
+            packs.push(store(&repo, &[(&link(number), &[&link(number - 1)])]).id);
+        }
+        for (number, lost) in [(DEPTH_MAX, 0), (DEPTH_MAX + 1, 1)] {
+            let survey = surveyed(&repo, &[ChunkId::of(&link(number))], &packs);
+            assert_eq!(survey.homeless(0).expect("an index").0, lost, "{number} deep");
+            assert_eq!(repo.read_chunk(ChunkId::of(&link(number))).is_err(), lost == 1);
+        }
+    }
+}
