@@ -9,6 +9,8 @@ mod pickle;
 mod pickle_machine;
 mod torch;
 pub(super) mod torch_facts;
+#[cfg(test)]
+mod torch_fuzz;
 mod torch_objects;
 #[cfg(test)]
 mod torch_samples;
