@@ -365,4 +365,20 @@ mod tests {
         assert_eq!(layout.runs[0].dtype, Some(Dtype::Blocks("F4")));
         assert!(layout.tensors.iter().all(|tensor| tensor.place.is_some()));
     }
+
+    #[test]
+    fn slices_of_a_training_checkpoint_parse() {
+        for (name, dtype, tensors, runs) in
+            [("model.safetensors", Dtype::Bf16, 10, 3), ("model_fp32.safetensors", Dtype::F32, 8, 1)]
+        {
+            let path = format!("{}/tests/data/layouts/{name}", env!("CARGO_MANIFEST_DIR"));
+            let file = std::fs::read(path).expect("a file of the project");
+            let layout = parse(&file.as_slice()).expect("valid");
+            assert_eq!((layout.tensors.len(), layout.runs.len()), (tensors, runs));
+            assert!(layout.tensors.iter().all(|tensor| tensor.dtype == dtype && tensor.place.is_some()));
+            let last = layout.tensors.last().and_then(|tensor| tensor.place).expect("placed");
+            assert_eq!(last.end(), file.len() as u64);
+            assert_eq!(layout.metadata, [("format".to_owned(), "pt".to_owned())]);
+        }
+    }
 }
