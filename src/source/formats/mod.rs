@@ -4,6 +4,8 @@
 //! where these leave it open. A new container is a file, a line in [`parse`] and a seed in the fuzz tests.
 
 mod finish;
+#[cfg(test)]
+mod fuzz_tests;
 mod gguf;
 mod header_reader;
 mod header_stream;
