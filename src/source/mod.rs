@@ -17,4 +17,5 @@ pub mod stat;
 pub mod target;
 pub mod xattrs;
 
+pub use formats::npy_writer as npy;
 pub use formats::safetensors_writer as safetensors;

@@ -4,9 +4,16 @@
 //! where these leave it open. A new container is a file, a line in [`parse`] and a seed in the fuzz tests.
 
 mod finish;
+mod gguf;
 mod header_reader;
+mod header_stream;
+mod npy;
+pub mod npy_writer;
+mod parquet;
+mod python_literal;
 mod safetensors;
 pub mod safetensors_writer;
+mod thrift;
 
 use super::layout::{Container, Layout, Parsed};
 use crate::read_at::ReadAt;
@@ -20,6 +27,15 @@ pub(super) fn parse(file: &dyn ReadAt, name: &[u8], _companion: Option<&dyn Read
     let mut first = [0; FIRST_BYTES];
     let Ok(bytes) = file.read_at(0, &mut first) else { return Parsed::Plain };
     let first = first.get(..bytes).unwrap_or_default();
+    if first.starts_with(gguf::MAGIC) {
+        return parsed(Container::Gguf, gguf::parse(file));
+    }
+    if first.starts_with(npy::MAGIC) {
+        return parsed(Container::Npy, npy::parse(file));
+    }
+    if first.starts_with(parquet::MAGIC) || first.starts_with(parquet::MAGIC_ENCRYPTED) {
+        return parsed(Container::Parquet, parquet::parse(file));
+    }
     // The format has no magic: a name that promises it is taken at its word.
     if safetensors::is_begin(first) || has_extension(name, "safetensors") {
         return parsed(Container::Safetensors, safetensors::parse(file));
