@@ -2,7 +2,7 @@
 
 use super::header_reader::{HeaderReader, Refusal};
 use super::zip::{Archive, COMMENT_BYTES_MAX, End};
-use super::{dcp, torch};
+use super::{dcp, npz, torch};
 use crate::bytes::ByteRange;
 use crate::read_at::ReadAt;
 use crate::source::layout::{Container, Layout};
@@ -25,6 +25,8 @@ pub(super) fn parse(file: &dyn ReadAt) -> Option<(Container, Result<Layout, Refu
         Ok(archive) => archive,
         Err(refusal) => return Some((Container::Torch, Err(refusal))),
     };
-    let prefix = torch::prefix(&archive)?;
-    Some((Container::Torch, torch::layout(&mut reader, &archive, prefix)))
+    match torch::prefix(&archive) {
+        Some(prefix) => Some((Container::Torch, torch::layout(&mut reader, &archive, prefix))),
+        None => npz::layout(&mut reader, &archive).map(|layout| (Container::Npz, layout)),
+    }
 }

@@ -12,6 +12,7 @@ mod header_reader;
 mod header_stream;
 mod npy;
 pub mod npy_writer;
+mod npz;
 mod parquet;
 mod pickle;
 mod pickle_machine;

@@ -107,10 +107,18 @@ const SEED: u64 = 0x5eed_0f70_12c4;
 fn damage_of_any_kind_is_survived() {
     let metadata = sample("dcp/.metadata");
     let built = archive_of(&[part("m/data.pkl", small_pickle()), part("m/data/0", vec![7; 1600])], b"");
-    let mut seeds: Vec<(&str, Vec<u8>)> =
-        ["types.pt", "checkpoint.ckpt", "lone.pt", "module.pt", "script.pt", "protocol_5.pt", "dcp/__0_0.distcp"]
-            .map(|name| (name, sample(name)))
-            .into();
+    let mut seeds: Vec<(&str, Vec<u8>)> = [
+        "types.pt",
+        "checkpoint.ckpt",
+        "lone.pt",
+        "module.pt",
+        "script.pt",
+        "protocol_5.pt",
+        "arrays.npz",
+        "dcp/__0_0.distcp",
+    ]
+    .map(|name| (name, sample(name)))
+    .into();
     seeds.push(("built.pt", built));
     let mut numbers = Numbers(SEED);
     for case in 0..6000 {

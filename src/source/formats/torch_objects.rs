@@ -92,17 +92,28 @@ impl Walk<'_> {
             Value::Dict(items) => self.items(items, depth),
             Value::List(elements) | Value::Tuple(elements) => self.elements(elements, depth),
             Value::Object(object) => {
+                // What a subclass of tensors holds is in the last argument, and is all that counts of it.
+                if let Some(("torch._tensor", "_rebuild_from_type_v2")) = pickle.as_global(object.class)
+                    && let Some([.., state]) = arguments(pickle, object)
+                {
+                    return self.state(*state, depth);
+                }
                 self.visit(object.arguments, depth + 1);
                 self.items(&object.items, depth);
                 self.elements(&object.elements, depth);
-                match object.state.map(|state| (state, pickle.value(state))) {
-                    // Attributes of `__dict__` and of `__slots__`.
-                    Some((_, Value::Tuple(parts))) => parts.iter().for_each(|part| self.visit(*part, depth + 1)),
-                    Some((state, _)) => self.visit(state, depth + 1),
-                    None => {}
+                if let Some(state) = object.state {
+                    self.state(state, depth);
                 }
             }
             _ => {}
+        }
+    }
+
+    fn state(&mut self, state: Node, depth: usize) {
+        match self.pickle.value(state) {
+            // Attributes of `__dict__` and of `__slots__`.
+            Value::Tuple(parts) => parts.iter().for_each(|part| self.visit(*part, depth + 1)),
+            _ => self.visit(state, depth + 1),
         }
     }
 

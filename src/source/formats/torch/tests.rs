@@ -135,3 +135,16 @@ fn archives_of_something_else_are_plain() {
         assert_eq!(parse(&content, b"a.docx", None), Parsed::Plain);
     }
 }
+
+/// As the tensors of a sharded model are pickled, each a wrapper around the part that this process has.
+#[test]
+fn tensors_inside_of_tensors_are_named_after_what_holds_them() {
+    let mut pickle = b"\x80\x02}X\x01\0\0\0wctorch._tensor\n_rebuild_from_type_v2\n(csome\nfunction\nN)}".to_vec();
+    let inner = small_pickle();
+    pickle.extend(b"X\x06\0\0\0_local");
+    let tensor = inner.windows(7).position(|w| w == b"ctorch.").expect("the call");
+    pickle.extend(&inner[tensor..inner.len() - 2]);
+    pickle.extend(b"stRs.");
+    let parts = [part("m/data.pkl", pickle), part("m/data/0", vec![7; 1600])];
+    assert_eq!(runs(&layout_of(&archive_of(&parts, b""), "m.pt")), [("w._local", Some("F32"))]);
+}
