@@ -96,6 +96,15 @@ pub struct Arguments {
     )]
     compression: Compression,
 
+    /// Where files are cut: `auto`, at the tensors of files that have some and by content elsewhere; `cdc`, always by content
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = ["auto", "cdc"], help_heading = "How to save")]
+    chunker: String,
+
+    /// What has changed is coded against earlier versions, at most this many steps from one that stands alone; 0 for never.
+    /// Numbers are one step from theirs whatever is given, two if they are another precision of others
+    #[arg(long, value_name = "STEPS", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=8), help_heading = "How to save")]
+    delta_depth: u8,
+
     /// Read at most this much a second
     #[arg(long, value_name = "SIZE", value_parser = sizes::parse_rate, help_heading = "How to save")]
     limit_read: Option<u64>,
@@ -117,6 +126,8 @@ pub fn run(context: &Context, arguments: &Arguments, signals: &Signals) -> Resul
         skip_if_unchanged: arguments.skip_if_unchanged,
         reread: arguments.force,
         compression: arguments.compression,
+        cuts_by_content: arguments.chunker == "cdc",
+        delta_depth: arguments.delta_depth,
         limit_read: arguments.limit_read,
         started: context.started(),
         now: &now,

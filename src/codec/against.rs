@@ -34,6 +34,14 @@ const MASK_SHARE: f32 = 0.9;
 impl Encoder {
     /// As [`Encoder::encode`], but against `base` if that makes the frame clearly smaller, and not longer than the base allows.
     pub fn encode_against(&mut self, raw: &[u8], base: &Base<'_>, out: &mut Vec<u8>) -> Result<Encoded> {
+        if let Some(codec) = self.encode_only_against(raw, base, out)? {
+            return Ok(Encoded { codec, needs_base: true });
+        }
+        Ok(Encoded { codec: self.encode(raw, out)?, needs_base: false })
+    }
+
+    /// As [`Encoder::encode_against`], but nothing is appended if the base is not worth it.
+    pub fn encode_only_against(&mut self, raw: &[u8], base: &Base<'_>, out: &mut Vec<u8>) -> Result<Option<Codec>> {
         expect_fits(raw)?;
         let start = out.len();
         if self.compression != Compression::Off && (1..=BASE_CHUNKS_MAX).contains(&base.chunks) && !raw.is_empty() {
@@ -44,11 +52,11 @@ impl Encoder {
             if let Ok(Some(codec)) = appended
                 && self.holds(&out[start..], base.content, raw)
             {
-                return Ok(Encoded { codec, needs_base: true });
+                return Ok(Some(codec));
             }
             out.truncate(start);
         }
-        Ok(Encoded { codec: self.encode(raw, out)?, needs_base: false })
+        Ok(None)
     }
 
     /// Appends the difference, or what may be anything if it is not worth its base: then the answer is `None`.

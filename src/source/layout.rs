@@ -8,6 +8,23 @@ use super::formats;
 use crate::bytes::ByteRange;
 use crate::read_at::ReadAt;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The file beside those of a distributed checkpoint that describes them.
+pub const COMPANION: &str = ".metadata";
+/// A longer one is not read.
+const COMPANION_BYTES_MAX: u64 = 64 << 20;
+
+/// How the names of files with a layout end.
+const EXTENSIONS: [&[u8]; 10] =
+    [b"safetensors", b"pt", b"pth", b"bin", b"ckpt", b"gguf", b"npy", b"npz", b"distcp", b"parquet"];
+
+/// True if the name promises a layout.
+pub fn has_layout_name(name: &[u8]) -> bool {
+    let extension = name.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
+    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
 
 /// The kinds of file that are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -168,7 +185,7 @@ impl Tensor {
 }
 
 /// How a run of bytes is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cut {
     /// Into segments of one length: numbers.
     Fixed,
@@ -221,4 +238,18 @@ pub enum Parsed {
 /// `companion` is the file beside it that describes it: the `.metadata` of a distributed checkpoint. A file that cannot be read is plain.
 pub fn parse(file: &dyn ReadAt, name: &[u8], companion: Option<&dyn ReadAt>) -> Parsed {
     formats::parse(file, name, companion)
+}
+
+/// As [`parse`], for a file of this host: its companion stands beside it.
+pub fn parse_beside(file: &dyn ReadAt, path: &Path) -> Parsed {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    if !name.ends_with(b".distcp") {
+        return parse(file, name, None);
+    }
+    let companion = path.with_file_name(COMPANION);
+    let small =
+        std::fs::metadata(&companion).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= COMPANION_BYTES_MAX);
+    let bytes = if small { std::fs::read(&companion).ok() } else { None };
+    let companion = bytes.as_deref();
+    parse(file, name, companion.as_ref().map(|bytes| bytes as _))
 }

@@ -4,21 +4,27 @@
 //! finished entries to the tree in the order of the scan. It does no work for each byte.
 
 use super::assembly::Assembly;
+use super::bases::catalog::{Catalog, FILE_BYTES_MIN};
 use super::big_file::{BigFile, Decided, Dispatch};
 use super::feed::{Feed, Item};
 use super::shared::{Segment, Shared};
-use super::worker::{Done, SmallFile, SmallRead, Task, Unread};
+use super::storer::Origin;
+use super::worker::{Done, SegmentSource, SmallFile, SmallRead, Task, Unread};
 use super::{Harvest, interrupted, shared};
 use crate::error::{Error, Kind, Result};
+use crate::events::Event;
 use crate::metadata::FileKind;
 use crate::ops::Resources;
 use crate::repo::entry::Entry;
 use crate::source::chunker::Candidates;
+use crate::source::layout::{self, Layout, Parsed};
+use crate::source::open::SourceFile;
 use crate::source::scan::Found;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Files up to this size are one task; larger ones are divided into segments of it.
@@ -51,6 +57,17 @@ pub(super) struct Coordinator<'a> {
     /// Whether the parent had something at the path of a small file under way.
     existed: HashMap<u64, bool>,
     assembly: Assembly<'a>,
+    catalog: Catalog<'a>,
+    policy: Policy,
+    /// Where answers come from, when files are read.
+    answers: Option<Receiver<Done>>,
+}
+
+/// How files are cut and coded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    pub(super) cuts_by_content: bool,
+    pub(super) deltas: bool,
 }
 
 impl<'a> Coordinator<'a> {
@@ -59,6 +76,8 @@ impl<'a> Coordinator<'a> {
         tasks: Sender<Task>,
         roots: &'a [PathBuf],
         feed: Feed<'a>,
+        catalog: Catalog<'a>,
+        policy: Policy,
         resources: Resources,
     ) -> Result<Coordinator<'a>> {
         // Enough that no worker waits; the rest of the memory is for packs, codecs and the index.
@@ -80,11 +99,15 @@ impl<'a> Coordinator<'a> {
             segment_sizes: HashMap::new(),
             existed: HashMap::new(),
             assembly: Assembly::new(shared)?,
+            catalog,
+            policy,
+            answers: None,
         })
     }
 
     /// Backs up everything that the feed brings.
     pub(super) fn run_paths(&mut self, done: &Receiver<Done>) -> Result<()> {
+        self.answers = Some(done.clone());
         loop {
             while self.bytes_under_way < self.budget && !self.feed_ended {
                 self.advance()?;
@@ -177,7 +200,7 @@ impl<'a> Coordinator<'a> {
                 self.assembly.report.files_unchanged += 1;
                 self.assembly.push(entry);
             }
-            Item::Read(found, existed) => return self.take_file(found, existed),
+            Item::Read(found, earlier) => return self.take_file(found, earlier),
             Item::Other(found, xattrs) => self.take_other(*found, xattrs),
             Item::Problem(root, path, error) => {
                 let path = absolute(self.roots, root, &path);
@@ -204,10 +227,14 @@ impl<'a> Coordinator<'a> {
         self.assembly.push(Box::new(entry));
     }
 
-    fn take_file(&mut self, found: Box<Found>, existed: bool) -> Result<()> {
+    fn take_file(&mut self, found: Box<Found>, earlier: Option<Box<Entry>>) -> Result<()> {
+        let existed = earlier.is_some();
         let Err(found) = self.assembly.push_link(found, existed) else { return Ok(()) };
         let size = found.metadata.size;
-        if size <= self.segment_bytes {
+        // A file of some size is handled by itself if its layout matters, or if there is something to code it against.
+        let is_special = size >= FILE_BYTES_MIN
+            && (layout::has_layout_name(found.absolute.as_os_str().as_bytes()) || (existed && self.policy.deltas));
+        if size <= self.segment_bytes && !is_special {
             let sequence = self.assembly.reserve();
             self.existed.insert(sequence, existed);
             self.small.push(SmallFile { sequence, found });
@@ -218,15 +245,62 @@ impl<'a> Coordinator<'a> {
             return Ok(());
         }
         let path = found.absolute.as_os_str().as_bytes().to_vec();
-        match BigFile::open(found, existed, &self.shared.chunker, self.segment_bytes) {
-            Ok(big) => {
+        match SourceFile::open(&found) {
+            Ok(file) => self.begin_big(found, earlier.as_deref(), file),
+            Err(error) => {
+                self.assembly.problem(path, error);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin_big(&mut self, found: Box<Found>, earlier: Option<&Entry>, file: SourceFile) -> Result<()> {
+        let layout = if self.policy.cuts_by_content { None } else { self.layout_of(&found, &file) };
+        // What it may be coded against must be known to its end.
+        while let Some(sequence) = layout.as_deref().and_then(|layout| self.catalog.awaited(layout))
+            && let Some(done) = self.answers.clone()
+        {
+            self.receive(&done)?;
+            self.finish_if_complete(sequence)?;
+        }
+        let bases = if self.policy.deltas { self.catalog.plan(&found, layout.as_deref(), earlier) } else { None };
+        let existed = earlier.is_some();
+        let path = found.absolute.as_os_str().as_bytes().to_vec();
+        let (chunker, segment_bytes) = (&self.shared.chunker, self.segment_bytes);
+        let origin = Arc::new((*found).clone());
+        match BigFile::open(found, existed, file, layout.as_deref(), chunker, segment_bytes) {
+            Ok(mut big) => {
                 let sequence = self.assembly.reserve();
+                if self.policy.deltas {
+                    self.catalog.begin(sequence, &big.found, layout);
+                    big.origin = Some(Origin { file: origin, bases });
+                }
                 self.big.insert(sequence, big);
                 self.dispatching = Some(sequence);
             }
             Err(error) => self.assembly.problem(path, error),
         }
         Ok(())
+    }
+
+    /// The layout of a file; one that is malformed is cut by content, which is worth a note.
+    fn layout_of(&self, found: &Found, file: &SourceFile) -> Option<Arc<Layout>> {
+        match layout::parse_beside(file, &found.absolute) {
+            Parsed::Layout(layout) => {
+                if layout.is_truncated {
+                    let text = format!("{} ends before its headers say", found.absolute.display());
+                    self.shared.observer.on_event(&Event::Detail { text: &text });
+                }
+                Some(Arc::from(layout))
+            }
+            Parsed::Malformed(container, reason) => {
+                let (path, container) = (found.absolute.display(), container.name());
+                let text = format!("{path} is cut by its content: no sound {container} file: {reason}");
+                self.shared.observer.on_event(&Event::Detail { text: &text });
+                None
+            }
+            Parsed::Plain => None,
+        }
     }
 
     fn send(&mut self, task: Task) -> Result<()> {
@@ -247,7 +321,13 @@ impl<'a> Coordinator<'a> {
         let Dispatch { index, bytes, source } = dispatch;
         self.bytes_under_way += bytes;
         self.segment_sizes.insert((sequence, index), bytes);
-        self.send(Task::Scan { sequence, index, source })
+        match source {
+            SegmentSource::Fixed { file, offset, cuts } => {
+                let origin = self.big.get(&sequence).and_then(|big| big.origin.clone());
+                self.send(Task::Fixed { sequence, index, file, offset, cuts, origin })
+            }
+            source => self.send(Task::Scan { sequence, index, source }),
+        }
     }
 
     fn handle(&mut self, answer: Done) -> Result<()> {
@@ -259,7 +339,12 @@ impl<'a> Coordinator<'a> {
                 self.release(sequence, index);
                 let assembly = &mut self.assembly;
                 if let Some(big) = self.big.get_mut(&sequence) {
-                    big.push_stored(index, children, &mut |node| assembly.store(&node))?;
+                    match children {
+                        Ok((children, is_short)) => {
+                            big.push_stored(index, children, is_short, &mut |node| assembly.store(&node))?;
+                        }
+                        Err(error) => big.fail(error),
+                    }
                 }
                 self.finish_if_complete(sequence)
             }
@@ -289,11 +374,13 @@ impl<'a> Coordinator<'a> {
 
     fn handle_scanned(&mut self, sequence: u64, index: u64, result: Result<(Segment, Candidates)>) -> Result<()> {
         let Some(big) = self.big.get_mut(&sequence) else { return Ok(()) };
-        for Decided { index, chunks } in big.push_scanned(index, result) {
+        let origin = big.origin.clone();
+        for Decided { index, run, chunks } in big.push_scanned(index, result) {
             if chunks.is_empty() {
                 self.release(sequence, index);
             } else {
-                self.send(Task::Store { sequence, index, chunks })?;
+                let origin = origin.clone();
+                self.send(Task::Store { sequence, index, run, chunks, origin })?;
             }
         }
         if self.big.get(&sequence).is_some_and(|b| b.failure.is_some()) {
@@ -324,6 +411,7 @@ impl<'a> Coordinator<'a> {
         under_way.into_iter().for_each(|index| self.release(sequence, index));
         let path = big.found.absolute.as_os_str().as_bytes().to_vec();
         if let Some(error) = big.failure.take() {
+            self.catalog.finish(sequence, Vec::new());
             self.assembly.give_up(sequence, path, error);
             return Ok(());
         }
@@ -333,6 +421,8 @@ impl<'a> Coordinator<'a> {
             changed |= file.changed_since(&big.found.metadata)?;
             big.found.metadata.xattrs = file.read_xattrs()?;
         }
+        let known = if changed || is_stream { Vec::new() } else { std::mem::take(&mut big.chunks) };
+        self.catalog.finish(sequence, known);
         let assembly = &mut self.assembly;
         let (mut found, content, bytes) = big.finish(&mut |node| assembly.store(&node))?;
         if changed || is_stream {

@@ -28,8 +28,8 @@ const CLOCK_SECONDS: i64 = 2;
 pub(super) enum Item {
     /// Nothing to read: the entry as the parent has it.
     Unchanged(Box<Entry>),
-    /// A regular file to read, and whether the parent had something at this path.
-    Read(Box<Found>, bool),
+    /// A regular file to read, and what the parent had at this path.
+    Read(Box<Found>, Option<Box<Entry>>),
     /// A directory, link, pipe or device; with the extended attributes of the parent if they are surely the same.
     Other(Box<Found>, Option<Vec<(Vec<u8>, Vec<u8>)>>),
     /// It could not be looked at.
@@ -77,16 +77,15 @@ impl<'a> Merge<'a> {
         newest.seconds < self.parent_started.seconds - CLOCK_SECONDS
     }
 
-    /// The next thing found, and the parent's entry if it is surely the same.
+    /// The next thing found, the parent's entry at its path, and whether it is surely the same.
     pub(super) fn next_pair(&mut self) -> Option<(Scanned, Option<Entry>, bool)> {
         let scanned = self.scan.next()?;
         let Scanned::Entry(found) = &scanned else { return Some((scanned, None, false)) };
         let earlier = self.earlier(found.root, &found.path);
-        let existed = earlier.is_some();
-        let same = earlier.filter(|e| {
+        let is_same = earlier.as_ref().is_some_and(|e| {
             !e.changed_while_read && found.metadata.is_unchanged_since(&e.metadata) && self.is_settled(&found.metadata)
         });
-        Some((scanned, same, existed))
+        Some((scanned, earlier, is_same))
     }
 }
 
@@ -120,32 +119,36 @@ impl<'a> Feed<'a> {
             }
         }
         // Files of one chunk, nearly all of them, are looked up together.
-        let single = |entry: &Option<Entry>| entry.as_ref()?.content.filter(|c| c.depth == 0).map(|c| c.root);
-        let ids: Vec<ChunkId> = pairs.iter().filter_map(|(_, same, _)| single(same)).collect();
+        let single = |entry: &Option<Entry>, is_same: bool| {
+            entry.as_ref().filter(|_| is_same)?.content.filter(|c| c.depth == 0).map(|c| c.root)
+        };
+        let ids: Vec<ChunkId> = pairs.iter().filter_map(|(_, earlier, same)| single(earlier, *same)).collect();
         let mut known = self.transaction.known(&ids)?.into_iter();
-        for (scanned, same, existed) in pairs {
-            let is_known = match (single(&same), same.as_ref().and_then(|e| e.content)) {
+        for (scanned, earlier, is_same) in pairs {
+            let is_known = match (single(&earlier, is_same), earlier.as_ref().and_then(|e| e.content)) {
+                _ if !is_same => false,
                 (Some(_), _) => known.next().unwrap_or(false),
                 (None, Some(content)) => is_stream_known(self.transaction, content)?,
-                (None, None) => same.is_some(),
+                (None, None) => true,
             };
-            self.ready.push_back(self.item(scanned, same.filter(|_| is_known), existed));
+            self.ready.push_back(self.item(scanned, earlier, is_known));
         }
         Ok(())
     }
 
-    fn item(&self, scanned: Scanned, same: Option<Entry>, existed: bool) -> Item {
+    /// What to do with what was found; `is_known` if what the parent had there is the same and may be relied on.
+    fn item(&self, scanned: Scanned, earlier: Option<Entry>, is_known: bool) -> Item {
         match scanned {
             Scanned::Entry(found) if found.metadata.kind != crate::metadata::FileKind::Regular => {
-                Item::Other(Box::new(found), same.map(|e| e.metadata.xattrs))
+                Item::Other(Box::new(found), earlier.filter(|_| is_known).map(|e| e.metadata.xattrs))
             }
-            Scanned::Entry(found) => match same {
-                Some(mut entry) if !self.reread => {
+            Scanned::Entry(found) => match earlier {
+                Some(mut entry) if is_known && !self.reread => {
                     // The number of names of a file can change with its ctime only, its device number with a reboot.
                     entry.metadata.link_group = found.metadata.link_group;
                     Item::Unchanged(Box::new(entry))
                 }
-                _ => Item::Read(Box::new(found), existed),
+                earlier => Item::Read(Box::new(found), earlier.map(Box::new)),
             },
             Scanned::Problem { root, path, error } => Item::Problem(root, path, error),
             Scanned::SkippedSocket { .. } => Item::Socket,

@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Counts what has to be read and reports the totals once they are known.
 pub(super) fn run(mut merge: Merge<'_>, reread: bool, stop: &AtomicBool, observer: &dyn Observer) {
     let (mut bytes_total, mut files_total) = (0u64, 0u64);
-    while let Some((scanned, same, _)) = merge.next_pair() {
+    while let Some((scanned, _, is_same)) = merge.next_pair() {
         if stop.load(Ordering::Relaxed) {
             return;
         }
         let Scanned::Entry(found) = scanned else { continue };
         if found.metadata.kind == FileKind::Regular {
             files_total += 1;
-            if same.is_none() || reread {
+            if !is_same || reread {
                 bytes_total = bytes_total.saturating_add(found.metadata.size);
             }
         }

@@ -6,6 +6,7 @@
 //! content under way, which the coordinator bounds. Cuts, and so chunks, are the same whatever the number of threads.
 
 mod assembly;
+mod bases;
 mod big_file;
 mod coordinator;
 mod feed;
@@ -74,6 +75,10 @@ pub struct BackupOptions<'a> {
     pub reread: bool,
     /// How content is coded.
     pub compression: Compression,
+    /// Cut all files by their content, whatever is in them.
+    pub cuts_by_content: bool,
+    /// How many steps a chunk may be from one that stands alone; 0: nothing is coded against earlier versions.
+    pub delta_depth: u8,
     /// At most this many bytes of source a second.
     pub limit_read: Option<u64>,
     /// When the run began.

@@ -4,14 +4,18 @@
 //! under way, so the queues to and from it need no bound of their own; the one to the lanes has one, so that slow storage
 //! slows the workers.
 
-use super::coordinator::Coordinator;
+use super::bases::catalog::Catalog;
+use super::bases::recent::Recent;
+use super::coordinator::{Coordinator, Policy};
 use super::feed::{Feed, Merge};
 use super::shared::{Buffers, Pace, Shared};
 use super::worker::{Done, Task};
 use super::{BackupOptions, Harvest, Input, forecast, packs, worker};
+use crate::codec::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, FileTime, Metadata};
+use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::transaction::Transaction;
 use crate::source::chunker::{ChunkSizes, Chunker};
@@ -24,6 +28,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Batches of frames that may wait for a lane, of some 3 MB each: while a lane makes a pack durable, which takes as long
 /// as several batches, no worker has to wait.
 const BATCHES_WAITING: usize = 7;
+/// Chunks further from one that stands alone than this are not made: a restore decodes every step.
+const DELTA_DEPTH_MAX: u8 = 8;
 
 /// Reads, cuts, codes and stores everything; on return all packs are durable.
 pub(super) fn run(
@@ -44,6 +50,9 @@ pub(super) fn run(
         compression: options.compression,
         pace: options.limit_read.map(Pace::new),
         buffers: Arc::new(Buffers::new()),
+        frames: FrameCache::new(transaction.repo()),
+        recent: Recent::default(),
+        delta_depth: options.delta_depth.min(DELTA_DEPTH_MAX),
         stop: AtomicBool::new(false),
         bytes_read: AtomicU64::new(0),
         bytes_new: AtomicU64::new(0),
@@ -112,7 +121,12 @@ fn drive(
             scope.spawn(move || forecast::run(merge, options.reread, stop, shared.observer));
         }
         let feed = Feed::new(merge(), shared.transaction, options.reread);
-        let mut coordinator = Coordinator::new(shared, tasks, &roots, feed, options.resources)?;
+        let policy = Policy {
+            cuts_by_content: options.cuts_by_content,
+            deltas: options.delta_depth > 0 && options.compression != Compression::Off,
+        };
+        let catalog = Catalog::new(shared, parent);
+        let mut coordinator = Coordinator::new(shared, tasks, &roots, feed, catalog, policy, options.resources)?;
         let result = match input {
             Input::Paths(_) => coordinator.run_paths(done),
             Input::Stream { name, reader, finish } => {

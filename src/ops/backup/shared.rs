@@ -1,14 +1,16 @@
 //! What all threads of a backup share: counters, the pace of reading, and memory that goes round.
 
+use super::bases::recent::Recent;
 use super::interrupted;
 use crate::codec::Compression;
 use crate::error::{Error, Result};
 use crate::events::Observer;
+use crate::repo::frame_cache::FrameCache;
 use crate::repo::transaction::Transaction;
 use crate::source::chunker::{CONTEXT_BYTES, Chunker};
 use crate::source::open::SourceFile;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What is read at a limited pace is read in pieces of this size: small, so that progress is even.
@@ -24,6 +26,12 @@ pub(super) struct Shared<'a> {
     pub(super) compression: Compression,
     pub(super) pace: Option<Pace>,
     pub(super) buffers: Arc<Buffers>,
+    /// What was decoded of earlier snapshots.
+    pub(super) frames: FrameCache<'a>,
+    /// What this run has stored lately.
+    pub(super) recent: Recent,
+    /// How many steps a chunk may be from one that stands alone.
+    pub(super) delta_depth: u8,
     pub(super) stop: AtomicBool,
     pub(super) bytes_read: AtomicU64,
     pub(super) bytes_new: AtomicU64,
@@ -54,6 +62,11 @@ impl Shared<'_> {
         }
         Ok(done)
     }
+}
+
+/// The content of a lock: whoever panicked with it left it whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Holds reading to a number of bytes a second: each read waits until the time its predecessors have used up is over.

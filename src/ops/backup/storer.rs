@@ -1,21 +1,46 @@
 //! The storer of a worker: hashes chunks, looks them up, codes those that are new and hands them to the lanes.
 //!
-//! Small chunks share frames, so that the general codec sees more than one of them; chunks of one batch stay together.
+//! Small chunks share frames, so that the general codec sees more than one of them; chunks of one batch stay together. A chunk that
+//! may have a base is offered it, and stands in a frame of its own.
 
+use super::bases::numbers::Offer;
+use super::bases::recent::RecentChunk;
+use super::bases::{BasePlan, PlannedRun, numbers, text};
 use super::packs::FrameBatch;
 use super::shared::Shared;
 use super::worker::ChunkPlace;
-use crate::codec::Encoder;
+use crate::codec::{Base, Codec, Encoder, Relation};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
 use crate::repo::pack_table::{FRAME_CHUNKS_MAX, FrameRecord};
 use crate::repo::stream::Child;
 use crate::repo::transaction::Claim;
+use crate::source::scan::Found;
 use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Chunks below the repository's smallest cut are ends and small files: they share frames of up to this many bytes.
 const GROUP_BYTES: usize = 1 << 20;
+/// Shorter chunks are not offered a base: what their frame and their base's name take would eat the gain.
+const DELTA_BYTES_MIN: usize = 8 << 10;
+
+/// A chunk to be stored.
+pub(super) struct Incoming<'b> {
+    pub(super) bytes: &'b [u8],
+    /// Where it begins in its file, and the run that it belongs to.
+    pub(super) offset: u64,
+    pub(super) run: Option<u32>,
+}
+
+/// The file that chunks come from.
+#[derive(Clone)]
+pub(super) struct Origin {
+    /// Where the chunks can be read again.
+    pub(super) file: Arc<Found>,
+    /// What they may be coded against.
+    pub(super) bases: Option<Arc<BasePlan>>,
+}
 
 /// See the module.
 pub(super) struct Storer<'a> {
@@ -50,7 +75,12 @@ impl<'a> Storer<'a> {
     }
 
     /// Stores chunks that lie in segments; their ids in order.
-    pub(super) fn store_places(&mut self, places: &[ChunkPlace]) -> Result<Vec<Child>> {
+    pub(super) fn store_places(
+        &mut self,
+        places: &[ChunkPlace],
+        run: Option<u32>,
+        origin: Option<&Origin>,
+    ) -> Result<Vec<Child>> {
         // At most the first chunk of a segment begins in the segment before: it alone is copied together.
         let mut joined = std::mem::take(&mut self.joined);
         joined.clear();
@@ -65,39 +95,110 @@ impl<'a> Storer<'a> {
         let mut from = 0;
         let mut chunks = Vec::with_capacity(places.len());
         for (place, &end) in places.iter().zip(&ends) {
-            chunks.push(match place.second {
+            let bytes = match place.second {
                 Some(_) => &joined[from..end],
                 None => &place.first.0.bytes()[place.first.1.clone()],
-            });
+            };
+            chunks.push(Incoming { bytes, offset: place.offset, run });
             from = end;
         }
-        let children = self.store(&chunks)?;
+        let children = self.store(&chunks, origin)?;
         self.joined = joined;
         Ok(children)
     }
 
     /// Stores chunks and hands over what was new of them; their ids in order.
-    pub(super) fn store(&mut self, chunks: &[&[u8]]) -> Result<Vec<Child>> {
-        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| ChunkId::of(chunk)).collect();
+    pub(super) fn store(&mut self, chunks: &[Incoming<'_>], origin: Option<&Origin>) -> Result<Vec<Child>> {
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| ChunkId::of(chunk.bytes)).collect();
         let claims = self.shared.transaction.claim(&ids)?;
         for ((chunk, id), claim) in chunks.iter().zip(&ids).zip(claims) {
             if claim == Claim::Known {
                 continue;
             }
             self.shared.chunks_new.fetch_add(1, Ordering::Relaxed);
-            self.shared.bytes_new.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            if chunk.len() < self.group_below {
-                self.add_to_group(chunk, *id)?;
-            } else {
-                let before = self.batch.bytes.len();
-                let codec = self.encoder.encode(chunk, &mut self.batch.bytes)?;
-                let stored = self.batch.bytes.len() - before;
-                self.batch.records.push(FrameRecord::single(*id, chunk.len(), stored, codec.code())?);
+            self.shared.bytes_new.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
+            match origin {
+                Some(origin) if chunk.bytes.len() >= DELTA_BYTES_MIN => self.store_offered(chunk, *id, origin)?,
+                _ if chunk.bytes.len() < self.group_below => self.add_to_group(chunk.bytes, *id)?,
+                _ => self.store_alone(chunk.bytes, *id).map(drop)?,
             }
         }
         self.flush_group()?;
         self.hand_over()?;
-        Ok(ids.iter().zip(chunks).map(|(&id, chunk)| Child { id, bytes: chunk.len() as u64 }).collect())
+        Ok(ids.iter().zip(chunks).map(|(&id, chunk)| Child { id, bytes: chunk.bytes.len() as u64 }).collect())
+    }
+
+    fn store_alone(&mut self, chunk: &[u8], id: ChunkId) -> Result<usize> {
+        let before = self.batch.bytes.len();
+        let codec = self.encoder.encode(chunk, &mut self.batch.bytes)?;
+        let stored = self.batch.bytes.len() - before;
+        self.batch.records.push(FrameRecord::single(id, chunk.len(), stored, codec.code())?);
+        Ok(stored)
+    }
+
+    /// Stores a chunk against the first of its possible bases that is worth it, otherwise alone; it may become a base itself.
+    fn store_offered(&mut self, chunk: &Incoming<'_>, id: ChunkId, origin: &Origin) -> Result<()> {
+        let mut used = None;
+        if let Some(planned) = origin.bases.as_ref().and_then(|plan| plan.run(chunk.run)) {
+            for number in 0..planned.bases.len() {
+                used = self.store_against(chunk, id, planned, number)?;
+                if used.is_some() {
+                    break;
+                }
+            }
+        }
+        let (stored, bases, depth) = match used {
+            Some((stored, offer)) => (stored, offer.chunks, offer.depth),
+            None if chunk.bytes.len() < self.group_below => {
+                self.add_to_group(chunk.bytes, id)?;
+                // What its part of the frame takes is not known yet.
+                (chunk.bytes.len(), Vec::new(), 0)
+            }
+            None => (self.store_alone(chunk.bytes, id)?, Vec::new(), 0),
+        };
+        let recent = RecentChunk {
+            bases,
+            depth,
+            bytes: chunk.bytes.len() as u64,
+            stored: stored as u64,
+            file: Arc::clone(&origin.file),
+            offset: chunk.offset,
+        };
+        self.shared.recent.add(id, recent);
+        Ok(())
+    }
+
+    fn store_against(
+        &mut self,
+        chunk: &Incoming<'_>,
+        id: ChunkId,
+        planned: &PlannedRun,
+        number: usize,
+    ) -> Result<Option<(usize, Offer)>> {
+        let Some(base) = planned.bases.get(number) else { return Ok(None) };
+        let within = chunk.offset.saturating_sub(planned.range.offset());
+        let offer = match base.relation {
+            Relation::Text => text::offer(self.shared, id, planned, base, within, chunk.bytes)?,
+            _ => numbers::offer(self.shared, id, base, within)?,
+        };
+        let Some(offer) = offer else { return Ok(None) };
+        let base = Base {
+            content: &offer.content,
+            chunks: u8::try_from(offer.chunks.len()).unwrap_or(u8::MAX),
+            relation: offer.relation,
+            stored_bytes_max: offer.stored_bytes_max,
+        };
+        let before = self.batch.bytes.len();
+        let Some(codec) = self.encoder.encode_only_against(chunk.bytes, &base, &mut self.batch.bytes)? else {
+            return Ok(None);
+        };
+        let stored = self.batch.bytes.len() - before;
+        let record = FrameRecord::delta(id, chunk.bytes.len(), stored, codec.code(), offer.chunks.clone())?;
+        self.batch.records.push(record);
+        if let (Codec::Difference, Some(&anchor)) = (codec, offer.chunks.first()) {
+            self.shared.recent.count(anchor, stored as u64);
+        }
+        Ok(Some((stored, offer)))
     }
 
     fn add_to_group(&mut self, chunk: &[u8], id: ChunkId) -> Result<()> {

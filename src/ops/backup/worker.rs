@@ -5,7 +5,7 @@
 
 use super::packs::FrameBatch;
 use super::shared::{Segment, Shared};
-use super::storer::Storer;
+use super::storer::{Incoming, Origin, Storer};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
 use crate::repo::stream::Child;
@@ -31,12 +31,24 @@ pub(super) struct SmallFile {
 pub(super) enum SegmentSource {
     /// A part of a file; `context` bytes before it are read too.
     File { file: Arc<SourceFile>, offset: u64, bytes: usize, context: usize },
+    /// A part of a file whose cuts are known.
+    Fixed { file: Arc<SourceFile>, offset: u64, cuts: Vec<FixedCut> },
     /// Already read, from a stream.
     Loaded(Segment),
 }
 
+/// A chunk that ends at a fixed place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FixedCut {
+    pub(super) bytes: usize,
+    /// The run of the layout that it belongs to.
+    pub(super) run: Option<u32>,
+}
+
 /// A chunk whose bytes lie in one segment or in two neighbours.
 pub(super) struct ChunkPlace {
+    /// Where it begins in the file.
+    pub(super) offset: u64,
     pub(super) first: (Arc<Segment>, Range<usize>),
     pub(super) second: Option<(Arc<Segment>, Range<usize>)>,
 }
@@ -45,7 +57,8 @@ pub(super) struct ChunkPlace {
 pub(super) enum Task {
     Small(Vec<SmallFile>),
     Scan { sequence: u64, index: u64, source: SegmentSource },
-    Store { sequence: u64, index: u64, chunks: Vec<ChunkPlace> },
+    Store { sequence: u64, index: u64, run: Option<u32>, chunks: Vec<ChunkPlace>, origin: Option<Origin> },
+    Fixed { sequence: u64, index: u64, file: Arc<SourceFile>, offset: u64, cuts: Vec<FixedCut>, origin: Option<Origin> },
 }
 
 /// What was found in a small file.
@@ -71,7 +84,7 @@ pub(super) enum Done {
     Stored {
         sequence: u64,
         index: u64,
-        children: Vec<Child>,
+        children: Result<(Vec<Child>, bool)>,
     },
     /// Not this or that file, but the run has failed.
     Failed(Error),
@@ -95,8 +108,13 @@ pub(super) fn run(
             Task::Scan { sequence, index, source } => {
                 Ok(Done::Scanned { sequence, index, result: read_and_scan(shared, source)? })
             }
-            Task::Store { sequence, index, chunks } => {
-                Ok(Done::Stored { sequence, index, children: storer.store_places(&chunks)? })
+            Task::Store { sequence, index, run, chunks, origin } => {
+                let children = storer.store_places(&chunks, run, origin.as_ref())?;
+                Ok(Done::Stored { sequence, index, children: Ok((children, false)) })
+            }
+            Task::Fixed { sequence, index, file, offset, cuts, origin } => {
+                let children = store_fixed(shared, &mut storer, &file, offset, &cuts, origin.as_ref())?;
+                Ok(Done::Stored { sequence, index, children })
             }
         });
         // Nobody listens any more when the run has failed elsewhere.
@@ -113,6 +131,7 @@ fn read_and_scan(shared: &Shared<'_>, source: SegmentSource) -> Result<Result<(S
             shared.bytes_read.fetch_add(segment.bytes().len() as u64, Ordering::Relaxed);
             segment
         }
+        SegmentSource::Fixed { .. } => return Ok(Err(Error::new(Kind::Failed, "fixed cuts are not scanned"))),
         SegmentSource::File { file, offset, bytes, context } => {
             let mut buffer = shared.buffers.take(context + bytes);
             let (before, segment) = buffer.split_at_mut(context);
@@ -127,6 +146,37 @@ fn read_and_scan(shared: &Shared<'_>, source: SegmentSource) -> Result<Result<(S
     let mut candidates = Candidates::new();
     shared.chunker.scan(segment.context(), segment.bytes(), &mut candidates);
     Ok(Ok((segment, candidates)))
+}
+
+/// Reads and stores chunks with fixed cuts, and says whether the file ended before the last of them. The outer result is the
+/// run's, the inner one the file's.
+fn store_fixed(
+    shared: &Shared<'_>,
+    storer: &mut Storer<'_>,
+    file: &SourceFile,
+    offset: u64,
+    cuts: &[FixedCut],
+    origin: Option<&Origin>,
+) -> Result<Result<(Vec<Child>, bool)>> {
+    let bytes: usize = cuts.iter().map(|cut| cut.bytes).sum();
+    let mut buffer = shared.buffers.take(bytes);
+    let read = match shared.read(file, offset, &mut buffer) {
+        Ok(read) => read,
+        Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut chunks = Vec::with_capacity(cuts.len());
+    let mut at = 0;
+    for cut in cuts {
+        let end = read.min(at + cut.bytes);
+        if at < end {
+            chunks.push(Incoming { bytes: &buffer[at..end], offset: offset + at as u64, run: cut.run });
+        }
+        at = end;
+    }
+    let children = storer.store(&chunks, origin)?;
+    shared.buffers.give(buffer);
+    Ok(Ok((children, read < bytes)))
 }
 
 struct ReadFile {
@@ -156,10 +206,10 @@ fn read_small_files(
     }
     shared.check_stop()?;
     let chunks = read.iter().filter(|f| f.result.is_ok()).flat_map(|f| &f.pieces).filter_map(|piece| match piece {
-        Piece::Chunk(range) => Some(&buffer[range.clone()]),
+        Piece::Chunk(range) => Some(Incoming { bytes: &buffer[range.clone()], offset: 0, run: None }),
         Piece::Hole(_) => None,
     });
-    let mut stored = storer.store(&chunks.collect::<Vec<_>>())?.into_iter();
+    let mut stored = storer.store(&chunks.collect::<Vec<_>>(), None)?.into_iter();
     let mut done = Vec::with_capacity(read.len());
     for ReadFile { sequence, mut result, pieces } in read {
         if let Ok(small) = &mut result {

@@ -71,6 +71,8 @@ pub fn backup_options(threads: usize) -> BackupOptions<'static> {
         skip_if_unchanged: false,
         reread: false,
         compression: Compression::Auto,
+        cuts_by_content: false,
+        delta_depth: 4,
         limit_read: None,
         started: now(),
         now: &now,
