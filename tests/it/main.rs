@@ -3,6 +3,7 @@
 mod bit_flips;
 mod cli_contract;
 mod damage;
+mod deltas;
 mod edge_of_field;
 mod faults;
 mod format_document;
