@@ -13,6 +13,8 @@ mod kept;
 mod plan;
 mod run;
 mod selection;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use super::{Problems, Resources};
