@@ -168,6 +168,28 @@ pub(crate) fn version(number: u64) -> Vec<u8> {
     bytes
 }
 
+/// Stores versions in one pack, coded against others as told, and saves a snapshot of some versions, each a file.
+pub(crate) fn save_versions(repo: &Repo, seconds: i64, stored: &[(u64, &[u64])], files: &[u64]) -> Snapshot {
+    let transaction = Transaction::begin(repo, &writer()).expect("begins");
+    store_versions(&transaction, stored);
+    let names: Vec<(String, Node)> = files.iter().map(|&n| (format!("v{n}"), Node::File(version(n)))).collect();
+    let nodes: Vec<(&str, Node)> = names.iter().map(|(name, node)| (name.as_str(), node.clone())).collect();
+    let snapshot = write(&transaction, seconds, &[("/data", &nodes)]);
+    let saved = transaction.commit(snapshot).expect("commits");
+    repo.refresh(&Silent).expect("refreshes");
+    saved
+}
+
+/// Stores versions in one pack, coded against others as told.
+pub(crate) fn store_versions(transaction: &Transaction<'_>, stored: &[(u64, &[u64])]) -> Option<PackSummary> {
+    let contents = |numbers: &[u64]| numbers.iter().map(|&n| version(n)).collect::<Vec<_>>();
+    let stored: Vec<_> = stored.iter().map(|&(number, bases)| (version(number), contents(bases))).collect();
+    let bases: Vec<Vec<&[u8]>> = stored.iter().map(|(_, b)| b.iter().map(Vec::as_slice).collect()).collect();
+    let chunks: Vec<(&[u8], &[&[u8]])> =
+        stored.iter().zip(&bases).map(|((chunk, _), bases)| (chunk.as_slice(), bases.as_slice())).collect();
+    (!chunks.is_empty()).then(|| store_pack(transaction, &chunks))
+}
+
 /// The content of every file of the snapshot by its path, all of it read and verified.
 pub(crate) fn contents(repo: &Repo, snapshot: &Snapshot) -> crate::error::Result<BTreeMap<String, Vec<u8>>> {
     let fetch = |id| repo.read_chunk(id);

@@ -137,7 +137,7 @@ pub(super) fn plan(
     Ok(plan)
 }
 
-/// Packs that share live chunks with others and do not hold the bytes they should. A copy may only go because another
+/// Packs that share chunks with others, or hold what such chunks are coded against, and do not hold the bytes they should. A copy may only go because another
 /// stays if that other one is sound, and only reading it tells. Such packs are few: what two hosts stored at once, or
 /// what was stored again after damage.
 fn spoilt_homes(repo: &Repo, survey: &Survey<'_>, present: &HashMap<PackId, u64>) -> Result<HashSet<PackId>> {
@@ -159,7 +159,6 @@ fn mark(repo: &Repo, survey: &Survey<'_>, snapshots: &[Snapshot], observer: &dyn
     observer.on_event(&Event::Phase { name: "marking", bytes_total: Some(bytes_total), files_total: None });
     let mut first: Option<Unreadable> = None;
     reach::mark(repo, survey, snapshots, observer, &mut |found| first = first.take().or(Some(found)))?;
-    survey.mark_bases()?;
     match first {
         None => Ok(()),
         Some(found) => Err(refusal(Error::damaged(format!(
@@ -191,13 +190,16 @@ fn rank_by_density(survey: &Survey<'_>, whole: &[&KnownPack]) -> Result<Vec<Plan
     Ok(packs)
 }
 
-/// An error if any live chunk has no home in a usable pack.
+/// An error if any live chunk cannot be had from usable packs.
 pub(super) fn refuse_homeless(survey: &Survey<'_>) -> Result<()> {
     match survey.homeless(1)? {
         (0, _) => Ok(()),
         (count, some) => {
             let example = some.first().map(|id| format!(", {} for one", id.short())).unwrap_or_default();
-            Err(refusal(Error::damaged(format!("{count} chunks that snapshots need are in no whole pack{example}"))))
+            let text = format!(
+                "{count} chunks that snapshots need are in no whole pack, or need others that are in none{example}"
+            );
+            Err(refusal(Error::damaged(text)))
         }
     }
 }

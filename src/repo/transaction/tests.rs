@@ -174,3 +174,93 @@ fn random_runs_never_make_a_ring() {
         }
     }
 }
+
+/// A run that stores what it has to of four versions and saves them as files; the packs of deltas come before those of their
+/// bases. Returns how many it had to store.
+fn back_up_deltas(storage: &SimulatedStorage) -> usize {
+    let repo = open(storage);
+    let transaction = begin(&repo);
+    let numbers = [0, 1, 2, 3];
+    let claims = transaction.claim(&numbers.map(id)).expect("claims");
+    let is_new = |number: u64| claims[number as usize] == Claim::New;
+    let mut stored = 0;
+    // 3 on 2 and 10, 2 on 1, 1 on 0; 10 is there from before.
+    for (number, bases) in [(3, vec![2, 10]), (2, vec![1]), (1, vec![0]), (0, vec![])] {
+        if !is_new(number) {
+            continue;
+        }
+        let ids: Vec<_> = bases.iter().map(|&n| id(n)).collect();
+        let may = transaction.rely_on_base(id(number), &ids).expect("an answer");
+        let bases = if may.contains(&false) { Vec::new() } else { bases };
+        test_support::store_versions(&transaction, &[(number, bases.as_slice())]);
+        stored += 1;
+    }
+    let names = ["v0", "v1", "v2", "v3"];
+    let nodes: Vec<_> = names.iter().zip(numbers).map(|(name, n)| (*name, Node::File(version(n)))).collect();
+    let snapshot = test_support::write(&transaction, 20, &[("/data", &nodes)]);
+    transaction.commit(snapshot).expect("commits");
+    stored
+}
+
+fn assert_whole(storage: &SimulatedStorage, why: &str) -> usize {
+    let repo = open(storage);
+    for snapshot in repo.snapshots() {
+        for (name, bytes) in contents(&repo, &snapshot).expect(why) {
+            let number = name.strip_prefix('v').and_then(|n| n.parse().ok());
+            assert!(number.is_none_or(|n| bytes == version(n)), "{why}: {name}");
+        }
+    }
+    repo.snapshots().len()
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_run_that_stores_deltas_before_their_bases_loses_nothing() {
+    let original = test_support::storage();
+    test_support::save_versions(&open(&original), 10, &[(10, &[]), (11, &[10])], &[10, 11]);
+    let steps = {
+        let storage = original.copy();
+        assert_eq!(back_up_deltas(&storage), 4);
+        assert_eq!(back_up_deltas(&storage), 0, "all of it is known now");
+        assert_eq!(assert_whole(&storage, "undisturbed"), 3);
+        let once = original.copy();
+        let before = once.steps();
+        back_up_deltas(&once);
+        once.steps() - before
+    };
+    let mut were_stored_again = HashSet::new();
+    for step in 0..steps {
+        let storage = original.copy();
+        storage.crash_at(storage.steps() + step);
+        // A dead storage ends the run by a failed expectation.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| back_up_deltas(&storage)));
+        for seed in 0..6 {
+            let why = format!("crash at step {step}, power cut with seed {seed}");
+            let image = if seed == 0 { storage.copy() } else { storage.after_power_cut(seed) };
+            let before = assert_whole(&image, &why);
+            let stored = back_up_deltas(&image);
+            were_stored_again.insert(stored);
+            assert_eq!(assert_whole(&image, &why), before + 1, "{why}");
+            assert_eq!(assert_whole(&image.after_power_cut(seed), &why), before + 1, "{why}, then cut again");
+            assert_eq!(back_up_deltas(&image), 0, "{why}: stored {stored} again, and now all is known");
+        }
+    }
+    // Nothing was of use without the anchor, whose pack came last; with it, all was.
+    assert_eq!(were_stored_again, HashSet::from([0, 4]));
+}
+
+#[test]
+fn chains_of_one_run_end_far_above_what_readers_accept() {
+    let repo = open(&test_support::storage());
+    let transaction = begin(&repo);
+    let mut deepest = 0;
+    for number in 0..40 {
+        assert_eq!(transaction.claim(&[id(number)]).expect("claims"), [Claim::New]);
+        let may = number > 0 && transaction.rely_on_base(id(number), &[id(number - 1)]).expect("an answer")[0];
+        deepest = if may { deepest + 1 } else { 0 };
+        assert!(deepest <= 20, "{number}");
+        let bases = if may { vec![number - 1] } else { vec![] };
+        test_support::store_versions(&transaction, &[(number, bases.as_slice())]);
+    }
+    transaction.commit_repacked().expect("commits");
+    assert_eq!(repo.read_chunk(id(39)).expect("sound"), version(39));
+}
