@@ -6,7 +6,7 @@
 
 use super::gather::Gather;
 use super::kept::Kept;
-use super::plan::{PlannedFrame, PlannedRead, Unit, Want};
+use super::plan::{PlannedFrame, PlannedRead, Unit, Use, Want};
 use super::run::interrupted;
 use super::window::Counters;
 use crate::bytes::ByteRange;
@@ -18,6 +18,9 @@ use crate::repo::{Repo, names};
 use crate::source::target::TargetFile;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// How much content is gathered to be written file after file: about what one write takes.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// A file under way, as the threads see it.
 pub(super) struct Destination {
@@ -72,7 +75,7 @@ impl Fetch<'_> {
             fetch: self,
             decoder: Decoder::new()?,
             stored: Vec::new(),
-            content: Vec::new(),
+            batch: Vec::new(),
             kept: Kept::default(),
             gather: Gather::new(),
         };
@@ -103,34 +106,36 @@ struct Worker<'a> {
     fetch: &'a Fetch<'a>,
     decoder: Decoder,
     stored: Vec<u8>,
-    content: Vec<u8>,
+    /// Frames that are decoded and not delivered yet.
+    batch: Vec<(&'a PlannedFrame, Vec<u8>)>,
     kept: Kept,
     gather: Gather,
 }
 
-impl Worker<'_> {
-    fn carry_out(&mut self, unit: &Unit) -> Result<()> {
+impl<'a> Worker<'a> {
+    fn carry_out(&mut self, unit: &'a Unit) -> Result<()> {
         for read in &unit.reads {
             if self.fetch.observer.is_interrupted() {
                 return Err(interrupted());
             }
             self.read(read)?;
+            // Frame after frame, unless that would write files in many short pieces.
+            let batch_bytes = if read.alternates() { BATCH_BYTES } else { 0 };
             for frame in &read.frames {
                 let from = usize::try_from(frame.offset - read.offset()).unwrap_or(usize::MAX);
-                self.decode(frame, from);
-                for found in &frame.uses {
-                    self.deliver(Some(found.at), &found.want)?;
-                }
-                if let Some(keep) = frame.keep {
-                    self.kept.put(keep, &mut self.content);
+                let content = self.decode(frame, from);
+                self.batch.push((frame, content));
+                if self.batch.iter().map(|(_, content)| content.len()).sum::<usize>() >= batch_bytes {
+                    self.deliver_batch()?;
                 }
             }
+            self.deliver_batch()?;
         }
         for want in &unit.elsewhere {
             if self.fetch.observer.is_interrupted() {
                 return Err(interrupted());
             }
-            self.deliver(None, want)?;
+            self.deliver(&[], want)?;
         }
         self.kept.clear();
         self.gather.finish(self.fetch)
@@ -149,33 +154,53 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Leaves the content empty if the frame cannot be decoded: then each chunk is looked for elsewhere.
-    fn decode(&mut self, frame: &PlannedFrame, from: usize) {
-        self.content.clear();
-        let Worker { decoder, stored, content, kept, .. } = self;
+    /// The content of a frame; empty if it cannot be decoded: then each chunk is looked for elsewhere.
+    fn decode(&mut self, frame: &PlannedFrame, from: usize) -> Vec<u8> {
+        let Worker { decoder, stored, kept, .. } = self;
+        let mut content = kept.buffer();
         let stored = usize::try_from(frame.stored).ok().and_then(|n| stored.get(from..from.checked_add(n)?));
         let decoded = match (stored, frame.bases.is_empty()) {
             (None, _) => false,
-            (Some(bytes), true) => decoder.decode(bytes, content).is_ok(),
+            (Some(bytes), true) => decoder.decode(bytes, &mut content).is_ok(),
             (Some(bytes), false) => {
-                kept.bases(&frame.bases).is_some_and(|base| decoder.decode_against(bytes, base, content).is_ok())
+                kept.bases(&frame.bases).is_some_and(|base| decoder.decode_against(bytes, base, &mut content).is_ok())
             }
         };
         if !decoded || content.len() as u64 != u64::from(frame.raw) {
             content.clear();
         }
         kept.release(&frame.bases);
+        content
     }
 
-    /// Writes a chunk that begins at `at` of the content, or looks for it elsewhere.
-    fn deliver(&mut self, at: Option<u32>, want: &Want) -> Result<()> {
+    /// Writes what is decoded, file after file, and keeps what frames further on stand on.
+    fn deliver_batch(&mut self) -> Result<()> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let uses = batch.iter().flat_map(|(frame, content)| frame.uses.iter().map(move |found| (found, content)));
+        let mut uses: Vec<(&Use, &Vec<u8>)> = uses.collect();
+        if batch.len() > 1 {
+            uses.sort_by_key(|(found, _)| (found.want.job, found.want.offset));
+        }
+        for (found, content) in uses {
+            let at = usize::try_from(found.at).unwrap_or(usize::MAX);
+            self.deliver(content.get(at..).unwrap_or_default(), &found.want)?;
+        }
+        for (frame, content) in batch.drain(..) {
+            self.kept.put(frame.keep, content);
+        }
+        self.batch = batch;
+        Ok(())
+    }
+
+    /// Writes a chunk that `content` begins with, or one from elsewhere if it does not.
+    fn deliver(&mut self, content: &[u8], want: &Want) -> Result<()> {
         let Want { job, bytes, offset, id } = *want;
-        let (at, bytes) = (at.and_then(|at| usize::try_from(at).ok()), usize::try_from(bytes).unwrap_or(0));
+        let bytes = usize::try_from(bytes).unwrap_or(0);
         let Some(destination) = self.fetch.destination(job) else { return Ok(()) };
         if destination.has_failed() {
             return Ok(());
         }
-        let here = at.and_then(|at| self.content.get(at..at.checked_add(bytes)?)).filter(|c| ChunkId::of(c) == id);
+        let here = content.get(..bytes).filter(|chunk| ChunkId::of(chunk) == id);
         let elsewhere;
         let chunk = match here {
             Some(chunk) => chunk,

@@ -1,4 +1,5 @@
 //! Contents of frames that frames further on in the same unit stand on: kept as long as they are needed, and no longer.
+//! And buffers for contents, which are used again and again.
 //!
 //! How much there is at any time is for the plan to bound. A plan made from tables that no sound writer leaves may ask for
 //! more; what is beyond [`KEPT_BYTES_MAX`] is not kept, and what stands on it is read by itself.
@@ -16,9 +17,7 @@ const SPARE_BYTES_MAX: usize = 32 << 20;
 pub(super) struct Kept {
     slots: Vec<Slot>,
     bytes: usize,
-    /// Buffers to be used again.
-    spare: Vec<Vec<u8>>,
-    spare_bytes: usize,
+    buffers: Buffers,
     /// The contents of several bases, one behind the other.
     joined: Vec<u8>,
 }
@@ -31,19 +30,21 @@ struct Slot {
 }
 
 impl Kept {
-    /// Takes over `content`, leaving another buffer in its place.
-    pub(super) fn put(&mut self, keep: Keep, content: &mut Vec<u8>) {
-        let Ok(number) = usize::try_from(keep.slot) else { return };
+    /// An empty buffer for a content.
+    pub(super) fn buffer(&mut self) -> Vec<u8> {
+        self.buffers.take()
+    }
+
+    /// Takes over a content, which is for frames further on if there is anything to `keep`.
+    pub(super) fn put(&mut self, keep: Option<Keep>, content: Vec<u8>) {
+        let keep = keep.filter(|_| self.bytes + content.len() <= KEPT_BYTES_MAX);
+        let Some((keep, Ok(number))) = keep.map(|keep| (keep, usize::try_from(keep.slot))) else {
+            return self.buffers.give(content);
+        };
         if self.slots.len() <= number {
             // Slots are numbered from 0 without gaps.
             self.slots.resize_with(number + 1, Slot::default);
         }
-        if self.bytes + content.len() > KEPT_BYTES_MAX {
-            return;
-        }
-        let empty = self.spare.pop().unwrap_or_default();
-        self.spare_bytes -= empty.capacity();
-        let content = std::mem::replace(content, empty);
         self.bytes += content.len();
         self.slots[number] = Slot { content, times: keep.times };
     }
@@ -86,13 +87,62 @@ impl Kept {
         }
     }
 
-    fn let_go(&mut self, mut content: Vec<u8>) {
+    fn let_go(&mut self, content: Vec<u8>) {
         self.bytes -= content.len();
-        let bytes = self.spare_bytes + content.capacity();
-        if content.capacity() > 0 && self.spare.len() < SPARE_BUFFERS_MAX && bytes <= SPARE_BYTES_MAX {
-            content.clear();
-            self.spare.push(content);
-            self.spare_bytes = bytes;
+        self.buffers.give(content);
+    }
+}
+
+/// Buffers to be used again.
+#[derive(Default)]
+struct Buffers {
+    spare: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Buffers {
+    fn take(&mut self) -> Vec<u8> {
+        let buffer = self.spare.pop().unwrap_or_default();
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+
+    fn give(&mut self, mut buffer: Vec<u8>) {
+        let bytes = self.bytes + buffer.capacity();
+        if buffer.capacity() > 0 && self.spare.len() < SPARE_BUFFERS_MAX && bytes <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+            self.bytes = bytes;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_are_let_go_after_their_last_use_and_not_beyond_the_bound() {
+        let mut kept = Kept::default();
+        let base = |slot, at| PlannedBase { slot, at, bytes: 2 };
+        kept.put(Some(Keep { slot: 1, times: 2 }), vec![1, 2, 3]);
+        kept.put(Some(Keep { slot: 0, times: 1 }), vec![4, 5]);
+        assert_eq!(kept.bases(&[base(1, 1)]), Some(&[2, 3][..]));
+        assert_eq!(kept.bases(&[base(1, 0), base(0, 0)]), Some(&[1, 2, 4, 5][..]));
+        assert_eq!(kept.bases(&[base(1, 2)]), None);
+        assert_eq!(kept.bases(&[base(7, 0)]), None);
+        kept.release(&[base(1, 0), base(0, 0)]);
+        assert_eq!(kept.bases(&[base(0, 0)]), None);
+        assert_eq!(kept.bytes, 3);
+        kept.release(&[base(1, 0)]);
+        assert_eq!(kept.bases(&[base(1, 0)]), None);
+        assert_eq!(kept.bytes, 0);
+        for slot in 0..20 {
+            kept.put(Some(Keep { slot, times: 1 }), vec![0; KEPT_BYTES_MAX / 10]);
+        }
+        assert!(kept.bytes <= KEPT_BYTES_MAX && kept.bases(&[base(0, 0)]).is_some());
+        assert_eq!(kept.bases(&[base(19, 0)]), None);
+        kept.clear();
+        assert!(kept.bytes == 0 && kept.buffers.bytes <= SPARE_BYTES_MAX);
     }
 }

@@ -106,6 +106,27 @@ impl PlannedRead {
     pub(super) fn bytes(&self) -> u64 {
         self.frames.last().map_or(0, |frame| frame.offset + u64::from(frame.stored) - self.offset())
     }
+
+    /// True if frame after frame the content would go to files in far more pieces than file after file: chunks that
+    /// several files share, or parts of files that were stored in turns.
+    pub(super) fn alternates(&self) -> bool {
+        let mut wants: Vec<&Want> = self.frames.iter().flat_map(|f| &f.uses).map(|found| &found.want).collect();
+        let in_turn = pieces(&wants);
+        if in_turn == 1 {
+            return false;
+        }
+        wants.sort_unstable_by_key(|want| (want.job, want.offset));
+        pieces(&wants) <= in_turn / 2
+    }
+}
+
+/// How many runs of files these chunks are, one behind the other.
+fn pieces(wants: &[&Want]) -> usize {
+    let goes_on = |pair: &&[&Want]| {
+        let end = pair[0].offset.saturating_add(pair[0].bytes.into());
+        (pair[0].job, end) == (pair[1].job, pair[1].offset)
+    };
+    wants.len() - wants.windows(2).filter(goes_on).count()
 }
 
 /// Work for one thread, in order; it shares nothing with other units.

@@ -205,6 +205,25 @@ fn far_frames_and_long_ranges_are_read_apart() {
 }
 
 #[test]
+fn a_read_alternates_if_files_would_be_written_in_many_pieces() {
+    let read = |list: Vec<(Home, Want)>| reads(list).remove(0);
+    let file = |job: u32, from: u64| move |n: u64| alone(1, 64 + n * 1000, 0, job, (n - from) * 500);
+    let one: Vec<_> = (0..100).map(file(0, 0)).collect();
+    assert!(!read(one.clone()).alternates());
+    // The next file behind it; and another that shares all chunks.
+    assert!(!read([one.clone(), (100..150).map(file(1, 100)).collect()].concat()).alternates());
+    assert!(read([one, (0..100).map(file(1, 0)).collect()].concat()).alternates());
+    // Two parts of a file in turns.
+    let in_turns = (0..100).map(|n| alone(1, 64 + n * 1000, 0, 0, (n / 2 + n % 2 * 50) * 500)).collect();
+    assert!(read(in_turns).alternates());
+    // Small files stay small.
+    assert!(
+        !read((0..100).map(|n| alone(1, 64 + n / 10 * 1000, 0, u32::try_from(n).expect("small"), 0)).collect())
+            .alternates()
+    );
+}
+
+#[test]
 fn versions_of_a_file_are_read_with_what_they_stand_on() {
     let mut world = World::default();
     (0..100).for_each(|n| world.add(1, n, 100_000, &[]));
