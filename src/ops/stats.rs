@@ -104,4 +104,14 @@ mod tests {
         let all: u64 = storage.objects().values().map(|o| o.len() as u64).sum();
         assert_eq!(two.repository_bytes, all);
     }
+
+    #[test]
+    fn codecs_that_need_a_base_have_names() {
+        let repo = test_support::open(&test_support::storage());
+        test_support::save_versions(&repo, 10, &[(0, &[]), (1, &[0]), (2, &[0])], &[0, 1, 2]);
+        let by_codec = stats(&repo, &Silent).expect("sound").by_codec;
+        let prefix = by_codec.iter().find(|c| c.codec == Codec::Prefix.name()).expect("two deltas");
+        assert_eq!((prefix.frames, prefix.raw_bytes), (2, 8000));
+        assert!(prefix.stored_bytes < 1000, "{prefix:?}");
+    }
 }

@@ -61,6 +61,9 @@ pub(crate) fn writer() -> WriterRecord {
     WriterRecord { host: "here".to_owned(), process: 1, started: 0, boot: "boot".to_owned() }
 }
 
+/// The length of every [`version`].
+const VERSION_BYTES: usize = 4000;
+
 /// Bytes that look random and follow from the seed.
 pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut out = vec![0; bytes];
@@ -154,7 +157,11 @@ pub(crate) fn frame_of(chunk: &[u8], bases: &[&[u8]]) -> (FrameRecord, Vec<u8>) 
             relation: Relation::Text,
             stored_bytes_max: chunk.len(),
         };
-        encoder.encode_against(chunk, &base, &mut frame).expect("encodes").codec
+        let encoded = encoder.encode_against(chunk, &base, &mut frame).expect("encodes");
+        // What shares nothing with its base is stored as it is, and needs the base all the same by its record.
+        let is_version = chunk.len() == VERSION_BYTES && bases.iter().all(|base| base.len() == VERSION_BYTES);
+        assert!(encoded.needs_base || !is_version, "versions are alike");
+        encoded.codec
     };
     let ids = bases.iter().map(|base| ChunkId::of(base)).collect();
     let record = FrameRecord::delta(ChunkId::of(chunk), chunk.len(), frame.len(), codec.code(), ids);
@@ -163,7 +170,7 @@ pub(crate) fn frame_of(chunk: &[u8], bases: &[&[u8]]) -> (FrameRecord, Vec<u8>) 
 
 /// One file's worth of numbered versions of the same bytes, each a chunk and a little different from the others.
 pub(crate) fn version(number: u64) -> Vec<u8> {
-    let mut bytes = noise(1000, 4000);
+    let mut bytes = noise(1000, VERSION_BYTES);
     bytes[..100].copy_from_slice(&noise(number, 100));
     bytes
 }
