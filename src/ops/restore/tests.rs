@@ -304,6 +304,11 @@ fn a_damaged_base_damages_what_stands_on_it_and_nothing_else() {
     let middle = usize::try_from(offset + bytes / 2).expect("small");
     assert!(fixture.storage.corrupt(&fixture.name(&fixture.packs[3]), middle, 1));
     fixture.assert_damaged(&["v3"]);
+    let fixture = family();
+    let (offset, bytes) = frames(&fixture.packs[0])[5];
+    let middle = usize::try_from(offset + bytes / 2).expect("small");
+    assert!(fixture.storage.corrupt(&fixture.name(&fixture.packs[0]), middle, 1));
+    fixture.assert_damaged(&["v0", "v1", "v2", "v3"]);
 }
 
 #[test]
