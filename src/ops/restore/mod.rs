@@ -2,15 +2,19 @@
 //!
 //! Files are handled in windows, so memory is bounded whatever the size of the snapshot. For each window: what the target
 //! holds already is found by hashing it; the rest becomes a plan, frames sorted by pack and place; one pass over the
-//! packs reads them, coalesced, several at once; every chunk is checked against its id before it is written. A file is
+//! packs reads them, coalesced, several at once, frames that others are decoded against first; every chunk is checked against its id before it is written. A file is
 //! written beside its final name, made durable, given its metadata, and only then renamed. A file of which any chunk
 //! cannot be had is named and left out: never a plausible wrong file.
 
 mod delete;
 mod fetch;
+mod gather;
+mod kept;
 mod plan;
 mod run;
 mod selection;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use super::{Problems, Resources};

@@ -4,7 +4,7 @@
 //! durable, apply metadata, rename. No file gets its final name before its content is durable.
 
 use super::fetch::{Destination, Failure, Fetch};
-use super::plan::{Want, plan};
+use super::plan::{Chains, Want, plan};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::ChunkId;
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Chunks that are planned at once: about 100 MB of plan, 128 GiB of content at the usual size of chunks.
+/// Chunks that are planned at once: about 100 MB of plan (twice as much if all stand on others), 128 GiB of content at the usual size of chunks.
 const WANTS_MAX: usize = 512 << 10;
 /// Files in one window, if the system allows that many open files.
 const FILES_MAX: usize = 8 << 10;
@@ -27,6 +27,8 @@ const FILES_MAX: usize = 8 << 10;
 const SYNC_ALONE_BYTES: u64 = 8 << 20;
 /// Beyond computing threads, so that reading and writing overlap with computing.
 const IO_THREADS: usize = 2;
+/// The least and the most content that a thread may keep for frames that stand on it.
+const KEPT_BYTES: std::ops::Range<u64> = 4 << 20..16 << 20;
 /// Looked up in the index together.
 const LOOKUP_CHUNKS: usize = 4096;
 
@@ -71,6 +73,7 @@ pub(super) struct Window<'a> {
     observer: &'a dyn Observer,
     pool: rayon::ThreadPool,
     threads: usize,
+    kept_bytes_max: u64,
     files_max: usize,
     jobs: Vec<Job>,
     destinations: Vec<Destination>,
@@ -96,6 +99,7 @@ impl<'a> Window<'a> {
             observer,
             pool,
             threads,
+            kept_bytes_max: kept_bytes_max(resources),
             files_max: files_max(),
             jobs: Vec::new(),
             destinations: Vec::new(),
@@ -143,7 +147,10 @@ impl<'a> Window<'a> {
             destinations: &self.destinations,
             counters: &self.counters,
         };
-        fetch.run(&plan(located), self.threads + IO_THREADS)?;
+        let chains = Chains::follow(&located, self.repo)?;
+        let units = plan(located, &chains, self.kept_bytes_max);
+        drop(chains);
+        fetch.run(&units, self.threads + IO_THREADS)?;
         self.finish()
     }
 
@@ -281,6 +288,12 @@ fn prepare(job: &Job, file: TargetFile) -> Result<ReadyFile> {
         file.sync()?;
     }
     file.apply(&job.metadata)
+}
+
+/// How much content a thread may keep for frames that stand on it: at most a quarter of the memory for all of them.
+fn kept_bytes_max(resources: Resources) -> u64 {
+    let threads = u64::try_from(resources.threads.max(1) + IO_THREADS).unwrap_or(u64::MAX);
+    (resources.memory_bytes / threads / 4).clamp(KEPT_BYTES.start, KEPT_BYTES.end)
 }
 
 /// How many files may be open at once. The limit of the process is raised as far as the system allows.
