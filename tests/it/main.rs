@@ -2,10 +2,12 @@
 
 mod bit_flips;
 mod cli_contract;
+mod containers;
 mod damage;
 mod edge_of_field;
 mod faults;
 mod format_document;
+mod load_back;
 mod old_format;
 mod power_cut;
 mod races;
