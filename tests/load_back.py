@@ -172,8 +172,9 @@ def compare_all(root, expected):
     files = tensors = 0
     missing = {}
     for name, wanted in expected.items():
-        module = READERS[wanted["container"]][1]
-        if importlib.util.find_spec(module) is None:
+        modules = [READERS[wanted["container"]][1], *wanted.get("needs", [])]
+        module = next((module for module in modules if importlib.util.find_spec(module) is None), None)
+        if module:
             missing[module] = missing.get(module, 0) + 1
             continue
         tensors += compare_file(root / name, wanted)

@@ -1,6 +1,7 @@
 //! Restored files load in the libraries that wrote them, with the tensors that they had: `tests/load_back.py`.
 //!
-//! Needs `CKPT_TEST_PYTHON`, an interpreter with numpy, safetensors, gguf and pyarrow, which `tests/run` provides.
+//! Needs `CKPT_TEST_PYTHON`, an interpreter with numpy, safetensors, gguf and pyarrow, which `tests/run` provides. PyTorch is
+//! too large for that: `tests/load_back_torch` is run by hand, as docs/TESTING.md says.
 
 use crate::support::containers::{copy_containers, folder};
 use crate::support::not_run;

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Writes the sample containers beside this file, each with the library that people write it with, and `expected.json`.
 
-    PYTHON tests/data/containers/make.py
+    PYTHON tests/data/containers/make.py [--expected]
+
+With --expected the containers stay as they are, and only `expected.json` is written.
 
 PYTHON has torch, numpy, safetensors, gguf, pyarrow, transformers, accelerate, lightning, deepspeed (installed with
 DS_BUILD_OPS=0; it compiles one helper at its first run) and blake3. Seeds are fixed, versions of
@@ -13,7 +15,8 @@ libraries are not: what is in the repository is what the versions named in `expe
 
 Hashes are of the elements row by row, little-endian. A tensor that the file does not hold in this way (transposed, in
 Fortran order, big-endian, compressed) has `"is_plain": false`. Files whose tensors belong to objects, where names are
-the library's business, have `"names_are_free": true`. Parquet has the places of its column chunks as `"column_chunks"`.
+the library's business, have `"names_are_free": true`. Parquet has the places of its column chunks as `"column_chunks"`. `"needs"` names modules that
+loading takes beside the library of the container, because objects of theirs are in the file.
 """
 
 import importlib.metadata
@@ -296,6 +299,8 @@ def describe(path):
     found = {"container": kind, "tensors": tensors}
     if path.name == "before_1_6.pt":
         found["is_old"] = True
+    if kind == "torch" and b"cdeepspeed" in path.read_bytes():
+        found["needs"] = ["deepspeed"]
     if path.name == "module.pth":
         found["names_are_free"] = True
     if kind == "parquet":
@@ -318,6 +323,8 @@ def write_expected():
 
 
 def main():
+    if sys.argv[1:] == ["--expected"]:
+        return write_expected()
     if sys.argv[1:2] == ["--sharded"]:
         torch.multiprocessing.spawn(save_sharded, (sys.argv[2],), nprocs=2)
         return
