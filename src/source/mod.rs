@@ -15,4 +15,5 @@ mod remove;
 pub mod scan;
 pub mod stat;
 pub mod target;
+pub mod torch;
 pub mod xattrs;
