@@ -17,3 +17,5 @@ pub mod stat;
 pub mod target;
 pub mod torch;
 pub mod xattrs;
+
+pub use formats::safetensors_writer as safetensors;

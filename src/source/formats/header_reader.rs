@@ -72,7 +72,7 @@ pub(super) fn shown(text: &str) -> String {
     format!("{begin:?}{dots}")
 }
 
-fn too_long() -> Refusal {
+pub(super) fn too_long() -> Refusal {
     Refusal::malformed(format!("its headers are longer than the {} MiB that are read", HEADER_BYTES_MAX / MIB))
 }
 

@@ -1,4 +1,7 @@
 //! One file for each container; every parser reads bounded bytes, believes no length, and never panics.
+//!
+//! A parser is a function from a file to a [`Layout`] or a [`Refusal`]; [`parse`] chooses it by the first bytes, and by the name
+//! where these leave it open. A new container is a file, a line in [`parse`] and a seed in the fuzz tests.
 
 mod archives;
 pub(super) mod dcp;
@@ -7,6 +10,8 @@ mod finish;
 mod header_reader;
 mod pickle;
 mod pickle_machine;
+mod safetensors;
+pub mod safetensors_writer;
 mod torch;
 pub(super) mod torch_facts;
 #[cfg(test)]
@@ -29,6 +34,10 @@ pub(super) fn parse(file: &dyn ReadAt, name: &[u8], companion: Option<&dyn ReadA
     let mut first = [0; FIRST_BYTES];
     let Ok(bytes) = file.read_at(0, &mut first) else { return Parsed::Plain };
     let first = first.get(..bytes).unwrap_or_default();
+    // The format has no magic: a name that promises it is taken at its word.
+    if safetensors::is_begin(first) || has_extension(name, "safetensors") {
+        return parsed(Container::Safetensors, safetensors::parse(file));
+    }
     if has_extension(name, "distcp") {
         return parsed(Container::Dcp, dcp::parse(file, name, companion));
     }
@@ -63,4 +72,32 @@ fn has_extension(name: &[u8], extension: &str) -> bool {
         .and_then(|at| name.get(at..))
         .and_then(|end| end.strip_prefix(b"."))
         .is_some_and(|end| end.eq_ignore_ascii_case(extension.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_decide_and_the_name_only_where_they_leave_it_open() {
+        let valid: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
+        for name in ["model.safetensors", "renamed.bin", ""] {
+            assert!(matches!(parse(&valid, name.as_bytes(), None), Parsed::Layout(_)), "{name}");
+        }
+        let zeros: &[u8] = &[0; 64];
+        assert_eq!(parse(&zeros, b"x.bin", None), Parsed::Plain);
+        for file in [zeros, b"", b"version https://git-lfs"] {
+            let parsed = parse(&file, b"x.SafeTensors", None);
+            assert!(matches!(parsed, Parsed::Malformed(Container::Safetensors, _)), "{parsed:?}");
+        }
+        let cut: &[u8] = b"\x20\0\0\0\0\0\0\0{\"a\":";
+        let Parsed::Layout(layout) = parse(&cut, b"", None) else { panic!("cut short") };
+        assert!(layout.is_truncated && layout.runs.is_empty());
+    }
+
+    #[test]
+    fn extensions_are_the_whole_last_part() {
+        assert!(has_extension(b"a.npy", "npy") && has_extension(b".NPY", "npy"));
+        assert!(!has_extension(b"anpy", "npy") && !has_extension(b"npy", "npy") && !has_extension(b"a.npy2", "npy"));
+    }
 }
