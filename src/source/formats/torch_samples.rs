@@ -108,7 +108,7 @@ pub(super) fn archive_of(parts: &[Part], comment: &[u8]) -> Vec<u8> {
 /// The pickle of a dictionary with a tensor `w` of 400 floats in storage `0`.
 pub(super) fn small_pickle() -> Vec<u8> {
     let mut bytes = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((".to_vec();
-    bytes.extend(b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuM\x90\x01tQ");
+    bytes.extend(b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0\x30X\x03\0\0\0cpuM\x90\x01tQ");
     bytes.extend(b"K\0M\x90\x01\x85K\x01\x85\x89NtRs.");
     bytes
 }

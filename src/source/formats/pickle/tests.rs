@@ -130,7 +130,7 @@ fn nesting_without_end_takes_no_stack() {
 #[test]
 fn tensors_named_over_and_over_are_bounded() {
     let mut bytes = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n".to_vec();
-    bytes.extend(b"X\x01\0\0\00X\x03\0\0\0cpuK\x04tQK\0K\x04\x85K\x01\x85tRq\x01](");
+    bytes.extend(b"X\x01\0\0\0\x30X\x03\0\0\0cpuK\x04tQK\0K\x04\x85K\x01\x85tRq\x01](");
     for _ in 0..3_000_000 {
         bytes.extend(b"h\x01");
     }
