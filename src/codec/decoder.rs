@@ -5,40 +5,49 @@
 //!
 //! It does not know whether the bytes are the right ones; the caller compares them with their id.
 
-use super::entropy::Decompressor;
-use super::frame::{Codec, FRAME_HEADER_BYTES, FrameHeader, PlaneParts, StoredPlane};
+use super::difference::DifferenceReader;
+use super::entropy;
+use super::frame::{Codec, FRAME_HEADER_BYTES, FrameHeader, PlaneParts};
+use super::palette;
 use super::planes::{self, PLANES_MAX};
+use super::runs::{RunReader, StoredRun, grow};
 use crate::error::{Error, Result};
 
-/// Reads frames; one for each thread. It keeps its memory, which stays below the longest frame it has met.
+/// Reads frames; one for each thread. It keeps its memory, which stays below a few times that of the longest frame it
+/// has met.
 pub struct Decoder {
-    zstd: Decompressor,
+    runs: RunReader,
+    difference: DifferenceReader,
     scratch: Vec<u8>,
 }
 
 impl Decoder {
     /// A decoder.
     pub fn new() -> Result<Self> {
-        Ok(Decoder { zstd: Decompressor::new()?, scratch: Vec::new() })
+        Ok(Decoder { runs: RunReader::new()?, difference: DifferenceReader::default(), scratch: Vec::new() })
     }
 
     /// Appends the raw bytes of `frame`, which must be exactly one frame, to `out`; `Kind::Damaged`, leaving `out` as
-    /// it was, if it is none.
+    /// it was, if it is none or needs a base.
     pub fn decode(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        match FrameHeader::read(frame)?.codec.needs_base() {
+            true => Err(Error::damaged("a frame needs a base where none can be")),
+            false => self.decode_against(frame, &[], out),
+        }
+    }
+
+    /// As [`Decoder::decode`], for a frame that may need the contents of its base chunks, one behind the other. With
+    /// another base than it was made with, a frame is refused or gives other bytes.
+    pub fn decode_against(&mut self, frame: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
-        let decoded = self.decode_into(frame, out);
+        let decoded = self.decode_into(frame, base, out);
         if decoded.is_err() {
             out.truncate(start);
         }
         decoded
     }
 
-    /// As [`Decoder::decode`], for a frame that may need the contents of its base chunks, one behind the other.
-    pub fn decode_against(&mut self, frame: &[u8], _base: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        self.decode(frame, out)
-    }
-
-    fn decode_into(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    fn decode_into(&mut self, frame: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let header = FrameHeader::read(frame)?;
         let raw_len = header.raw_len()?;
         let payload = &frame[FRAME_HEADER_BYTES..];
@@ -47,23 +56,21 @@ impl Decoder {
                 expect_raw_len(payload, raw_len)?;
                 out.extend_from_slice(payload);
             }
-            Codec::Zstd => self.zstd.append(payload, raw_len, out)?,
-            Codec::Planes => {
-                let parts = PlaneParts::read(&header, payload)?;
+            Codec::Zstd => self.runs.zstd.append(payload, raw_len, out)?,
+            Codec::Prefix => entropy::decompress_against(payload, base, raw_len, out)?,
+            Codec::Planes | Codec::Difference | Codec::Palette => {
                 out.reserve(raw_len);
-                out.extend_from_slice(parts.head);
-                self.merge(&parts, &mut |piece| {
+                self.decode_words(&header, payload, base, &mut |piece| {
                     out.extend_from_slice(piece);
                     true
                 })?;
-                out.extend_from_slice(parts.tail);
             }
         }
         Ok(())
     }
 
-    /// Whether `frame` decodes to `raw`; an error if it does not decode.
-    pub(super) fn holds(&mut self, frame: &[u8], raw: &[u8]) -> Result<bool> {
+    /// Whether `frame` decodes to `raw` with `base`; an error if it does not decode.
+    pub(super) fn holds(&mut self, frame: &[u8], base: &[u8], raw: &[u8]) -> Result<bool> {
         let header = FrameHeader::read(frame)?;
         let payload = &frame[FRAME_HEADER_BYTES..];
         if header.raw_len()? != raw.len() {
@@ -72,25 +79,47 @@ impl Decoder {
         match header.codec {
             Codec::Raw => Ok(payload == raw),
             Codec::Zstd => {
-                if self.scratch.len() < raw.len() {
-                    self.scratch.resize(raw.len(), 0);
-                }
+                grow(&mut self.scratch, raw.len());
                 let decoded = &mut self.scratch[..raw.len()];
-                self.zstd.fill(payload, decoded)?;
+                self.runs.zstd.fill(payload, decoded)?;
                 Ok(decoded == raw)
             }
-            Codec::Planes => {
-                let parts = PlaneParts::read(&header, payload)?;
-                let (head, rest) = raw.split_at(parts.head.len());
-                let (mut body, tail) = rest.split_at(rest.len() - parts.tail.len());
-                let merged = self.merge(&parts, &mut |piece| match body.split_at_checked(piece.len()) {
-                    Some((expected, rest)) => {
-                        body = rest;
-                        expected == piece
+            Codec::Prefix => {
+                self.scratch.clear();
+                entropy::decompress_against(payload, base, raw.len(), &mut self.scratch)?;
+                Ok(self.scratch == raw)
+            }
+            Codec::Planes | Codec::Difference | Codec::Palette => {
+                let mut expected = raw;
+                let taken = self.decode_words(&header, payload, base, &mut |piece| match expected
+                    .split_at_checked(piece.len())
+                {
+                    Some((same, rest)) => {
+                        expected = rest;
+                        same == piece
                     }
                     None => false,
                 })?;
-                Ok(merged && body.is_empty() && head == parts.head && tail == parts.tail)
+                Ok(taken && expected.is_empty())
+            }
+        }
+    }
+
+    /// Decodes a frame of words and hands the raw bytes to `sink` piece by piece; ends early when it returns false.
+    /// Returns whether all pieces were taken.
+    fn decode_words(
+        &mut self,
+        header: &FrameHeader,
+        payload: &[u8],
+        base: &[u8],
+        sink: &mut impl FnMut(&[u8]) -> bool,
+    ) -> Result<bool> {
+        match header.codec {
+            Codec::Difference => self.difference.read(&mut self.runs, header, payload, base, sink),
+            Codec::Palette => palette::read(&mut self.runs, header, payload, &mut self.scratch, sink),
+            _ => {
+                let parts = PlaneParts::read(header, payload)?;
+                Ok(sink(parts.head) && self.merge(&parts, sink)? && sink(parts.tail))
             }
         }
     }
@@ -99,24 +128,18 @@ impl Decoder {
     fn merge(&mut self, parts: &PlaneParts<'_>, sink: &mut impl FnMut(&[u8]) -> bool) -> Result<bool> {
         let words = parts.words;
         let width = parts.layout.width();
-        let decoded = parts.planes[..width].iter().filter(|plane| !matches!(plane, StoredPlane::Raw(_))).count();
-        if self.scratch.len() < decoded * words {
-            self.scratch.resize(decoded * words, 0);
-        }
+        let decoded = parts.planes[..width].iter().filter(|plane| !matches!(plane, StoredRun::Raw(_))).count();
+        grow(&mut self.scratch, decoded * words);
         let mut scratch = &mut self.scratch[..];
         let mut planes: [&[u8]; PLANES_MAX] = [&[]; PLANES_MAX];
         for (plane, stored) in planes.iter_mut().zip(&parts.planes[..width]) {
-            if let StoredPlane::Raw(bytes) = stored {
+            if let StoredRun::Raw(bytes) = stored {
                 *plane = bytes;
                 continue;
             }
             let (place, rest) = std::mem::take(&mut scratch).split_at_mut(words);
             scratch = rest;
-            match stored {
-                StoredPlane::Constant(byte) => place.fill(*byte),
-                StoredPlane::Coded(bytes) => self.zstd.fill(bytes, place)?,
-                StoredPlane::Raw(_) => {}
-            }
+            self.runs.fill(*stored, place)?;
             *plane = place;
         }
         Ok(planes::merge(parts.layout, &planes, words, sink))

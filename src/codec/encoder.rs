@@ -5,22 +5,24 @@
 //!
 //! The same bytes and settings give the same frame with the same version of libzstd; no reader relies on that.
 
-use super::base::Base;
 use super::decoder::Decoder;
+use super::difference::DifferenceWriter;
 use super::entropy::Compressor;
-use super::frame::{Codec, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, FrameHeader, PLANE_HEADER_BYTES, plane_mode};
+use super::frame::{Codec, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX, FrameHeader};
+use super::palette::Palette;
 use super::planes::{self, PlaneLayout};
-use super::sample::{PlaneHint, PlanePlan, Repeats, Sampler, Verdict};
+use super::runs::{RUN_HEADER_BYTES, RunWriter, is_constant, run_mode};
+use super::sample::{PlanePlan, Repeats, Sampler, Verdict};
 use crate::error::{Error, Kind, Result};
 
 /// The level of zstd when none is asked for.
 const LEVEL_DEFAULT: i32 = 3;
 
-/// The level of zstd for planes with runs: higher ones cost more time than they save (measured on AdamW states).
-const LEVEL_PLANES: i32 = -3;
-
 /// Bytes on which planes and zstd are tried against each other.
 const TRIAL_BYTES: usize = 8 << 10;
+
+/// The share of what planes cost below which a table of words is tried.
+const PALETTE_SHARE: f32 = 0.95;
 
 /// What an encoder may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +46,14 @@ pub struct Encoded {
 
 /// Makes frames; one for each thread. It keeps its memory, so that nothing is allocated per frame once it is warm.
 pub struct Encoder {
-    compression: Compression,
-    huffman: Compressor,
-    matching: Compressor,
-    general: Compressor,
-    sampler: Sampler,
+    pub(super) compression: Compression,
+    pub(super) runs: RunWriter,
+    general: Compressor<'static>,
+    pub(super) sampler: Sampler,
+    pub(super) difference: DifferenceWriter,
+    palette: Palette,
     planes: Vec<u8>,
-    other: Vec<u8>,
+    pub(super) other: Vec<u8>,
     decoder: Decoder,
 }
 
@@ -63,10 +66,11 @@ impl Encoder {
         };
         Ok(Encoder {
             compression,
-            huffman: Compressor::huffman_only()?,
-            matching: Compressor::at_level(LEVEL_PLANES)?,
+            runs: RunWriter::new()?,
             general: Compressor::at_level(level)?,
             sampler: Sampler::new(),
+            difference: DifferenceWriter::default(),
+            palette: Palette::new(),
             planes: Vec::new(),
             other: Vec::new(),
             decoder: Decoder::new()?,
@@ -79,19 +83,14 @@ impl Encoder {
     /// Fails (leaving `out` as it was) if `raw` is longer than [`FRAME_RAW_BYTES_MAX`], or if even its copy differs.
     pub fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
         let start = out.len();
-        if raw.len() as u64 > FRAME_RAW_BYTES_MAX {
-            return Err(Error::new(
-                Kind::Failed,
-                format!("{} bytes do not fit into a frame of at most {FRAME_RAW_BYTES_MAX}", raw.len()),
-            ));
-        }
+        expect_fits(raw)?;
         let encoded = self.encode_unchecked(raw, out);
         self.settle(encoded, raw, start, out)
     }
 
-    /// As [`Encoder::encode`], but against `base` if that makes the frame clearly smaller.
-    pub fn encode_against(&mut self, raw: &[u8], _base: &Base<'_>, out: &mut Vec<u8>) -> Result<Encoded> {
-        Ok(Encoded { codec: self.encode(raw, out)?, needs_base: false })
+    /// Whether `frame` decodes to `raw` with `base`.
+    pub(super) fn holds(&mut self, frame: &[u8], base: &[u8], raw: &[u8]) -> bool {
+        self.decoder.holds(frame, base, raw).unwrap_or(false)
     }
 
     /// Keeps the frame at `start` if it decodes to `raw`; otherwise puts a raw frame in its place, and checks that.
@@ -103,15 +102,15 @@ impl Encoder {
         out: &mut Vec<u8>,
     ) -> Result<Codec> {
         if let Ok(codec) = encoded
-            && self.decoder.holds(&out[start..], raw).unwrap_or(false)
+            && self.holds(&out[start..], &[], raw)
         {
             return Ok(codec);
         }
         out.truncate(start);
         append_raw(raw, out);
-        match self.decoder.holds(&out[start..], raw) {
-            Ok(true) => Ok(Codec::Raw),
-            _ => {
+        match self.holds(&out[start..], &[], raw) {
+            true => Ok(Codec::Raw),
+            false => {
                 out.truncate(start);
                 Err(Error::new(Kind::Failed, "a copy of bytes in memory differs from the bytes")
                     .with_hint("test this machine's memory"))
@@ -135,6 +134,7 @@ impl Encoder {
         let codec = match self.choose(raw)? {
             Choice::Raw => Codec::Raw,
             Choice::Planes(plan) => self.append_planes(&plan, raw, out)?,
+            Choice::Palette(layout, verdict) => self.append_palette(layout, verdict, raw, out)?,
             Choice::Zstd => self.append_zstd(raw, out)?,
             Choice::Smaller(plan) => self.append_smaller(&plan, raw, out)?,
         };
@@ -150,12 +150,69 @@ impl Encoder {
 
     /// Turns the sample's verdict into a choice, with a trial on a part where it leaves the matter open.
     fn choose(&mut self, raw: &[u8]) -> Result<Choice> {
-        let Verdict { planes, repeats } = self.sampler.judge(raw);
+        let verdict = self.sampler.judge(raw);
+        match verdict.planes.and_then(|plan| self.palette_layout(&plan)) {
+            Some(layout) => Ok(Choice::Palette(layout, verdict)),
+            None => self.choose_by(verdict, raw),
+        }
+    }
+
+    /// Turns a verdict into a choice without palettes.
+    fn choose_by(&mut self, Verdict { planes, repeats }: Verdict, raw: &[u8]) -> Result<Choice> {
         match (planes, repeats) {
             (Some(plan), Repeats::Unlikely) => Ok(Choice::Planes(plan)),
             (None, Repeats::Found) => Ok(Choice::Zstd),
             (plan, _) => self.try_part(plan, repeats, raw),
         }
+    }
+
+    /// The words of which the sample holds so few that a table of them is shorter than planes.
+    fn palette_layout(&mut self, plan: &PlanePlan) -> Option<PlaneLayout> {
+        let width = plan.layout.width();
+        // Where words begin shows only in planes of rotated ones.
+        let phases = [plan.layout.phase(), 0, width / 2];
+        let known = if plan.layout.rotation() > 0 { &phases[..1] } else { &phases[1..] };
+        known.iter().find_map(|&phase| {
+            let sample = self.sampler.sample().get(phase..)?;
+            let worth = self.palette.learn(width, sample) && self.palette.bits(width) < PALETTE_SHARE * plan.bits;
+            if worth { PlaneLayout::new(plan.layout.width_log2(), 0, phase as u8) } else { None }
+        })
+    }
+
+    /// Appends a palette, or zstd if repeats make that shorter; if the words are too many after all, planes.
+    fn append_palette(
+        &mut self,
+        layout: PlaneLayout,
+        verdict: Verdict,
+        raw: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Codec> {
+        let start = out.len();
+        let Some(words) = layout.words(raw.len()) else { return Ok(Codec::Raw) };
+        let (head, rest) = raw.split_at(layout.phase());
+        let (body, tail) = rest.split_at(words * layout.width());
+        if !self.palette.learn(layout.width(), body) {
+            return match self.choose_by(verdict, raw)? {
+                Choice::Planes(plan) | Choice::Smaller(plan) => self.append_planes(&plan, raw, out),
+                Choice::Zstd => self.append_zstd(raw, out),
+                Choice::Raw | Choice::Palette(..) => Ok(Codec::Raw),
+            };
+        }
+        FrameHeader::write(Codec::Palette, layout.codes(), 0, raw.len(), out);
+        self.palette.append(&mut self.runs, layout.width(), [head, tail], out)?;
+        if verdict.repeats == Repeats::Unlikely {
+            return Ok(Codec::Palette);
+        }
+        let mut other = std::mem::take(&mut self.other);
+        other.clear();
+        let appended = self.append_zstd(raw, &mut other);
+        let smaller = appended.is_ok() && other.len() < out.len() - start;
+        if smaller {
+            out.truncate(start);
+            out.extend_from_slice(&other);
+        }
+        self.other = other;
+        Ok(if smaller { Codec::Zstd } else { Codec::Palette })
     }
 
     fn try_part(&mut self, plan: Option<PlanePlan>, repeats: Repeats, raw: &[u8]) -> Result<Choice> {
@@ -188,7 +245,7 @@ impl Encoder {
     }
 
     fn append_zstd(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
-        FrameHeader::write(Codec::Zstd, None, raw.len(), out);
+        FrameHeader::write(Codec::Zstd, (0, 0), 0, raw.len(), out);
         self.general.append(raw, out)?;
         Ok(Codec::Zstd)
     }
@@ -217,47 +274,25 @@ impl Encoder {
             self.planes.resize(body.len(), 0);
         }
         planes::split(layout, body, &mut self.planes);
-        FrameHeader::write(Codec::Planes, Some(layout), raw.len(), out);
+        FrameHeader::write(Codec::Planes, layout.codes(), 0, raw.len(), out);
         out.extend_from_slice(head);
         out.extend_from_slice(tail);
         for (k, &hint) in plan.hints.iter().enumerate().take(layout.width()) {
             let plane = &self.planes[k * words..(k + 1) * words];
-            let start = out.len();
-            out.extend_from_slice(&[0; PLANE_HEADER_BYTES]);
-            let mode = match hint {
-                _ if is_constant(plane) => {
-                    out.extend_from_slice(&plane[..plane.len().min(1)]);
-                    if plane.is_empty() { plane_mode::RAW } else { plane_mode::CONSTANT }
-                }
-                PlaneHint::Raw => {
-                    out.extend_from_slice(plane);
-                    plane_mode::RAW
-                }
-                PlaneHint::Huffman | PlaneHint::Runs => {
-                    let mut stored = self.huffman.append(plane, out)?;
-                    if hint == PlaneHint::Runs {
-                        let by_matches = self.matching.append(plane, out)?;
-                        if by_matches < stored {
-                            let at = start + PLANE_HEADER_BYTES;
-                            out.copy_within(at + stored.., at);
-                            stored = by_matches;
-                        }
-                        out.truncate(start + PLANE_HEADER_BYTES + stored);
-                    }
-                    if stored < plane.len() {
-                        plane_mode::CODED
-                    } else {
-                        out.truncate(start + PLANE_HEADER_BYTES);
-                        out.extend_from_slice(plane);
-                        plane_mode::RAW
-                    }
-                }
-            };
-            let stored = (out.len() - start - PLANE_HEADER_BYTES) as u32;
-            out[start] = mode;
-            out[start + 1..start + PLANE_HEADER_BYTES].copy_from_slice(&stored.to_le_bytes());
+            self.runs.append(plane, hint, out)?;
         }
         Ok(Codec::Planes)
+    }
+}
+
+/// Refuses bytes that are too many for a frame.
+pub(super) fn expect_fits(raw: &[u8]) -> Result<()> {
+    match raw.len() as u64 > FRAME_RAW_BYTES_MAX {
+        false => Ok(()),
+        true => Err(Error::new(
+            Kind::Failed,
+            format!("{} bytes do not fit into a frame of at most {FRAME_RAW_BYTES_MAX}", raw.len()),
+        )),
     }
 }
 
@@ -266,25 +301,22 @@ enum Choice {
     Raw,
     Zstd,
     Planes(PlanePlan),
+    /// A table of words, perhaps zstd.
+    Palette(PlaneLayout, Verdict),
     /// Both planes and zstd, keeping the smaller.
     Smaller(PlanePlan),
 }
 
 fn append_raw(raw: &[u8], out: &mut Vec<u8>) {
-    FrameHeader::write(Codec::Raw, None, raw.len(), out);
+    FrameHeader::write(Codec::Raw, (0, 0), 0, raw.len(), out);
     out.extend_from_slice(raw);
 }
 
 /// The payload of a frame of one constant plane.
-pub(super) const CONSTANT_PAYLOAD_BYTES: usize = PLANE_HEADER_BYTES + 1;
+pub(super) const CONSTANT_PAYLOAD_BYTES: usize = RUN_HEADER_BYTES + 1;
 
 /// A frame of `raw_len` times the same byte: one constant plane of single bytes.
 fn append_constant(byte: u8, raw_len: usize, out: &mut Vec<u8>) {
-    FrameHeader::write(Codec::Planes, PlaneLayout::new(0, 0, 0), raw_len, out);
-    out.extend_from_slice(&[plane_mode::CONSTANT, 1, 0, 0, 0, byte]);
-}
-
-/// True if all bytes are equal: each equals its neighbour, which compares at the speed of memory.
-fn is_constant(bytes: &[u8]) -> bool {
-    bytes.is_empty() || bytes[1..] == bytes[..bytes.len() - 1]
+    FrameHeader::write(Codec::Planes, (0, 0), 0, raw_len, out);
+    out.extend_from_slice(&[run_mode::CONSTANT, 1, 0, 0, 0, byte]);
 }

@@ -17,11 +17,11 @@ use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DParameter, FrameFormat, Par
 const LEVEL_WITHOUT_MATCHES: i32 = -100_000;
 
 /// A compressor with fixed settings; keeps its working memory between calls.
-pub(super) struct Compressor {
-    context: CCtx<'static>,
+pub(super) struct Compressor<'base> {
+    context: CCtx<'base>,
 }
 
-impl Compressor {
+impl Compressor<'_> {
     /// Huffman coding only.
     pub(super) fn huffman_only() -> Result<Self> {
         let mut compressor = Compressor::at_level(LEVEL_WITHOUT_MATCHES)?;
@@ -61,12 +61,39 @@ impl Compressor {
     }
 }
 
-/// Reads what any [`Compressor`] wrote; keeps its working memory between calls.
-pub(super) struct Decompressor {
-    context: DCtx<'static>,
+/// Bytes of base and content together beyond which nothing is compressed against a base, as logarithm to base 2.
+const WINDOW_LOG_MAX: u32 = 26;
+
+/// Appends `bytes` compressed at `level` against `base` to `out`; on an error, and if both together are longer than 64 MiB,
+/// `out` is unchanged and the answer an error.
+pub(super) fn append_against(level: i32, bytes: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<usize> {
+    let window_log = (bytes.len() + base.len()).next_power_of_two().ilog2().max(10);
+    if window_log > WINDOW_LOG_MAX {
+        return Err(Error::new(Kind::Failed, "a base is too long to compress against"));
+    }
+    // A context of its own, since it borrows the base.
+    let mut compressor = Compressor::at_level(level)?;
+    compressor.set(CParameter::WindowLog(window_log))?;
+    compressor.set(CParameter::EnableLongDistanceMatching(false))?;
+    compressor.context.ref_prefix(base).map_err(|code| failed("setting up zstd", code))?;
+    compressor.append(bytes, out)
 }
 
-impl Decompressor {
+/// Appends exactly `len` bytes that [`append_against`] compressed against `base` to `out`; `Kind::Damaged` if `stored`
+/// holds anything else (`out` may have grown then).
+pub(super) fn decompress_against(stored: &[u8], base: &[u8], len: usize, out: &mut Vec<u8>) -> Result<()> {
+    // What is decoded at once needs no window of its own, whatever length of it the stream claims.
+    let mut decompressor = Decompressor::new()?;
+    decompressor.context.ref_prefix(base).map_err(damaged)?;
+    decompressor.append(stored, len, out)
+}
+
+/// Reads what any [`Compressor`] wrote; keeps its working memory between calls.
+pub(super) struct Decompressor<'base> {
+    context: DCtx<'base>,
+}
+
+impl Decompressor<'_> {
     /// A decompressor.
     pub(super) fn new() -> Result<Self> {
         let mut context =

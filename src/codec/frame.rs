@@ -5,7 +5,9 @@
 //!
 //! Nothing is decoded here: what a plane's compressed bytes hold only the decoder finds out.
 
+use super::difference::DifferencePlan;
 use super::planes::{PLANES_MAX, PlaneLayout};
+use super::runs::StoredRun;
 use crate::bytes::bounded_len;
 use crate::error::{Error, Result};
 
@@ -15,8 +17,8 @@ pub const FRAME_RAW_BYTES_MAX: u64 = 1 << 24;
 /// Bytes before the payload of a frame.
 pub const FRAME_HEADER_BYTES: usize = 8;
 
-/// Bytes of mode and length before the data of a plane.
-pub(super) const PLANE_HEADER_BYTES: usize = 5;
+/// The most chunks that the content of a base is made of.
+pub(super) const BASE_CHUNKS_MAX: u8 = 8;
 
 /// How the payload of a frame is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +29,12 @@ pub enum Codec {
     Zstd,
     /// Byte planes of numbers, each coded by itself.
     Planes,
+    /// Differences of words to what a base lets expect.
+    Difference,
+    /// One zstd stream that refers to a base before it.
+    Prefix,
+    /// A table of the few words that occur, and which of them stands where.
+    Palette,
 }
 
 impl Codec {
@@ -36,6 +44,9 @@ impl Codec {
             Codec::Raw => "raw",
             Codec::Zstd => "zstd",
             Codec::Planes => "planes",
+            Codec::Difference => "difference",
+            Codec::Prefix => "prefix",
+            Codec::Palette => "palette",
         }
     }
 
@@ -45,6 +56,9 @@ impl Codec {
             Codec::Raw => 1,
             Codec::Zstd => 2,
             Codec::Planes => 3,
+            Codec::Difference => 4,
+            Codec::Prefix => 5,
+            Codec::Palette => 6,
         }
     }
 
@@ -54,8 +68,16 @@ impl Codec {
             1 => Some(Codec::Raw),
             2 => Some(Codec::Zstd),
             3 => Some(Codec::Planes),
+            4 => Some(Codec::Difference),
+            5 => Some(Codec::Prefix),
+            6 => Some(Codec::Palette),
             _ => None,
         }
+    }
+
+    /// True if a frame of this codec can only be decoded with its base.
+    pub const fn needs_base(self) -> bool {
+        matches!(self, Codec::Difference | Codec::Prefix)
     }
 }
 
@@ -64,11 +86,12 @@ impl Codec {
 pub struct FrameHeader {
     /// How the payload is coded.
     pub codec: Codec,
-    /// For planes: logarithm of the word's width in the low half, bits of rotation in the high one. Otherwise 0.
+    /// For words: logarithm of their width in the low half; in the high one bits of rotation (planes) or how they are
+    /// predicted (differences). Otherwise 0.
     pub element: u8,
-    /// For planes: bytes before the first whole word. Otherwise 0.
+    /// For planes and palettes: bytes before the first whole word. For differences: how they are sorted. Otherwise 0.
     pub phase: u8,
-    /// Frames needed to decode this one; 0 in this version.
+    /// Chunks whose content is needed to decode this frame: 1 to 8 if the codec needs a base, otherwise 0.
     pub base_count: u8,
     /// Bytes after decoding, at most [`FRAME_RAW_BYTES_MAX`].
     pub raw_bytes: u64,
@@ -85,16 +108,21 @@ impl FrameHeader {
         let raw_bytes = u64::from(u32::from_le_bytes([a, b, c, d]));
         bounded_len(raw_bytes, FRAME_RAW_BYTES_MAX, "a frame")?;
         let header = FrameHeader { codec, element, phase, base_count, raw_bytes };
-        if base_count != 0 || (codec != Codec::Planes && (element, phase) != (0, 0)) {
-            return Err(Error::damaged(format!("a frame has impossible parameters: {header:?}")));
+        let has_parameters = match codec {
+            Codec::Raw | Codec::Zstd | Codec::Prefix => (element, phase) == (0, 0),
+            Codec::Planes | Codec::Palette => header.layout().is_ok(),
+            Codec::Difference => DifferencePlan::from_codes(element, phase).is_some(),
+        };
+        let bases = if codec.needs_base() { 1..=BASE_CHUNKS_MAX } else { 0..=0 };
+        match has_parameters && bases.contains(&base_count) {
+            true => Ok(header),
+            false => Err(Error::damaged(format!("a frame has impossible parameters: {header:?}"))),
         }
-        Ok(header)
     }
 
-    /// The header of `raw_len` raw bytes, which the caller has bounded.
-    pub(super) fn write(codec: Codec, layout: Option<PlaneLayout>, raw_len: usize, out: &mut Vec<u8>) {
-        let (element, phase) = layout.map_or((0, 0), |layout| (layout.element_code(), layout.phase_code()));
-        out.extend_from_slice(&[codec.code(), element, phase, 0]);
+    /// Writes the header of `raw_len` raw bytes, which the caller has bounded.
+    pub(super) fn write(codec: Codec, (element, phase): (u8, u8), base_count: u8, raw_len: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[codec.code(), element, phase, base_count]);
         out.extend_from_slice(&(raw_len as u32).to_le_bytes());
     }
 
@@ -103,26 +131,12 @@ impl FrameHeader {
         bounded_len(self.raw_bytes, FRAME_RAW_BYTES_MAX, "a frame")
     }
 
-    /// The layout of planes.
-    fn layout(&self) -> Result<PlaneLayout> {
+    /// The layout of planes, or of the words of a palette, which are not rotated.
+    pub(super) fn layout(&self) -> Result<PlaneLayout> {
         PlaneLayout::from_codes(self.element, self.phase)
+            .filter(|layout| self.codec == Codec::Planes || layout.rotation() == 0)
             .ok_or_else(|| Error::damaged(format!("a frame has impossible parameters: {self:?}")))
     }
-}
-
-/// How one plane is stored.
-pub(super) mod plane_mode {
-    pub(in crate::codec) const RAW: u8 = 0;
-    pub(in crate::codec) const CODED: u8 = 1;
-    pub(in crate::codec) const CONSTANT: u8 = 2;
-}
-
-/// One plane as it stands in a frame.
-#[derive(Clone, Copy)]
-pub(super) enum StoredPlane<'a> {
-    Raw(&'a [u8]),
-    Coded(&'a [u8]),
-    Constant(u8),
 }
 
 /// The payload of planes, taken apart and checked except for what decoding the planes will show.
@@ -132,7 +146,7 @@ pub(super) struct PlaneParts<'a> {
     pub(super) head: &'a [u8],
     pub(super) tail: &'a [u8],
     /// As many as the layout is wide; the rest is empty.
-    pub(super) planes: [StoredPlane<'a>; PLANES_MAX],
+    pub(super) planes: [StoredRun<'a>; PLANES_MAX],
 }
 
 impl<'a> PlaneParts<'a> {
@@ -144,18 +158,9 @@ impl<'a> PlaneParts<'a> {
         let tail_len = raw_len - layout.phase() - words * layout.width();
         let (head, rest) = payload.split_at_checked(layout.phase()).ok_or_else(short)?;
         let (tail, mut rest) = rest.split_at_checked(tail_len).ok_or_else(short)?;
-        let mut planes = [StoredPlane::Raw(&[]); PLANES_MAX];
+        let mut planes = [StoredRun::Raw(&[]); PLANES_MAX];
         for plane in &mut planes[..layout.width()] {
-            let (&[mode, a, b, c, d], behind) = rest.split_first_chunk::<PLANE_HEADER_BYTES>().ok_or_else(short)?;
-            let stored_len = bounded_len(u32::from_le_bytes([a, b, c, d]).into(), behind.len() as u64, "a plane")?;
-            let (data, behind) = behind.split_at_checked(stored_len).ok_or_else(short)?;
-            *plane = match (mode, data) {
-                (plane_mode::RAW, _) if data.len() == words => StoredPlane::Raw(data),
-                (plane_mode::CODED, _) => StoredPlane::Coded(data),
-                (plane_mode::CONSTANT, &[byte]) => StoredPlane::Constant(byte),
-                _ => return Err(Error::damaged(format!("a plane of mode {mode} holds {stored_len} bytes"))),
-            };
-            rest = behind;
+            *plane = StoredRun::read(&mut rest, words)?;
         }
         match rest.is_empty() {
             true => Ok(PlaneParts { layout, words, head, tail, planes }),

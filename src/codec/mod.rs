@@ -9,15 +9,20 @@
 //!
 //! `docs/FORMAT.md` describes the bytes.
 
+mod against;
 mod base;
 mod decoder;
+mod difference;
 mod encoder;
 mod entropy;
 mod frame;
+mod palette;
 mod planes;
+mod runs;
 mod sample;
 #[cfg(test)]
 mod synthetic;
+mod words;
 
 pub use base::{Base, Relation};
 pub use decoder::Decoder;

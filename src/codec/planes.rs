@@ -32,14 +32,14 @@ impl PlaneLayout {
         PlaneLayout::new(element & 0x0f, element >> 4, phase)
     }
 
-    /// The element byte of a frame header: the logarithm of the width below, the rotation above.
-    pub(super) fn element_code(self) -> u8 {
-        self.rotation << 4 | self.width_log2
+    /// The element byte of a frame header (the logarithm of the width below, the rotation above) and the phase byte.
+    pub(super) fn codes(self) -> (u8, u8) {
+        (self.rotation << 4 | self.width_log2, self.phase)
     }
 
-    /// The phase byte of a frame header.
-    pub(super) fn phase_code(self) -> u8 {
-        self.phase
+    /// Logarithm to base 2 of the bytes of one word.
+    pub(super) fn width_log2(self) -> u8 {
+        self.width_log2
     }
 
     /// Bytes of one word, and so the number of planes: 1, 2, 4 or 8.
@@ -288,7 +288,8 @@ mod tests {
     #[test]
     fn a_layout_survives_its_codes_and_others_are_refused() {
         for layout in layouts() {
-            assert_eq!(PlaneLayout::from_codes(layout.element_code(), layout.phase_code()), Some(layout));
+            let (element, phase) = layout.codes();
+            assert_eq!(PlaneLayout::from_codes(element, phase), Some(layout));
         }
         for (width_log2, rotation, phase) in [(4, 0, 0), (0, 1, 0), (1, 0, 2), (3, 0, 8), (0, 0, 1)] {
             assert_eq!(PlaneLayout::new(width_log2, rotation, phase), None);

@@ -148,6 +148,11 @@ impl Sampler {
         Verdict { planes: planes.map(|plan| plan.careful(repeats)), repeats }
     }
 
+    /// The bytes that [`Sampler::judge`] looked at: whole groups of eight, none longer than 4 KiB in all.
+    pub(super) fn sample(&self) -> &[u8] {
+        &self.sample
+    }
+
     /// Gathers the sample: all of `raw` if it is short, otherwise windows at equal distances, at multiples of 8.
     fn take(&mut self, raw: &[u8]) {
         self.sample.clear();
@@ -300,7 +305,7 @@ fn merged(histograms: &[Histogram; 8], class: usize, width: usize) -> Histogram 
 
 /// The order-0 entropy behind a histogram of at most [`SAMPLE_BYTES`] samples in bits per byte, with the correction of
 /// Miller and Madow (1955) for the smallness of the sample; 8 where that is too near to tell, 0 for an empty histogram.
-fn entropy_bits(histogram: &Histogram) -> f32 {
+pub(super) fn entropy_bits(histogram: &Histogram) -> f32 {
     const LANES: usize = 16;
     let mut weighted = [0.0f32; LANES];
     let mut total = [0u16; LANES];

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod open;
 pub mod page_cache;
 pub mod part_file;
+pub mod pieces;
 mod placing;
 mod remove;
 pub mod scan;

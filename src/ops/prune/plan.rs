@@ -131,14 +131,13 @@ pub(super) fn plan(
     orphans.sort_unstable();
     // By count, not by bytes: a chunk may be so small a part of its frame that its share rounds to nothing.
     let (needed, unused): (Vec<_>, Vec<_>) = packs.into_iter().partition(|p| p.used.chunks > 0);
-    let not_copied = repo.index().packs_with_bases()?;
-    let (staying, sparse) = choose_sparse(needed, max_unused, &|pack| !not_copied.contains(&pack.id));
+    let (staying, sparse) = choose_sparse(needed, max_unused);
     let mut plan = Plan { staying, sparse, unused, orphans };
     settle_homes(survey, &mut plan)?;
     Ok(plan)
 }
 
-/// Packs that share live chunks with others and do not hold the bytes they should. A copy may only go because another
+/// Packs that share chunks with others, or hold what such chunks are coded against, and do not hold the bytes they should. A copy may only go because another
 /// stays if that other one is sound, and only reading it tells. Such packs are few: what two hosts stored at once, or
 /// what was stored again after damage.
 fn spoilt_homes(repo: &Repo, survey: &Survey<'_>, present: &HashMap<PackId, u64>) -> Result<HashSet<PackId>> {
@@ -160,7 +159,6 @@ fn mark(repo: &Repo, survey: &Survey<'_>, snapshots: &[Snapshot], observer: &dyn
     observer.on_event(&Event::Phase { name: "marking", bytes_total: Some(bytes_total), files_total: None });
     let mut first: Option<Unreadable> = None;
     reach::mark(repo, survey, snapshots, observer, &mut |found| first = first.take().or(Some(found)))?;
-    survey.mark_bases()?;
     match first {
         None => Ok(()),
         Some(found) => Err(refusal(Error::damaged(format!(
@@ -192,23 +190,22 @@ fn rank_by_density(survey: &Survey<'_>, whole: &[&KnownPack]) -> Result<Vec<Plan
     Ok(packs)
 }
 
-/// An error if any live chunk has no home in a usable pack.
+/// An error if any live chunk cannot be had from usable packs.
 pub(super) fn refuse_homeless(survey: &Survey<'_>) -> Result<()> {
     match survey.homeless(1)? {
         (0, _) => Ok(()),
         (count, some) => {
             let example = some.first().map(|id| format!(", {} for one", id.short())).unwrap_or_default();
-            Err(refusal(Error::damaged(format!("{count} chunks that snapshots need are in no whole pack{example}"))))
+            let text = format!(
+                "{count} chunks that snapshots need are in no whole pack, or need others that are in none{example}"
+            );
+            Err(refusal(Error::damaged(text)))
         }
     }
 }
 
 /// The sparsest packs, as many as bring the unused bytes of the rest under the limit.
-fn choose_sparse(
-    needed: Vec<PlannedPack>,
-    max_unused: MaxUnused,
-    can_be_copied: &dyn Fn(&PlannedPack) -> bool,
-) -> (Vec<PlannedPack>, Vec<PlannedPack>) {
+fn choose_sparse(needed: Vec<PlannedPack>, max_unused: MaxUnused) -> (Vec<PlannedPack>, Vec<PlannedPack>) {
     let used: u64 = needed.iter().map(|p| p.used.bytes).sum();
     let limit = match max_unused {
         MaxUnused::Unlimited => u64::MAX,
@@ -218,8 +215,7 @@ fn choose_sparse(
         MaxUnused::Percent(percent) => (used as f64 * percent.max(0.0) / (100.0 - percent.max(0.0))) as u64,
     };
     let mut unused: u64 = needed.iter().map(PlannedPack::unused_bytes).sum();
-    let mut by_density: Vec<PackId> =
-        needed.iter().filter(|p| p.unused_bytes() > 0 && can_be_copied(p)).map(|p| p.id).collect();
+    let mut by_density: Vec<PackId> = needed.iter().filter(|p| p.unused_bytes() > 0).map(|p| p.id).collect();
     let of: HashMap<PackId, PlannedPack> = needed.iter().map(|p| (p.id, *p)).collect();
     by_density.sort_by_key(|id| (of[id].density(), std::cmp::Reverse(of[id].unused_bytes()), *id));
     let mut chosen = HashSet::new();

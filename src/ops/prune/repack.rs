@@ -1,7 +1,7 @@
 //! Copying what is needed out of sparse packs, as a transaction of its own.
 //!
 //! Every chunk is decoded and compared with its id on the way. A frame of which everything is needed is copied as it is,
-//! what is needed of another is coded anew. Frames that need bases are never here: their packs stay.
+//! with its bases if it has any: they stay or are copied, too. What is needed of another is coded anew.
 
 use super::PruneOptions;
 use super::plan::Plan;
@@ -10,6 +10,7 @@ use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
+use crate::repo::frame_cache::FrameCache;
 use crate::repo::index::survey::Survey;
 use crate::repo::pack::{self, PackKind, PackWriter};
 use crate::repo::pack_table::FrameRecord;
@@ -52,6 +53,7 @@ struct Copier<'t> {
     transaction: &'t Transaction<'t>,
     survey: &'t Survey<'t>,
     encoder: Encoder,
+    frames: FrameCache<'t>,
     /// Chunks that were copied: a pack may hold one twice.
     copied: HashSet<ChunkId>,
     data: Option<PackWriter>,
@@ -65,6 +67,7 @@ impl<'t> Copier<'t> {
             transaction,
             survey,
             encoder: Encoder::new(Compression::Auto)?,
+            frames: FrameCache::new(transaction.repo()),
             copied: HashSet::new(),
             data: None,
             tree: None,
@@ -79,7 +82,7 @@ impl<'t> Copier<'t> {
         for frame in summary.frames()? {
             let mut needed = Vec::with_capacity(frame.chunks.len());
             for &(chunk, _) in &frame.chunks {
-                needed.push(self.survey.belongs(chunk, rank)? && self.copied.insert(chunk));
+                needed.push(self.survey.belongs(chunk, rank, frame.offset)? && self.copied.insert(chunk));
             }
             if needed.contains(&true) {
                 self.copy_frame(id, summary.kind, frame, &needed)?;
@@ -91,12 +94,7 @@ impl<'t> Copier<'t> {
     fn copy_frame(&mut self, pack: PackId, kind: PackKind, frame: FrameRecord, needed: &[bool]) -> Result<()> {
         let repo = self.transaction.repo();
         let (mut stored, mut content) = (Vec::new(), Vec::new());
-        let range = ByteRange::new(frame.offset, u64::from(frame.stored_bytes))?;
-        let read = repo
-            .storage()
-            .read_range(&names::pack(pack)?, range, &mut stored)
-            .and_then(|()| repo.with_decoder(|decoder| decoder.decode(&stored, &mut content)));
-        if let Err(error) = read
+        if let Err(error) = self.read_frame(pack, &frame, &mut stored, &mut content)
             && error.kind() != Kind::Damaged
         {
             return Err(error);
@@ -131,6 +129,19 @@ impl<'t> Copier<'t> {
             chunks: kept,
         };
         self.append(kind, &coded, record)
+    }
+
+    fn read_frame(&self, pack: PackId, frame: &FrameRecord, stored: &mut Vec<u8>, content: &mut Vec<u8>) -> Result<()> {
+        let repo = self.transaction.repo();
+        let range = ByteRange::new(frame.offset, u64::from(frame.stored_bytes))?;
+        repo.storage().read_range(&names::pack(pack)?, range, stored)?;
+        match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
+            None => repo.with_decoder(|decoder| decoder.decode(stored, content)),
+            Some((id, _)) => {
+                let base = self.frames.read_bases(*id, &frame.bases)?;
+                repo.with_decoder(|decoder| decoder.decode_against(stored, &base, content))
+            }
+        }
     }
 
     fn append(&mut self, kind: PackKind, stored: &[u8], record: FrameRecord) -> Result<()> {

@@ -15,9 +15,9 @@ use crate::storage::{Published, Storage};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-type Contents = BTreeMap<String, Vec<u8>>;
+pub(super) type Contents = BTreeMap<String, Vec<u8>>;
 
-fn options() -> PruneOptions {
+pub(super) fn options() -> PruneOptions {
     PruneOptions {
         dry_run: false,
         max_unused: MaxUnused::Bytes(0),
@@ -28,17 +28,17 @@ fn options() -> PruneOptions {
     }
 }
 
-fn forget(storage: &SimulatedStorage, id: SnapshotId) {
+pub(super) fn forget(storage: &SimulatedStorage, id: SnapshotId) {
     assert_eq!(records::create_forgotten(storage, id, time(5)).expect("marked"), Published::Created);
 }
 
-fn pack_names(storage: &SimulatedStorage) -> Vec<String> {
+pub(super) fn pack_names(storage: &SimulatedStorage) -> Vec<String> {
     let names = storage.names();
     names.iter().filter(|n| names::pack_id(n).is_some()).map(ToString::to_string).collect()
 }
 
-/// Three snapshots that share files, the first of them forgotten; what the others hold.
-fn mixed() -> (SimulatedStorage, Vec<(Snapshot, Contents)>) {
+/// Snapshots that share files, and chunks that are coded against others, two of them forgotten; what the others hold.
+pub(super) fn mixed() -> (SimulatedStorage, Vec<(Snapshot, Contents)>) {
     let storage = test_support::storage();
     let repo = test_support::open(&storage);
     let file = |seed: u64| Node::File(noise(seed, 30_000 + seed as usize * 1000));
@@ -49,12 +49,17 @@ fn mixed() -> (SimulatedStorage, Vec<(Snapshot, Contents)>) {
     );
     let b = test_support::save(&repo, 2, &[("b", file(2)), ("e", file(5)), ("f", Node::File(vec![0; 50_000]))]);
     let c = test_support::save(&repo, 3, &[("c", file(3)), ("b", file(2)), ("e", file(5))]);
-    let live = [b, c].map(|s| (s.clone(), contents(&repo, &s).expect("sound")));
+    // 3 stands on 2, 2 on 1, 1 on the anchor; only 1 and 3 are files of what stays, and no pack is needed as a whole.
+    let d = test_support::save_versions(&repo, 4, &[(0, &[]), (40, &[]), (41, &[0])], &[0, 40, 41]);
+    let e = test_support::save_versions(&repo, 5, &[(1, &[0]), (42, &[40, 0]), (2, &[1])], &[1]);
+    let f = test_support::save_versions(&repo, 6, &[(3, &[2]), (43, &[2])], &[3]);
+    let live = [b, c, e, f].map(|s| (s.clone(), contents(&repo, &s).expect("sound")));
     forget(&storage, a.id);
+    forget(&storage, d.id);
     (storage, live.into())
 }
 
-fn assert_intact(storage: &SimulatedStorage, live: &[(Snapshot, Contents)], why: &str) {
+pub(super) fn assert_intact(storage: &SimulatedStorage, live: &[(Snapshot, Contents)], why: &str) {
     let repo = test_support::open(storage);
     for (snapshot, wanted) in live {
         let found = contents(&repo, &repo.snapshot(snapshot.id).expect(why));

@@ -1,20 +1,24 @@
 //! Reading packs whole: their bytes against their name, every frame decoded, every chunk against its id.
 //!
+//! A frame that needs others is decoded against their contents, from whatever home has them. If none has, that is not the
+//! frame's fault: what is at fault is found out by [`bases`](super::bases), and who is hit follows from that.
+//!
 //! Several packs at a time, each through a small window, so that memory stays bounded and what was hashed is decoded
 //! while it is still in the processor's cache.
 
 use super::found::{BadPacks, Found};
-use super::{VerifyOptions, check_interrupt};
+use super::{VerifyOptions, bases, check_interrupt};
 use crate::bytes::ByteRange;
 use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
+use crate::repo::frame_cache::FrameCache;
 use crate::repo::pack::{self, HEADER_BYTES};
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::{Repo, names};
 use crate::storage::ObjectName;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,7 +91,7 @@ impl Subset {
 }
 
 /// The part, from 1, that a pack belongs to: its name is as good as random and never changes.
-fn part_of(id: &PackId, of: u32) -> u32 {
+pub(super) fn part_of(id: &PackId, of: u32) -> u32 {
     let front = id.as_bytes()[..8].try_into().map_or(0, u64::from_le_bytes);
     u32::try_from(front % u64::from(of.max(1))).unwrap_or(0) + 1
 }
@@ -130,9 +134,10 @@ impl Run<'_> {
         let window_bytes = share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
+        let bases = FrameCache::new(self.repo);
         let failures: Vec<Error> = std::thread::scope(|scope| {
             let work = || -> Result<()> {
-                let mut reader = Reader::new(self.repo, self.observer, window_bytes)?;
+                let mut reader = Reader::new(self.repo, &bases, self.observer, window_bytes)?;
                 while let Some(&(id, bytes)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Ok(());
@@ -151,7 +156,10 @@ impl Run<'_> {
         }
         let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         results.sort_by_key(|checked| checked.id);
-        collect(results, found)
+        let unread: BTreeSet<ChunkId> = results.iter().flat_map(|checked| &checked.unread_bases).copied().collect();
+        let mut read = collect(results, found)?;
+        bases::find_faults(&bases, self.repo, unread, found, &mut read.bad)?;
+        Ok(read)
     }
 }
 
@@ -182,11 +190,14 @@ struct Checked {
     faults: Vec<String>,
     /// None: nothing in it can be relied on.
     bad_chunks: Option<HashSet<ChunkId>>,
+    /// Chunks that frames of it need and that could not be read from anywhere.
+    unread_bases: HashSet<ChunkId>,
 }
 
 /// Reads packs one after another, reusing its buffers.
 struct Reader<'a> {
     repo: &'a Repo,
+    bases: &'a FrameCache<'a>,
     observer: &'a dyn Observer,
     window_bytes: u64,
     decoder: Decoder,
@@ -195,13 +206,20 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(repo: &'a Repo, observer: &'a dyn Observer, window_bytes: u64) -> Result<Self> {
+    fn new(repo: &'a Repo, bases: &'a FrameCache<'a>, observer: &'a dyn Observer, window_bytes: u64) -> Result<Self> {
         let decoder = Decoder::new()?;
-        Ok(Reader { repo, observer, window_bytes, decoder, window: Vec::new(), content: Vec::new() })
+        Ok(Reader { repo, bases, observer, window_bytes, decoder, window: Vec::new(), content: Vec::new() })
     }
 
     fn check(&mut self, id: PackId, bytes: u64) -> Result<Checked> {
-        let mut checked = Checked { id, bytes, chunks: 0, faults: Vec::new(), bad_chunks: Some(HashSet::new()) };
+        let mut checked = Checked {
+            id,
+            bytes,
+            chunks: 0,
+            faults: Vec::new(),
+            bad_chunks: Some(HashSet::new()),
+            unread_bases: HashSet::new(),
+        };
         if let Err(error) = self.read_pack(&mut checked) {
             if error.kind() == Kind::Interrupted {
                 return Err(error);
@@ -227,7 +245,7 @@ impl<'a> Reader<'a> {
             hasher.update(&self.window);
             for frame in group {
                 let at = usize::try_from(frame.offset - first.offset).unwrap_or(usize::MAX);
-                let bad = self.check_frame(frame, at);
+                let bad = self.check_frame(frame, at, &mut checked.unread_bases);
                 bad_frames += u64::from(!bad.is_empty());
                 checked.chunks += frame.chunks.len() as u64;
                 if let Some(chunks) = &mut checked.bad_chunks {
@@ -286,16 +304,23 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The chunks of the frame that are not what they should be. `at` is where it begins in the window.
-    fn check_frame(&mut self, frame: &FrameRecord, at: usize) -> Vec<ChunkId> {
-        // One that needs others to be decoded is covered by the hash of the pack.
-        if !frame.bases.is_empty() {
-            return Vec::new();
-        }
+    /// The chunks of the frame that are not what they should be. `at` is where it begins in the window. If it cannot be
+    /// decoded because a base is not to be had, that is not its fault, and the base is noted.
+    fn check_frame(&mut self, frame: &FrameRecord, at: usize, unread_bases: &mut HashSet<ChunkId>) -> Vec<ChunkId> {
         let stored = usize::try_from(frame.stored_bytes).unwrap_or(usize::MAX);
         self.content.clear();
         let stored = self.window.get(at..at.saturating_add(stored)).unwrap_or_default();
-        if self.decoder.decode(stored, &mut self.content).is_err() {
+        let decoded = match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
+            None => self.decoder.decode(stored, &mut self.content),
+            Some((id, _)) => match self.bases.read_bases(*id, &frame.bases) {
+                Ok(base) => self.decoder.decode_against(stored, &base, &mut self.content),
+                Err(_) => {
+                    unread_bases.extend(&frame.bases);
+                    return Vec::new();
+                }
+            },
+        };
+        if decoded.is_err() {
             self.content.clear();
         }
         let mut bad = Vec::new();

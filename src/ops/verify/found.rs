@@ -93,6 +93,12 @@ impl BadPacks {
         }
     }
 
+    /// The chunks that are bad, each with the pack in which it is, but for packs that are bad as a whole.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = (ChunkId, PackId)> + '_ {
+        let partly = self.packs.iter().filter_map(|(pack, chunks)| Some((pack, chunks.as_ref()?)));
+        partly.flat_map(|(pack, chunks)| chunks.iter().map(move |chunk| (*chunk, *pack)))
+    }
+
     /// True if the chunk cannot be read from the pack.
     pub(super) fn is_bad(&self, pack: &PackId, chunk: &ChunkId) -> bool {
         self.packs.get(pack).is_some_and(|chunks| chunks.as_ref().is_none_or(|chunks| chunks.contains(chunk)))

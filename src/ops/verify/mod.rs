@@ -1,13 +1,14 @@
 //! Says whether what is stored would restore, and what is hit if not.
 //!
 //! The structure: every small object, every index object, the header and table of every pack, every list of files, and a
-//! home for every chunk that a live snapshot needs. With `read_data` also packs, whole: their bytes against their name,
+//! home for every chunk that a live snapshot needs, and for all that such a home needs. With `read_data` also packs, whole: their bytes against their name,
 //! every frame decoded, every chunk against its id; which packs, a [`Subset`] says, and what was sound when is remembered
 //! in the repository. All of it is read from the storage; the index of this host only finds things, and is itself compared
 //! with the packs' own tables.
 //!
 //! Nothing is changed but for the history. Damage is collected and never ends the run.
 
+mod bases;
 mod data;
 mod documents;
 mod found;
@@ -149,5 +150,7 @@ fn check_interrupt(observer: &dyn Observer) -> Result<()> {
     Ok(())
 }
 
+#[cfg(test)]
+mod base_tests;
 #[cfg(test)]
 mod tests;

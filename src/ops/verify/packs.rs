@@ -175,6 +175,11 @@ fn check_table(
     let mut sum = 0u64;
     for frame in summary.frames()? {
         let mut at = 0;
+        for (chunk, _) in frame.chunks.iter().take(1) {
+            for (ordinal, &base) in (0u8..).zip(&frame.bases) {
+                sum = sum.wrapping_add(fold_base(*chunk, frame.offset, ordinal, base));
+            }
+        }
         for (chunk, chunk_bytes) in frame.chunks {
             let home = Home {
                 pack: id,
@@ -184,6 +189,7 @@ fn check_table(
                 at,
                 bytes: chunk_bytes,
                 codec: frame.codec,
+                base_count: u8::try_from(frame.bases.len()).unwrap_or(u8::MAX),
             };
             sum = sum.wrapping_add(fold(chunk, &home));
             at += chunk_bytes;
@@ -199,13 +205,15 @@ fn fold_index(repo: &Repo) -> Result<HashMap<PackId, u64>> {
         let sum = sums.entry(home.pack).or_default();
         *sum = sum.wrapping_add(fold(chunk, &home));
     })?;
+    repo.index().for_each_base(&mut |chunk, pack, frame, ordinal, base| {
+        let sum = sums.entry(pack).or_default();
+        *sum = sum.wrapping_add(fold_base(chunk, frame, ordinal, base));
+    })?;
     Ok(sums)
 }
 
 /// Different for different rows: ids are as good as random, the rest is mixed in by odd factors.
 fn fold(chunk: ChunkId, home: &Home) -> u64 {
-    let words = chunk.as_bytes().chunks_exact(8).map(|w| w.try_into().map_or(0, u64::from_le_bytes));
-    let id = words.fold(0u64, |sum, word| sum.rotate_left(17) ^ word);
     let place = [
         home.frame_offset,
         u64::from(home.frame_stored),
@@ -213,8 +221,23 @@ fn fold(chunk: ChunkId, home: &Home) -> u64 {
         u64::from(home.at),
         u64::from(home.bytes),
         u64::from(home.codec),
+        u64::from(home.base_count),
     ];
-    place.iter().fold(id, |sum, &n| (sum ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+    mix(fold_id(chunk), &place)
+}
+
+/// The same for one base of a frame.
+fn fold_base(chunk: ChunkId, frame_offset: u64, ordinal: u8, base: ChunkId) -> u64 {
+    mix(fold_id(chunk), &[frame_offset, u64::from(ordinal) + 1, fold_id(base)])
+}
+
+fn fold_id(id: ChunkId) -> u64 {
+    let words = id.as_bytes().chunks_exact(8).map(|w| w.try_into().map_or(0, u64::from_le_bytes));
+    words.fold(0u64, |sum, word| sum.rotate_left(17) ^ word)
+}
+
+fn mix(start: u64, numbers: &[u64]) -> u64 {
+    numbers.iter().fold(start, |sum, &n| (sum ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
 }
 
 /// Makes rows of the index of this host anew that do not agree with the packs. That is no damage to the repository.

@@ -9,7 +9,7 @@ use crate::ids::{ChunkId, PackId};
 use crate::repo::index::survey::Survey;
 use crate::repo::reach;
 use crate::repo::{Repo, names};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 /// The most lost chunks for which hit files are looked for: bounds memory when nearly everything is lost.
 const LOST_MAX: usize = 500_000;
@@ -20,7 +20,7 @@ pub(super) struct Live {
     pub(super) chunks: u64,
 }
 
-/// Walks every live snapshot, finds chunks without a sound home, and names the files that need them.
+/// Walks every live snapshot, finds chunks that cannot be had, and names the files that need them.
 pub(super) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dyn Observer) -> Result<Live> {
     repo.refresh(observer)?;
     match repo.learn_unlisted_packs() {
@@ -34,7 +34,6 @@ pub(super) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dy
     let survey = repo.index().survey()?;
     let mut unreadable = Vec::new();
     reach::mark(repo, &survey, &snapshots, observer, &mut |found| unreadable.push(found))?;
-    survey.mark_bases()?;
     let mut lost: HashMap<ChunkId, usize> = HashMap::new();
     for item in unreadable {
         let object = object_of(repo, item.chunk)?;
@@ -42,8 +41,7 @@ pub(super) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dy
         found.add_file(at, item.snapshot, item.path.as_deref().unwrap_or_default());
         lost.insert(item.chunk, at);
     }
-    find_homeless(repo, &survey, packs, found, &mut lost)?;
-    find_bad(repo, &survey, packs, found, &mut lost)?;
+    let chunks = find_lost(repo, &survey, packs, found, &mut lost)?;
     if !lost.is_empty() {
         observer.on_event(&Event::Phase {
             name: "finding the files that are hit",
@@ -52,23 +50,26 @@ pub(super) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dy
         });
         hits::find(repo, &snapshots, &lost, found, observer)?;
     }
-    Ok(Live { snapshots: snapshots.len() as u64, chunks: survey.live_chunks()? })
+    Ok(Live { snapshots: snapshots.len() as u64, chunks })
 }
 
-/// Live chunks that are in no pack, or only in packs of which nothing can be relied on.
-fn find_homeless(
+/// Finds live chunks that cannot be had: those in no pack, those that are bad in each of their homes or lie only in packs of
+/// which nothing can be relied on, and those that need such. Returns how many are live, with what they need.
+fn find_lost(
     repo: &Repo,
     survey: &Survey<'_>,
     packs: &Packs,
     found: &mut Found,
     lost: &mut HashMap<ChunkId, usize>,
-) -> Result<()> {
+) -> Result<u64> {
     let usable: Vec<PackId> = packs.present.keys().filter(|id| !packs.bad.is_whole_bad(id)).copied().collect();
+    survey.set_bad(packs.bad.chunks())?;
     survey.set_usable(&usable)?;
+    let live = survey.live_chunks()?;
     let (_, homeless) = survey.homeless(LOST_MAX)?;
     let lost_count = homeless.len();
     for id in homeless {
-        let at = found.add(&object_of(repo, id)?, "chunks that snapshots need are not there");
+        let at = blame(repo, survey, packs, id, found)?;
         lost.entry(id).or_insert(at);
     }
     let listed: HashSet<PackId> = repo.index().packs()?.iter().filter(|p| p.is_listed).map(|p| p.id).collect();
@@ -79,30 +80,41 @@ fn find_homeless(
             format!("{count} chunks that snapshots need are in packs that no index object lists: one is missing");
         found.add(names::INDEX, text);
     }
-    Ok(())
+    Ok(live)
 }
 
-/// Live chunks that are bad in each of their homes.
-fn find_bad(
-    repo: &Repo,
-    survey: &Survey<'_>,
-    packs: &Packs,
-    found: &mut Found,
-    lost: &mut HashMap<ChunkId, usize>,
-) -> Result<()> {
-    let bad: BTreeSet<ChunkId> = packs.bad.packs.values().flatten().flatten().copied().collect();
-    for id in bad {
+/// Adds the damage by which a chunk is lost, and says where it stands in the report. Of a chunk that lies somewhere and is
+/// lost only with its bases, that is the damage to the first of them that is lost.
+fn blame(repo: &Repo, survey: &Survey<'_>, packs: &Packs, id: ChunkId, found: &mut Found) -> Result<usize> {
+    let mut id = id;
+    let mut seen = HashSet::new();
+    loop {
         let homes = repo.index().homes(&[id])?.pop().unwrap_or_default();
-        if lost.len() < LOST_MAX
-            && !lost.contains_key(&id)
-            && homes.iter().all(|home| packs.bad.is_bad(&home.pack, &id))
-            && survey.is_live(id)?
-        {
-            let at = found.add(&object_of(repo, id)?, "chunks that snapshots need are damaged in it");
-            lost.insert(id, at);
+        let is_usable = |pack: &PackId| packs.present.contains_key(pack) && !packs.bad.is_whole_bad(pack);
+        let sound = homes.iter().find(|h| is_usable(&h.pack) && !packs.bad.is_bad(&h.pack, &id));
+        if let Some(home) = sound.filter(|_| seen.insert(id)) {
+            let bases = repo.index().bases_at(&[(id, *home)])?.pop().unwrap_or_default();
+            let mut next = None;
+            for base in bases {
+                if next.is_none() && survey.is_lost(base)? {
+                    next = Some(base);
+                }
+            }
+            if let Some(base) = next {
+                id = base;
+                continue;
+            }
         }
+        // The first home is the one to blame: see `object_of`.
+        let what = match homes.first() {
+            Some(home) if sound == Some(home) => {
+                "chunks that snapshots need cannot be had, since they need one another"
+            }
+            Some(home) if is_usable(&home.pack) => "chunks that snapshots need are damaged in it",
+            _ => "chunks that snapshots need are not there",
+        };
+        return Ok(found.add(&object_of(repo, id)?, what));
     }
-    Ok(())
 }
 
 /// The object to blame for a chunk that cannot be had: its first home.

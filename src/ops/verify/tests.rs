@@ -9,12 +9,12 @@ use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 use crate::storage::{ObjectName, Storage};
 use std::time::Duration;
 
-fn options(read_data: Option<Subset>) -> VerifyOptions {
+pub(super) fn options(read_data: Option<Subset>) -> VerifyOptions {
     let resources = Resources { threads: 2, memory_bytes: 1 << 24 };
     VerifyOptions { read_data, resources, now: time(1000) }
 }
 
-fn run(storage: &SimulatedStorage, read_data: Option<Subset>) -> VerifyReport {
+pub(super) fn run(storage: &SimulatedStorage, read_data: Option<Subset>) -> VerifyReport {
     verify(&test_support::open(storage), &options(read_data), &Silent).expect("verifies")
 }
 
@@ -47,7 +47,7 @@ fn repository() -> (SimulatedStorage, Snapshot, Snapshot) {
     (storage, first, second)
 }
 
-fn files_of(report: &VerifyReport) -> Vec<(crate::ids::SnapshotId, String)> {
+pub(super) fn files_of(report: &VerifyReport) -> Vec<(crate::ids::SnapshotId, String)> {
     let mut files: Vec<_> = report.damage.iter().flat_map(|d| &d.files).cloned().collect();
     files.sort();
     files.dedup();

@@ -2,12 +2,17 @@
 //!
 //! The sets are temporary tables of the index's own connection, so SQLite keeps them in a file of its own that vanishes
 //! with the run. A survey sees the index as it is; it changes nothing in it. One survey at a time.
+//!
+//! A chunk that is coded against others lies somewhere only if they do. [`founded`] finds out which do, chooses a home for
+//! each, and with it the bases that are needed: every question about homes is answered by that choice.
+
+mod founded;
 
 use super::{Index, Inner, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
-use crate::repo::pack_table::FrameRecord;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// How many ids are gathered and sorted before they are inserted: neighbours go to the same pages.
@@ -17,7 +22,11 @@ const TABLES: &str = "
 CREATE TEMP TABLE IF NOT EXISTS live(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS walked(id BLOB NOT NULL, role INTEGER NOT NULL, PRIMARY KEY(id, role)) WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS usable(pack INTEGER PRIMARY KEY, rank INTEGER NOT NULL);
-DELETE FROM live; DELETE FROM walked; DELETE FROM usable;";
+CREATE TEMP TABLE IF NOT EXISTS bad(chunk BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY(chunk, pack)) WITHOUT ROWID;
+DELETE FROM live; DELETE FROM walked; DELETE FROM usable; DELETE FROM bad;";
+
+/// Home `c` is not known to be bad.
+const GOOD: &str = "NOT EXISTS(SELECT 1 FROM bad WHERE bad.chunk = c.id AND bad.pack = c.pack)";
 
 /// The share of a frame that one chunk in it takes, in stored bytes.
 const SHARE: &str = "c.stored * c.bytes / max(c.raw, 1)";
@@ -35,19 +44,22 @@ pub struct Usage {
 pub struct Survey<'i> {
     index: &'i Index,
     batch: Mutex<Vec<ChunkId>>,
+    /// True if the homes are chosen for what is live and usable now.
+    is_settled: AtomicBool,
 }
 
 impl Index {
     /// Begins with empty sets.
     pub fn survey(&self) -> Result<Survey<'_>> {
-        self.query(|db| db.execute_batch(TABLES))?;
-        Ok(Survey { index: self, batch: Mutex::new(Vec::new()) })
+        self.query(|db| db.execute_batch(TABLES).and_then(|()| db.execute_batch(founded::TABLES)))?;
+        Ok(Survey { index: self, batch: Mutex::new(Vec::new()), is_settled: AtomicBool::new(false) })
     }
 }
 
 impl Survey<'_> {
-    /// Adds a chunk to the live ones. Twice is once.
+    /// Adds a chunk to the live ones. Twice is once. What it is coded against follows from the homes that count.
     pub fn mark(&self, id: ChunkId) -> Result<()> {
+        self.is_settled.store(false, Ordering::Relaxed);
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         batch.push(id);
         if batch.len() < BATCH_IDS { Ok(()) } else { self.insert(&mut batch) }
@@ -61,25 +73,12 @@ impl Survey<'_> {
         })
     }
 
-    /// Adds the bases of every live chunk, and theirs: without them it cannot be decoded.
-    pub fn mark_bases(&self) -> Result<()> {
-        self.flush()?;
-        let sql = "INSERT OR IGNORE INTO live SELECT base FROM bases WHERE chunk IN (SELECT id FROM live)";
-        while self.query(|db| db.prepare_cached(sql)?.execute([]))? > 0 {}
-        Ok(())
-    }
-
-    /// How many chunks are live.
+    /// How many chunks are live, with those that live ones are coded against in their chosen homes.
     pub fn live_chunks(&self) -> Result<u64> {
-        self.flush()?;
-        let count: i64 = self.query(|db| db.query_row("SELECT count(*) FROM live", [], |row| row.get(0)))?;
+        self.settle()?;
+        let sql = "SELECT (SELECT count(*) FROM live) + (SELECT count(*) FROM carried)";
+        let count: i64 = self.query(|db| db.query_row(sql, [], |row| row.get(0)))?;
         Ok(u64::try_from(count).unwrap_or(0))
-    }
-
-    /// True if the chunk is live.
-    pub fn is_live(&self, id: ChunkId) -> Result<bool> {
-        self.flush()?;
-        self.query(|db| db.prepare_cached("SELECT 1 FROM live WHERE id = ?")?.exists(params![id.as_bytes()]))
     }
 
     /// Says which packs count as homes, the most preferred first. A pack's rank is its position.
@@ -94,14 +93,26 @@ impl Survey<'_> {
         })
     }
 
-    /// Live chunks without a home in any usable pack: how many, and the first `kept_max` of them.
+    /// Says which chunks are no good in which packs, whatever is usable.
+    pub fn set_bad(&self, homes: impl IntoIterator<Item = (ChunkId, PackId)>) -> Result<()> {
+        self.temporary_change(|tx| {
+            tx.execute("DELETE FROM bad", [])?;
+            let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO bad SELECT ?, no FROM packs WHERE id = ?")?;
+            for (chunk, pack) in homes {
+                insert.execute(params![chunk.as_bytes(), pack.as_bytes()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Live chunks that cannot be had from usable packs, for want of a home or of what it needs: how many, and the first
+    /// `kept_max` of them.
     pub fn homeless(&self, kept_max: usize) -> Result<(u64, Vec<ChunkId>)> {
-        self.flush()?;
+        self.settle()?;
         let mut count = 0;
         let mut kept = Vec::new();
         self.query(|db| {
-            let sql = "SELECT id FROM live WHERE NOT EXISTS
-                       (SELECT 1 FROM chunks c JOIN usable u ON u.pack = c.pack WHERE c.id = live.id)";
+            let sql = "SELECT id FROM pending p WHERE EXISTS(SELECT 1 FROM live l WHERE l.id = p.id)";
             let mut statement = db.prepare_cached(sql)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
@@ -117,22 +128,19 @@ impl Survey<'_> {
         Ok((count, kept))
     }
 
-    /// Usable packs that hold a live chunk which has another home in a usable pack.
-    pub fn contested(&self) -> Result<Vec<PackId>> {
-        self.flush()?;
-        let sql = "SELECT DISTINCT p.id FROM chunks c JOIN packs p ON p.no = c.pack JOIN usable u ON u.pack = c.pack
-                   WHERE c.id IN (SELECT c.id FROM live l JOIN chunks c ON c.id = l.id JOIN usable u ON u.pack = c.pack
-                                  GROUP BY c.id HAVING min(c.pack) < max(c.pack))";
-        let rows = self.index.query(|db| super::blobs(db, sql))?;
-        rows.iter().map(|id| PackId::from_slice(id)).collect()
+    /// True if the chunk was looked for, as a live one or as a base, and cannot be had from usable packs.
+    pub fn is_lost(&self, id: ChunkId) -> Result<bool> {
+        self.settle()?;
+        self.query(|db| db.prepare_cached("SELECT 1 FROM pending WHERE id = ?")?.exists(params![id.as_bytes()]))
     }
 
     /// For each usable pack, by rank: all that lies in it, and what of that is live (counted in each of its homes).
     pub fn usage(&self) -> Result<Vec<(Usage, Usage)>> {
-        self.flush()?;
+        self.settle()?;
         let mut found = vec![(Usage::default(), Usage::default()); self.usable_packs()?];
         let sql = format!(
             "SELECT u.rank, {SHARE}, EXISTS(SELECT 1 FROM live WHERE live.id = c.id)
+                                  OR EXISTS(SELECT 1 FROM carried WHERE carried.id = c.id)
              FROM chunks c CROSS JOIN usable u ON u.pack = c.pack"
         );
         self.for_each_share(&sql, &mut |rank, bytes, is_live| {
@@ -145,31 +153,54 @@ impl Survey<'_> {
         Ok(found)
     }
 
-    /// For each usable pack, by rank: the live chunks that have their most preferred home in it.
+    /// For each usable pack, by rank: the live chunks whose chosen home is in it. One that needs no other chunk is chosen
+    /// before any that does; among those of a kind, the one in the most preferred pack.
     pub fn used(&self) -> Result<Vec<Usage>> {
-        self.flush()?;
+        self.settle()?;
         let mut found = vec![Usage::default(); self.usable_packs()?];
         // Beside min(), SQLite takes the other columns from the row that holds the minimum.
-        let sql = format!(
-            "SELECT min(u.rank), {SHARE}, 1 FROM live l CROSS JOIN chunks c ON c.id = l.id
-             CROSS JOIN usable u ON u.pack = c.pack GROUP BY l.id"
+        let alone = |set: &str| {
+            format!(
+                "SELECT min(u.rank), {SHARE}, 1 FROM {set} l CROSS JOIN chunks c ON c.id = l.id AND c.bases = 0
+                 CROSS JOIN usable u ON u.pack = c.pack WHERE {GOOD} GROUP BY l.id"
+            )
+        };
+        let coded = format!(
+            "SELECT d.rank, {SHARE}, 1 FROM coded d
+             CROSS JOIN chunks c ON c.id = d.id AND c.pack = d.pack AND c.frame = d.frame
+             WHERE EXISTS(SELECT 1 FROM live l WHERE l.id = d.id) OR EXISTS(SELECT 1 FROM carried l WHERE l.id = d.id)"
         );
-        self.for_each_share(&sql, &mut |rank, bytes, _| {
-            if let Some(usage) = found.get_mut(rank) {
-                usage.add(bytes);
-            }
-        })?;
+        for sql in [alone("live"), alone("carried"), coded] {
+            self.for_each_share(&sql, &mut |rank, bytes, _| {
+                if let Some(usage) = found.get_mut(rank) {
+                    usage.add(bytes);
+                }
+            })?;
+        }
         Ok(found)
     }
 
-    /// True if the chunk is live and the usable pack of this rank is its most preferred home.
-    pub fn belongs(&self, id: ChunkId, rank: usize) -> Result<bool> {
-        let best: Option<i64> = self.query(|db| {
-            let sql = "SELECT min(u.rank) FROM live l CROSS JOIN chunks c ON c.id = l.id
-                       CROSS JOIN usable u ON u.pack = c.pack WHERE l.id = ?";
-            db.prepare_cached(sql)?.query_row(params![id.as_bytes()], |row| row.get(0))
+    /// True if the chunk is live and its chosen home is the frame that begins there in the usable pack of this rank.
+    pub fn belongs(&self, id: ChunkId, rank: usize, frame_offset: u64) -> Result<bool> {
+        self.settle()?;
+        let chosen: Option<(Option<i64>, Option<i64>)> = self.query(|db| {
+            let sql = format!(
+                "SELECT rank, frame FROM coded WHERE id = ?1
+                 UNION ALL
+                 SELECT min(u.rank), c.frame FROM chunks c CROSS JOIN usable u ON u.pack = c.pack
+                 WHERE c.id = ?1 AND c.bases = 0 AND {GOOD}"
+            );
+            let is_needed = "SELECT 1 FROM live WHERE id = ?1 UNION ALL SELECT 1 FROM carried WHERE id = ?1";
+            if !db.prepare_cached(is_needed)?.exists(params![id.as_bytes()])? {
+                return Ok(None);
+            }
+            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            db.prepare_cached(&sql)?.query_row(params![id.as_bytes()], read).optional()
         })?;
-        Ok(best.and_then(|best| usize::try_from(best).ok()) == Some(rank))
+        Ok(chosen.is_some_and(|(chosen_rank, chosen_frame)| {
+            chosen_rank.and_then(|n| usize::try_from(n).ok()) == Some(rank)
+                && chosen_frame.and_then(|n| u64::try_from(n).ok()) == Some(frame_offset)
+        }))
     }
 
     fn usable_packs(&self) -> Result<usize> {
@@ -210,6 +241,7 @@ impl Survey<'_> {
 
     /// A change of temporary tables only: it must not lock the database that other runs use.
     fn temporary_change(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<()> {
+        self.is_settled.store(false, Ordering::Relaxed);
         let mut inner = self.index.lock();
         let Inner { connection, .. } = &mut *inner;
         let done = (|| {
@@ -230,17 +262,4 @@ impl Usage {
         self.chunks += 1;
         self.bytes += bytes;
     }
-}
-
-/// Records which chunks of a new pack need which bases.
-pub(super) fn add_bases(tx: &Transaction<'_>, pack: i64, frames: &[FrameRecord]) -> rusqlite::Result<()> {
-    let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO bases(chunk, base, pack) VALUES(?,?,?)")?;
-    for frame in frames {
-        for (chunk, _) in frame.chunks.iter().filter(|_| !frame.bases.is_empty()) {
-            for base in &frame.bases {
-                insert.execute(params![chunk.as_bytes(), base.as_bytes(), pack])?;
-            }
-        }
-    }
-    Ok(())
 }
