@@ -30,9 +30,9 @@ TORCH_NAMES = {
 class Tensor:
     """What a library found: bytes are its elements row by row, little-endian; `is_plain` if the file has them so, too."""
 
-    def __init__(self, name, dtype, shape, data, is_plain=True):
+    def __init__(self, name, dtype, shape, data, is_plain=True, is_big_endian=False):
         self.name, self.dtype, self.shape = name, dtype, [int(n) for n in shape]
-        self.data, self.is_plain = bytes(data), is_plain
+        self.data, self.is_plain, self.is_big_endian = bytes(data), is_plain, is_big_endian
 
     def sha256(self):
         return hashlib.sha256(self.data).hexdigest()
@@ -43,8 +43,9 @@ def of_numpy(name, array):
 
     array = numpy.asarray(array)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    is_plain = bool(array.flags.c_contiguous) and array.dtype.str[0] != ">"
-    return Tensor(name, TORCH_NAMES[little.dtype.name], array.shape, little.tobytes("C"), is_plain)
+    is_big_endian = array.dtype.str[0] == ">"
+    is_plain = bool(array.flags.c_contiguous) and not is_big_endian
+    return Tensor(name, TORCH_NAMES[little.dtype.name], array.shape, little.tobytes("C"), is_plain, is_big_endian)
 
 
 def of_torch(name, tensor):
@@ -118,7 +119,7 @@ def read_gguf(path):
 def read_npy(path):
     import numpy
 
-    return [of_numpy("", numpy.load(path))]
+    return [of_numpy("array", numpy.load(path))]
 
 
 def read_npz(path):

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::Path;
 
 /// Containers that nothing reads yet: their files may count as plain ones. To be emptied.
-const NOT_READ_YET: &[&str] = &["gguf", "npy", "npz", "parquet"];
+const NOT_READ_YET: &[&str] = &["npz"];
 
 #[test]
 fn every_container_comes_back_byte_by_byte() {
@@ -148,10 +148,13 @@ fn compare_tensors(layout: &Layout, bytes: &[u8], wanted: &ExpectedFile, differe
         // No elements lie nowhere.
         let is_in_one_piece = tensor.is_plain && !tensor.shape.contains(&0);
         let hash = is_in_one_piece.then(|| tensor.blake3.clone());
-        *counts.entry(in_words(&name(&tensor.name), &tensor.dtype, &tensor.shape, hash)).or_default() += 1;
+        // To those who read layouts, big-endian numbers are elements of unknown meaning.
+        let dtype = if tensor.is_big_endian { "OTHER" } else { &tensor.dtype };
+        *counts.entry(in_words(&name(&tensor.name), dtype, &tensor.shape, hash)).or_default() += 1;
     }
     for tensor in &layout.tensors {
-        let content = tensor.place.filter(|place| !place.is_empty()).map(|place| {
+        let place = tensor.place.filter(|place| !place.is_empty() && tensor.dtype.name() != "OTHER");
+        let content = place.map(|place| {
             let [from, to] = [place.offset(), place.end()].map(|at| usize::try_from(at).expect("small"));
             let content = bytes.get(from..to).expect("within the file");
             blake3::hash(content).to_hex().to_string()
@@ -167,9 +170,9 @@ fn compare_tensors(layout: &Layout, bytes: &[u8], wanted: &ExpectedFile, differe
     }
 }
 
-/// Every column chunk begins a run, and ends one.
+/// Every column chunk begins a run, and ends one; small ones share a run of headers and padding with their neighbours.
 fn compare_columns(layout: &Layout, wanted: &ExpectedFile, differences: &mut Vec<String>) {
-    for chunk in &wanted.column_chunks {
+    for chunk in wanted.column_chunks.iter().filter(|chunk| chunk.bytes >= 1 << 10) {
         let end = chunk.offset + chunk.bytes;
         let begins = layout.runs.iter().any(|run| run.range.offset() == chunk.offset);
         let ends = layout.runs.iter().any(|run| run.range.end() == end);

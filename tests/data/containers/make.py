@@ -14,7 +14,7 @@ libraries are not: what is in the repository is what the versions named in `expe
     {"versions": {...}, "files": {PATH: {"container": KIND, "tensors": [{"name", "dtype", "shape", "sha256", "blake3"}]}}}
 
 Hashes are of the elements row by row, little-endian. A tensor that the file does not hold in this way (transposed, in
-Fortran order, big-endian, compressed) has `"is_plain": false`. Files whose tensors belong to objects, where names are
+Fortran order, big-endian, compressed) has `"is_plain": false`; of big-endian ones that is said, too. Files whose tensors belong to objects, where names are
 the library's business, have `"names_are_free": true`. Parquet has the places of its column chunks as `"column_chunks"`. `"needs"` names modules that
 loading takes beside the library of the container, because objects of theirs are in the file.
 """
@@ -295,7 +295,11 @@ def describe(path):
     for tensor in read(path):
         one = {"name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "sha256": tensor.sha256(),
                "blake3": blake3.blake3(tensor.data).hexdigest()}
-        tensors.append(one if tensor.is_plain and path.name != "compressed.npz" else one | {"is_plain": False})
+        if not tensor.is_plain or path.name == "compressed.npz":
+            one["is_plain"] = False
+        if tensor.is_big_endian:
+            one["is_big_endian"] = True
+        tensors.append(one)
     found = {"container": kind, "tensors": tensors}
     if path.name == "before_1_6.pt":
         found["is_old"] = True

@@ -40,6 +40,9 @@ pub struct ExpectedTensor {
     /// True if the file has them so, too.
     #[serde(default = "yes")]
     pub is_plain: bool,
+    /// True if no machine of today has them so.
+    #[serde(default)]
+    pub is_big_endian: bool,
 }
 
 /// A column in a group of rows.
