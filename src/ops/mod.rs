@@ -3,6 +3,7 @@
 //! No operation calls another (composition lives in the program), none prints, none reads the clock or the environment:
 //! both are given in the Options.
 
+pub mod ahead;
 pub mod backup;
 pub mod diff;
 pub mod dump;
