@@ -29,6 +29,7 @@ mod snapshots;
 mod sources;
 mod stats;
 mod tag;
+mod tensors;
 mod times;
 mod verify;
 
