@@ -8,6 +8,7 @@ mod backup;
 mod cache;
 mod context;
 mod diff;
+mod diff_tensors;
 mod dump;
 mod exit;
 mod find;

@@ -6,6 +6,7 @@
 pub mod ahead;
 pub mod backup;
 pub mod diff;
+pub mod diff_tensors;
 pub mod dump;
 pub mod dump_tensor;
 pub mod find;

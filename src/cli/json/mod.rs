@@ -18,8 +18,8 @@ pub use summaries::{
     PruneSummary, RestoreSummary, Summary, VerifySummary,
 };
 pub use tensors::{
-    ListTensorsDocument, ListTensorsHead, ListTensorsTail,
-    TensorFileItem,
+    DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,
+    TensorChangeItem, TensorFileItem,
 };
 
 use ckpt::error::Error;
@@ -105,6 +105,9 @@ pub enum Body {
     /// `diff`.
     #[expect(dead_code, reason = "written piece by piece; here for the schema")]
     Diff(DiffDocument),
+    /// `diff --tensors`.
+    #[expect(dead_code, reason = "written piece by piece; here for the schema")]
+    DiffTensors(DiffTensorsDocument),
     /// `find`.
     #[expect(dead_code, reason = "written piece by piece; here for the schema")]
     Find(FindDocument),

@@ -1,6 +1,7 @@
 //! The data of the commands that look at tensors.
 
 use super::path_text;
+use ckpt::ops::diff_tensors::{Described, TensorChange, TensorChangeKind};
 use ckpt::ops::list_tensors::{ListedFile, ListedTensor};
 use ckpt::repo::snapshots::Snapshot;
 use schemars::JsonSchema;
@@ -128,6 +129,147 @@ impl TensorItem {
             segments: listed.segments,
             segments_with_base: listed.segments_with_base,
             bases: listed.bases.iter().map(|base| base.to_hex()).collect(),
+        }
+    }
+}
+
+/// What stands before the changes of `diff --tensors`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DiffTensorsHead {
+    /// The snapshot on the left.
+    pub before: String,
+    /// The snapshot on the right.
+    pub after: String,
+}
+
+/// What stands behind the changes of `diff --tensors`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DiffTensorsTail {
+    /// Pairs of files that were compared.
+    pub files_compared: u64,
+    /// Files only in `after`.
+    pub files_added: u64,
+    /// Files only in `before`.
+    pub files_removed: u64,
+    /// Tensors that are the same.
+    pub unchanged: u64,
+    /// Tensors with other elements.
+    pub changed: u64,
+    /// Tensors only in `after`.
+    pub added: u64,
+    /// Tensors only in `before`.
+    pub removed: u64,
+    /// Tensors of another shape or type.
+    pub reshaped: u64,
+    /// Tensors that could not be compared: their elements are not contiguous, or missing.
+    pub not_compared: u64,
+    /// Bytes of tensors that were read.
+    pub bytes_read: u64,
+    /// How many files and parts of lists of files could not be read because they are damaged.
+    pub damaged: u64,
+}
+
+/// `diff --tensors`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DiffTensorsDocument {
+    #[serde(flatten)]
+    head: DiffTensorsHead,
+    /// By file.
+    changes: Vec<TensorChangeItem>,
+    #[serde(flatten)]
+    tail: DiffTensorsTail,
+}
+
+/// A tensor that differs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TensorChangeItem {
+    /// The file before; null if it has no counterpart there.
+    pub path_before: Option<String>,
+    /// Its exact bytes in hexadecimal if they are not UTF-8.
+    pub path_before_bytes: Option<String>,
+    /// The file after; null if it has no counterpart there.
+    pub path_after: Option<String>,
+    /// Its exact bytes in hexadecimal if they are not UTF-8.
+    pub path_after_bytes: Option<String>,
+    /// The name of the tensor.
+    pub name: String,
+    /// `added`, `removed`, `changed`, `reshaped` or `not_compared`.
+    pub change: String,
+    /// The type of its elements before.
+    pub dtype_before: Option<String>,
+    /// The type of its elements after.
+    pub dtype_after: Option<String>,
+    /// Its dimensions before.
+    pub shape_before: Option<Vec<u64>>,
+    /// Its dimensions after.
+    pub shape_after: Option<Vec<u64>>,
+    /// Its bytes before.
+    pub bytes_before: Option<u64>,
+    /// Its bytes after.
+    pub bytes_after: Option<u64>,
+    /// How much of it changed, if it was compared.
+    pub numbers: Option<NumbersItem>,
+}
+
+/// How much of a tensor changed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct NumbersItem {
+    /// Elements; bytes where these are of no known size.
+    pub elements: u64,
+    /// Elements of other bits.
+    pub elements_changed: u64,
+    /// Their share of all.
+    pub share_changed: f64,
+    /// The L2 norm of the change, over elements that are finite on both sides; null if they are no numbers.
+    pub norm_change: Option<f64>,
+    /// The L2 norm of what was before, over finite elements.
+    pub norm_before: Option<f64>,
+    /// The first by the second; null if that is 0.
+    pub norm_relative: Option<f64>,
+    /// Elements that were infinite or no number.
+    pub nonfinite_before: u64,
+    /// Elements that are infinite or no number now.
+    pub nonfinite_after: u64,
+}
+
+impl TensorChangeItem {
+    /// The item of `change` in the files of these paths.
+    pub fn new(before: Option<&[u8]>, after: Option<&[u8]>, change: &TensorChange) -> Self {
+        let (path_before, path_before_bytes) = before.map(path_text).map_or((None, None), |(p, b)| (Some(p), b));
+        let (path_after, path_after_bytes) = after.map(path_text).map_or((None, None), |(p, b)| (Some(p), b));
+        let kind = match change.kind {
+            TensorChangeKind::Added => "added",
+            TensorChangeKind::Removed => "removed",
+            TensorChangeKind::Changed => "changed",
+            TensorChangeKind::Reshaped => "reshaped",
+            TensorChangeKind::NotCompared => "not_compared",
+        };
+        let dtype = |described: &Option<Described>| described.as_ref().map(|d| d.dtype.name().to_owned());
+        let shape = |described: &Option<Described>| described.as_ref().map(|d| d.shape.clone());
+        let bytes = |described: &Option<Described>| described.as_ref().and_then(|d| d.bytes);
+        TensorChangeItem {
+            path_before,
+            path_before_bytes,
+            path_after,
+            path_after_bytes,
+            name: change.name.clone(),
+            change: kind.to_owned(),
+            dtype_before: dtype(&change.before),
+            dtype_after: dtype(&change.after),
+            shape_before: shape(&change.before),
+            shape_after: shape(&change.after),
+            bytes_before: bytes(&change.before),
+            bytes_after: bytes(&change.after),
+            numbers: change.numbers.map(|numbers| NumbersItem {
+                elements: numbers.elements,
+                elements_changed: numbers.elements_changed,
+                share_changed: numbers.share_changed(),
+                norm_change: numbers.norm_change,
+                norm_before: numbers.norm_before,
+                norm_relative: numbers.norm_relative(),
+                nonfinite_before: numbers.nonfinite_before,
+                nonfinite_after: numbers.nonfinite_after,
+            }),
         }
     }
 }
