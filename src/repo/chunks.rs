@@ -1,5 +1,6 @@
 //! Reading chunks: find a home, read the frame, decode, check against the id; the next home if it fails.
 
+use super::chain::{BaseCache, Chain, is_no_damage};
 use super::index::Home;
 use super::stream::StreamRef;
 use super::tree::{Children, Entries};
@@ -18,38 +19,40 @@ impl Repo {
         self.index().homes(ids)
     }
 
-    /// The content of one chunk, verified. [`Kind::Damaged`] if no home of it can be read.
+    /// The content of one chunk, verified. [`Kind::Damaged`] if no home of it can be read, or none of
+    /// what such a home needs.
     pub fn read_chunk(&self, id: ChunkId) -> Result<Vec<u8>> {
         let homes = self.locate(&[id])?.pop().unwrap_or_default();
         let mut failure = None;
         match self.read_at_any(id, &homes, &mut failure) {
             Some(content) => return Ok(content),
-            // A prune may have moved it since the index was read.
-            None => self.recover_index_once()?,
-        };
-        let mut others = self.index().homes(&[id])?.pop().unwrap_or_default();
-        others.retain(|home| !homes.contains(home));
-        self.read_at_any(id, &others, &mut failure).ok_or_else(|| unreadable(id, failure))
+            // A prune may have moved it, or what it needs, since the index was read.
+            None if !self.recover_index_once()? => return Err(unreadable(id, failure)),
+            None => {}
+        }
+        let homes = self.index().homes(&[id])?.pop().unwrap_or_default();
+        self.read_at_any(id, &homes, &mut failure).ok_or_else(|| unreadable(id, failure))
     }
 
     fn read_at_any(&self, id: ChunkId, homes: &[Home], failure: &mut Option<Error>) -> Option<Vec<u8>> {
-        homes.iter().find_map(|home| self.read_chunk_at(id, home).map_err(|error| *failure = Some(error)).ok())
+        let bases = BaseCache::default();
+        homes
+            .iter()
+            .find_map(|home| Chain::new(self, &bases).verified(id, home).map_err(|error| *failure = Some(error)).ok())
     }
 
-    fn read_chunk_at(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
-        let content = self.read_frame(home)?;
-        let chunk = verified_slice(&content, id, home)?;
-        Ok(if chunk.len() == content.len() { content } else { chunk.to_vec() })
+    /// The content of the whole frame in which `home` says that `id` lies, not compared with any id yet. What the frame
+    /// needs is read, too, and has been compared.
+    pub fn read_frame(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
+        Chain::new(self, &BaseCache::default()).frame(id, home)
     }
 
-    /// The content of the whole frame that `home` lies in, not compared with any id yet.
-    pub fn read_frame(&self, home: &Home) -> Result<Vec<u8>> {
+    /// The stored bytes of the frame that `home` lies in.
+    pub(super) fn read_stored(&self, home: &Home) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
         let range = ByteRange::new(home.frame_offset, u64::from(home.frame_stored))?;
         self.storage().read_range(&names::pack(home.pack)?, range, &mut frame)?;
-        let mut content = Vec::with_capacity(usize::try_from(home.frame_raw).unwrap_or(0));
-        self.with_decoder(|decoder| decoder.decode(&frame, &mut content))?;
-        Ok(content)
+        Ok(frame)
     }
 
     /// Reads and decodes the entries of `tree`, in order. `fetch` is [`Repo::read_chunk`].
@@ -67,8 +70,13 @@ impl Repo {
 pub(super) fn unreadable(id: ChunkId, failure: Option<Error>) -> Error {
     match failure {
         // A repository that cannot be reached is not damaged.
-        Some(error) if matches!(error.kind(), Kind::Unreachable | Kind::Denied) => error,
-        Some(error) => error.with_kind(Kind::Damaged).while_doing(format!("chunk {}", id.short())),
+        Some(error) if is_no_damage(&error) => error,
+        Some(error) => {
+            let name = format!("chunk {}", id.short());
+            // What a chunk needs is told with its name already.
+            let error = if error.to_string().starts_with(&name) { error } else { error.while_doing(name) };
+            error.with_kind(Kind::Damaged)
+        }
         None => Error::damaged(format!("chunk {} is in no pack of the repository", id.short())),
     }
 }

@@ -1,8 +1,11 @@
-//! Reading many small chunks in a row: a frame that holds several is decoded once and not once for each.
+//! Reading many chunks in a row: a frame that holds several is decoded once and not once for each, and so is what
+//! several are coded against.
 //!
-//! Chunks come verified, as from [`Repo::read_chunk`]. Only frames that several chunks share are kept.
+//! Chunks come verified, as from [`Repo::read_chunk`]. Only frames that several chunks share and bases are kept, no more
+//! than a few.
 
 use super::Repo;
+use super::chain::{BaseCache, Chain};
 use super::chunks::{unreadable, verified_slice};
 use super::index::Home;
 use crate::error::Result;
@@ -13,9 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How many decoded frames are kept: metadata is read in the order in which it was written.
 const FRAMES_MAX: usize = 8;
 
-/// A few decoded frames, the one used last at the end.
+/// A few decoded frames, the one used last at the end, and a few bases.
 pub struct FrameCache<'r> {
     repo: &'r Repo,
+    bases: BaseCache,
     frames: Mutex<VecDeque<Kept>>,
 }
 
@@ -24,7 +28,7 @@ type Kept = ((PackId, u64), Arc<Vec<u8>>);
 impl<'r> FrameCache<'r> {
     /// An empty cache for chunks of `repo`.
     pub fn new(repo: &'r Repo) -> FrameCache<'r> {
-        FrameCache { repo, frames: Mutex::default() }
+        FrameCache { repo, bases: BaseCache::default(), frames: Mutex::default() }
     }
 
     /// The content of one chunk, verified. [`Kind::Damaged`](crate::error::Kind::Damaged) if no home of it can be read.
@@ -40,12 +44,17 @@ impl<'r> FrameCache<'r> {
         Err(unreadable(id, failure))
     }
 
+    /// The verified contents of `bases`, one behind the other: what a frame that holds `id` is decoded against.
+    pub fn read_bases(&self, id: ChunkId, bases: &[ChunkId]) -> Result<Arc<Vec<u8>>> {
+        Chain::new(self.repo, &self.bases).bases_of(id, bases)
+    }
+
     fn read_at(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
         let key = (home.pack, home.frame_offset);
         if let Some(content) = self.kept(key) {
             return Ok(verified_slice(&content, id, home)?.to_vec());
         }
-        let content = self.repo.read_frame(home)?;
+        let content = Chain::new(self.repo, &self.bases).frame(id, home)?;
         let chunk = verified_slice(&content, id, home)?;
         if chunk.len() == content.len() {
             return Ok(content);

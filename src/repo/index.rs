@@ -7,10 +7,12 @@
 //! A pack is *listed* when some index object lists it. Packs of a run that was killed are known here but not listed;
 //! whoever relies on one lists it in an index object of its own.
 
+mod homes;
 mod records;
 pub mod survey;
 mod totals;
 
+pub use homes::{DeltaUse, Home};
 pub use records::RunRecord;
 pub use totals::CodecTotals;
 
@@ -24,7 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Raised with every change of the tables: a database of another version is made anew.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE packs(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -33,33 +35,16 @@ CREATE TABLE listings(index_id BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY
 CREATE TABLE index_objects(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE chunks(id BLOB NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT NULL, stored INTEGER NOT NULL,
                     raw INTEGER NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL, codec INTEGER NOT NULL,
-                    PRIMARY KEY(id, pack, frame, at)) WITHOUT ROWID;
-CREATE TABLE bases(chunk BLOB NOT NULL, base BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY(chunk, base, pack)) WITHOUT ROWID;
+                    bases INTEGER NOT NULL, PRIMARY KEY(id, pack, frame, at)) WITHOUT ROWID;
+CREATE TABLE bases(chunk BLOB NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT NULL, ordinal INTEGER NOT NULL,
+                   base BLOB NOT NULL, PRIMARY KEY(chunk, pack, frame, ordinal)) WITHOUT ROWID;
+CREATE INDEX bases_by_base ON bases(base, ordinal);
 CREATE TABLE snapshots(id BLOB PRIMARY KEY, object BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE history(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE pack_reads(pack BLOB PRIMARY KEY, seconds INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs(id BLOB PRIMARY KEY, operation TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER NOT NULL,
                   outcome TEXT NOT NULL) WITHOUT ROWID;
 ";
-
-/// Where a chunk can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Home {
-    /// The pack.
-    pub pack: PackId,
-    /// Where its frame begins in the pack.
-    pub frame_offset: u64,
-    /// Bytes of the frame as stored.
-    pub frame_stored: u32,
-    /// Bytes of the frame's content.
-    pub frame_raw: u32,
-    /// Where the chunk begins in the frame's content.
-    pub at: u32,
-    /// Bytes of the chunk.
-    pub bytes: u32,
-    /// The code of the frame's codec.
-    pub codec: u8,
-}
 
 /// A pack as the index knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +159,8 @@ impl Index {
         let tables = packs.iter().map(PackSummary::frames).collect::<Result<Vec<_>>>()?;
         self.change(|tx| {
             let mut insert = tx.prepare_cached(
-                "INSERT OR IGNORE INTO chunks(id, pack, frame, stored, raw, at, bytes, codec) VALUES(?,?,?,?,?,?,?,?)",
+                "INSERT OR IGNORE INTO chunks(id, pack, frame, stored, raw, at, bytes, codec, bases)
+                 VALUES(?,?,?,?,?,?,?,?,?)",
             )?;
             for (pack, frames) in packs.iter().zip(&tables) {
                 let (number, is_new) = add_pack(tx, pack)?;
@@ -185,7 +171,7 @@ impl Index {
                 if !is_new {
                     continue;
                 }
-                survey::add_bases(tx, number, frames)?;
+                homes::add_bases(tx, number, frames)?;
                 let mut rows: Vec<_> = frames.iter().flat_map(|f| with_positions(f).map(move |c| (c, f))).collect();
                 // In key order, neighbouring rows go to neighbouring pages.
                 rows.sort_unstable_by_key(|((id, _, _), _)| *id);
@@ -199,7 +185,8 @@ impl Index {
                         frame.raw_bytes,
                         at,
                         bytes,
-                        frame.codec
+                        frame.codec,
+                        u8::try_from(frame.bases.len()).unwrap_or(u8::MAX)
                     ])?;
                 }
             }
@@ -300,38 +287,6 @@ impl Index {
             })
             .collect()
     }
-
-    /// For each chunk, all the places where it can be read; none for one that is not known.
-    pub fn homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
-        let mut inner = self.lock();
-        let Inner { connection, packs_by_number } = &mut *inner;
-        let found = (|| {
-            let sql = "SELECT pack, frame, stored, raw, at, bytes, codec FROM chunks WHERE id = ?";
-            // In one transaction: else every single look-up locks and unlocks the file.
-            let tx = connection.transaction()?;
-            let mut statement = tx.prepare_cached(sql)?;
-            let mut found = Vec::with_capacity(ids.len());
-            for id in ids {
-                let mut homes = Vec::new();
-                let mut rows = statement.query(params![id.as_bytes()])?;
-                while let Some(row) = rows.next()? {
-                    let Some(pack) = pack_by_number(&tx, packs_by_number, row.get(0)?)? else { continue };
-                    homes.push(Home {
-                        pack,
-                        frame_offset: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
-                        frame_stored: row.get(2)?,
-                        frame_raw: row.get(3)?,
-                        at: row.get(4)?,
-                        bytes: row.get(5)?,
-                        codec: row.get(6)?,
-                    });
-                }
-                found.push(homes);
-            }
-            Ok(found)
-        })();
-        found.map_err(|e| sqlite_error(&self.path, e))
-    }
 }
 
 fn add_pack(tx: &Transaction<'_>, pack: &PackSummary) -> rusqlite::Result<(i64, bool)> {
@@ -357,25 +312,6 @@ fn with_positions(frame: &super::pack_table::FrameRecord) -> impl Iterator<Item 
         *at = at.checked_add(bytes)?;
         Some((id, here, bytes))
     })
-}
-
-fn pack_by_number(
-    connection: &Connection,
-    cache: &mut HashMap<i64, PackId>,
-    number: i64,
-) -> rusqlite::Result<Option<PackId>> {
-    if let Some(id) = cache.get(&number) {
-        return Ok(Some(*id));
-    }
-    let found: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT id FROM packs WHERE no = ?")?
-        .query_row(params![number], |row| row.get(0))
-        .optional()?;
-    let id = found.and_then(|bytes| PackId::from_slice(&bytes).ok());
-    if let Some(id) = id {
-        cache.insert(number, id);
-    }
-    Ok(id)
 }
 
 fn blobs(db: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<u8>>> {

@@ -73,8 +73,10 @@ fn narrow(bytes: usize) -> Result<u32> {
 pub fn append(table: &mut Vec<u8>, frame: &FrameRecord) -> Result<()> {
     let covered: u64 = frame.chunks.iter().map(|&(_, bytes)| u64::from(bytes)).sum();
     let count = u16::try_from(frame.chunks.len()).ok().filter(|&n| n > 0);
-    let (Some(count), true, true) = (count, covered == u64::from(frame.raw_bytes), frame.bases.len() <= BASES_MAX)
-    else {
+    let is_possible = covered == u64::from(frame.raw_bytes)
+        && has_possible_bases(frame.bases.len(), frame.chunks.len())
+        && !needs_itself(frame);
+    let (Some(count), true) = (count, is_possible) else {
         return Err(Error::damaged("a frame's record does not add up"));
     };
     table.extend_from_slice(&frame.stored_bytes.to_le_bytes());
@@ -90,6 +92,15 @@ pub fn append(table: &mut Vec<u8>, frame: &FrameRecord) -> Result<()> {
         table.extend_from_slice(&bytes.to_le_bytes());
     }
     Ok(())
+}
+
+/// A frame that needs others holds one chunk, so that the chunk and not only its frame has these bases.
+fn has_possible_bases(bases: usize, chunks: usize) -> bool {
+    bases == 0 || (bases <= BASES_MAX && chunks == 1)
+}
+
+fn needs_itself(frame: &FrameRecord) -> bool {
+    frame.chunks.iter().any(|(id, _)| frame.bases.contains(id))
 }
 
 /// Reads a table whose first frame begins at `first_offset`; every record is checked before it is believed.
@@ -114,7 +125,7 @@ fn parse_record(rest: &mut &[u8], offset: u64) -> Result<FrameRecord> {
     let raw_bytes = le_u32(&head[4..8]);
     let (codec, base_count) = (head[8], usize::from(head[9]));
     let chunk_count = usize::from(u16::from_le_bytes([head[10], head[11]]));
-    if u64::from(raw_bytes) > FRAME_RAW_BYTES_MAX || base_count > BASES_MAX || chunk_count == 0 {
+    if u64::from(raw_bytes) > FRAME_RAW_BYTES_MAX || chunk_count == 0 || !has_possible_bases(base_count, chunk_count) {
         return Err(Error::damaged("a record in a pack's table is out of bounds"));
     }
     let bases = take(rest, base_count * ChunkId::BYTES)?
@@ -131,7 +142,11 @@ fn parse_record(rest: &mut &[u8], offset: u64) -> Result<FrameRecord> {
     if covered != u64::from(raw_bytes) {
         return Err(Error::damaged("the chunks in a pack's table do not fill their frame"));
     }
-    Ok(FrameRecord { offset, stored_bytes, raw_bytes, codec, bases, chunks })
+    let frame = FrameRecord { offset, stored_bytes, raw_bytes, codec, bases, chunks };
+    if needs_itself(&frame) {
+        return Err(Error::damaged("a chunk in a pack's table is its own base"));
+    }
+    Ok(frame)
 }
 
 fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Result<&'a [u8]> {
@@ -190,5 +205,30 @@ mod tests {
             chunks: vec![(ChunkId::of(b"a"), 1)],
         };
         assert!(append(&mut Vec::new(), &frame).is_err());
+    }
+
+    #[test]
+    fn a_frame_with_bases_holds_one_chunk_and_at_most_eight_bases() {
+        let id = |n: u8| ChunkId::of(&[n]);
+        let delta = |bases: u8| FrameRecord::delta(id(0), 7, 5, 2, (1..=bases).map(id).collect()).expect("a record");
+        let mut table = Vec::new();
+        append(&mut table, &delta(8)).expect("eight bases");
+        assert_eq!(parse(&table, 64).expect("own bytes").0[0].bases, delta(8).bases);
+        assert!(append(&mut Vec::new(), &delta(9)).is_err());
+        let two = FrameRecord { chunks: vec![(id(0), 3), (id(9), 4)], ..delta(1) };
+        assert!(append(&mut Vec::new(), &two).is_err());
+        let on_itself = FrameRecord { bases: vec![id(1), id(0)], ..delta(0) };
+        assert!(append(&mut Vec::new(), &on_itself).is_err());
+        // The same in a table that somebody else wrote: one base too many, a second chunk, its own base.
+        let mut group = Vec::new();
+        append(&mut group, &FrameRecord { bases: vec![], ..two }).expect("a group");
+        let mut forged = group.clone();
+        forged[9] = 1;
+        forged.splice(12..12, [7; 32]);
+        assert!(parse(&forged, 64).is_err());
+        let mut forged = Vec::new();
+        append(&mut forged, &delta(1)).expect("one base");
+        forged.copy_within(44..76, 12);
+        assert!(parse(&forged, 64).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::config::{self, Config, Parameters};
 use super::entry::Entry;
-use super::pack::{PackKind, PackWriter};
+use super::pack::{PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
 use super::records::WriterRecord;
 use super::snapshots::{Snapshot, Totals};
@@ -10,7 +10,7 @@ use super::stream::{Child, NodeBuilder, StreamRef};
 use super::transaction::{Claim, Transaction};
 use super::tree::TreeBuilder;
 use super::{Cache, Repo};
-use crate::codec::{Compression, Encoder};
+use crate::codec::{Base, Compression, Encoder, Relation};
 use crate::events::Silent;
 use crate::ids::{ChunkId, RepositoryId, SnapshotId};
 use crate::metadata::{FileKind, FileTime, Metadata};
@@ -120,6 +120,52 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         problems: 0,
         program: "ckpt test".to_owned(),
     }
+}
+
+/// Stores chunks in one pack, each in a frame of its own, coded against the contents named with it.
+pub(crate) fn store_pack(transaction: &Transaction<'_>, chunks: &[(&[u8], &[&[u8]])]) -> PackSummary {
+    let mut pack = transaction.create_pack(PackKind::Data).expect("a pack");
+    for &(chunk, bases) in chunks {
+        let (record, frame) = frame_of(chunk, bases);
+        pack.append(&frame, &[record]).expect("appends");
+    }
+    transaction.finish_pack(pack).expect("durable")
+}
+
+/// As [`store_pack`], in a transaction of its own that leaves no snapshot.
+pub(crate) fn store(repo: &Repo, chunks: &[(&[u8], &[&[u8]])]) -> PackSummary {
+    let transaction = Transaction::begin(repo, &writer()).expect("begins");
+    let summary = store_pack(&transaction, chunks);
+    transaction.commit_repacked().expect("commits");
+    summary
+}
+
+/// A chunk coded against these contents.
+pub(crate) fn frame_of(chunk: &[u8], bases: &[&[u8]]) -> (FrameRecord, Vec<u8>) {
+    let mut encoder = Encoder::new(Compression::Auto).expect("an encoder");
+    let mut frame = Vec::new();
+    let codec = if bases.is_empty() {
+        encoder.encode(chunk, &mut frame).expect("encodes")
+    } else {
+        let content = bases.concat();
+        let base = Base {
+            content: &content,
+            chunks: bases.len() as u8,
+            relation: Relation::Text,
+            stored_bytes_max: chunk.len(),
+        };
+        encoder.encode_against(chunk, &base, &mut frame).expect("encodes").codec
+    };
+    let ids = bases.iter().map(|base| ChunkId::of(base)).collect();
+    let record = FrameRecord::delta(ChunkId::of(chunk), chunk.len(), frame.len(), codec.code(), ids);
+    (record.expect("a record"), frame)
+}
+
+/// One file's worth of numbered versions of the same bytes, each a chunk and a little different from the others.
+pub(crate) fn version(number: u64) -> Vec<u8> {
+    let mut bytes = noise(1000, 4000);
+    bytes[..100].copy_from_slice(&noise(number, 100));
+    bytes
 }
 
 /// The content of every file of the snapshot by its path, all of it read and verified.

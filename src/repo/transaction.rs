@@ -6,10 +6,12 @@
 //! 4. `snapshots/<id>` is created exclusively. That is the commit: everything before is invisible, everything is durable.
 //! 5. `transactions/<id>` is removed and the index of this host is told.
 //!
+//! A chunk may be coded against others. Such a home counts only if what it needs may be relied on, too, and then all of
+//! it is relied on; [`reliance`] says how, and why chunks never come to need one another in a ring.
+//!
 //! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
-use super::index::Home;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
@@ -19,8 +21,11 @@ use super::{Repo, names};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::storage::{self, ObjectName, ObjectWriter, Published};
+use reliance::Reliance;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+mod reliance;
 
 /// Whether a chunk has to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,10 @@ struct State {
     /// Known packs that no index object lists.
     unlisted: HashSet<PackId>,
     sizes: HashMap<PackId, u64>,
+    /// What chunks underway may be coded against.
+    declared: HashMap<ChunkId, Vec<ChunkId>>,
+    /// Chunks underway that others need: they must not be dropped.
+    awaited: HashSet<ChunkId>,
     index: Option<IndexWriter>,
 }
 
@@ -142,43 +151,36 @@ impl<'r> Transaction<'r> {
     /// Decides for each chunk whether the caller has to store it. A chunk is [`Claim::New`] for exactly one caller.
     pub fn claim(&self, ids: &[ChunkId]) -> Result<Vec<Claim>> {
         let mut state = self.lock();
-        let homes = self.repo.index().homes(ids)?;
-        Ok(ids.iter().zip(homes).map(|(id, homes)| self.claim_one(&mut state, *id, &homes)).collect())
-    }
-
-    fn claim_one(&self, state: &mut State, id: ChunkId, homes: &[Home]) -> Claim {
-        match self.rely(state, homes) {
-            true => Claim::Known,
-            false if state.underway.insert(id) => Claim::New,
-            false => Claim::Known,
-        }
-    }
-
-    /// For each chunk, true if it is stored in a pack that may be relied on; it is relied on from now.
-    pub fn known(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
-        let mut state = self.lock();
-        let homes = self.repo.index().homes(ids)?;
+        let reliance = Reliance::of(self, &state, ids, None)?;
+        let known: Vec<bool> = ids.iter().map(|&id| reliance.rely(&mut state, id)).collect();
         Ok(ids
             .iter()
-            .zip(homes)
-            .map(|(id, homes)| self.rely(&mut state, &homes) || state.underway.contains(id))
+            .zip(known)
+            .map(|(&id, is_known)| if !is_known && state.underway.insert(id) { Claim::New } else { Claim::Known })
             .collect())
     }
 
-    /// Chooses a home in a pack of this run, in one relied on already, or in any that was whole when this began; relies
-    /// on it. Packs that another run on this host adds meanwhile are left alone: that run may yet be revoked.
-    fn rely(&self, state: &mut State, homes: &[Home]) -> bool {
-        if homes.iter().any(|h| state.written.contains(&h.pack) || state.relied.contains_key(&h.pack)) {
-            return true;
-        }
-        let whole = homes.iter().filter(|h| !self.absent.contains(&h.pack));
-        match whole.filter_map(|h| Some((h.pack, *state.sizes.get(&h.pack)?))).next() {
-            Some((pack, bytes)) => {
-                state.relied.insert(pack, bytes);
-                true
-            }
-            None => false,
-        }
+    /// For each chunk, true if it is stored in a pack that may be relied on, or being stored by this run; it is relied on
+    /// from now.
+    pub fn known(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        let mut state = self.lock();
+        let reliance = Reliance::of(self, &state, ids, None)?;
+        Ok(ids.iter().map(|&id| reliance.rely(&mut state, id)).collect())
+    }
+
+    /// For each of `bases`, true if `chunk`, which this run is to store, may be coded against it: it is stored in a pack
+    /// that may be relied on, with all that it needs itself, or this run is storing it, and it does not need `chunk`. It is
+    /// relied on from now, and it will not come to need `chunk` later, whether the answer is used or not.
+    pub fn rely_on_base(&self, chunk: ChunkId, bases: &[ChunkId]) -> Result<Vec<bool>> {
+        let mut state = self.lock();
+        let reliance = Reliance::of(self, &state, bases, Some(chunk))?;
+        let allowed: Vec<bool> = bases.iter().map(|&base| reliance.rely(&mut state, base)).collect();
+        let accepted = bases.iter().zip(&allowed).filter(|(_, allowed)| **allowed).map(|(&base, _)| base);
+        let accepted: Vec<ChunkId> = accepted.collect();
+        let awaited: Vec<ChunkId> = accepted.iter().copied().filter(|base| state.underway.contains(base)).collect();
+        state.awaited.extend(awaited);
+        state.declared.entry(chunk).or_default().extend(accepted);
+        Ok(allowed)
     }
 
     /// Begins a pack of this transaction.
@@ -201,6 +203,8 @@ impl<'r> Transaction<'r> {
         let mut state = self.lock();
         for (id, _) in frames.iter().flat_map(|f: &FrameRecord| &f.chunks) {
             state.underway.remove(id);
+            state.declared.remove(id);
+            state.awaited.remove(id);
         }
         state.written.insert(summary.id);
         if state.index.is_none() {
@@ -230,6 +234,10 @@ impl<'r> Transaction<'r> {
             return Err(Error::new(Kind::Failed, "a dry run cannot be committed"));
         }
         let mut state = std::mem::take(&mut *self.lock());
+        if let Some(dropped) = state.awaited.iter().next() {
+            let text = format!("chunk {}, which others need, was never stored", dropped.short());
+            return Err(Error::new(Kind::Failed, text));
+        }
         let prepared = self
             .publish_index(state.index.take(), &state.relied, &state.unlisted)
             .and_then(|index| self.check_relied(&state.relied).map(|()| index));
@@ -331,3 +339,6 @@ pub fn revoke(repo: &Repo, id: SnapshotId) -> Result<()> {
     repo.storage().delete(&names::transaction(id)?)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,8 +131,7 @@ pub(super) fn plan(
     orphans.sort_unstable();
     // By count, not by bytes: a chunk may be so small a part of its frame that its share rounds to nothing.
     let (needed, unused): (Vec<_>, Vec<_>) = packs.into_iter().partition(|p| p.used.chunks > 0);
-    let not_copied = repo.index().packs_with_bases()?;
-    let (staying, sparse) = choose_sparse(needed, max_unused, &|pack| !not_copied.contains(&pack.id));
+    let (staying, sparse) = choose_sparse(needed, max_unused);
     let mut plan = Plan { staying, sparse, unused, orphans };
     settle_homes(survey, &mut plan)?;
     Ok(plan)
@@ -204,11 +203,7 @@ pub(super) fn refuse_homeless(survey: &Survey<'_>) -> Result<()> {
 }
 
 /// The sparsest packs, as many as bring the unused bytes of the rest under the limit.
-fn choose_sparse(
-    needed: Vec<PlannedPack>,
-    max_unused: MaxUnused,
-    can_be_copied: &dyn Fn(&PlannedPack) -> bool,
-) -> (Vec<PlannedPack>, Vec<PlannedPack>) {
+fn choose_sparse(needed: Vec<PlannedPack>, max_unused: MaxUnused) -> (Vec<PlannedPack>, Vec<PlannedPack>) {
     let used: u64 = needed.iter().map(|p| p.used.bytes).sum();
     let limit = match max_unused {
         MaxUnused::Unlimited => u64::MAX,
@@ -218,8 +213,7 @@ fn choose_sparse(
         MaxUnused::Percent(percent) => (used as f64 * percent.max(0.0) / (100.0 - percent.max(0.0))) as u64,
     };
     let mut unused: u64 = needed.iter().map(PlannedPack::unused_bytes).sum();
-    let mut by_density: Vec<PackId> =
-        needed.iter().filter(|p| p.unused_bytes() > 0 && can_be_copied(p)).map(|p| p.id).collect();
+    let mut by_density: Vec<PackId> = needed.iter().filter(|p| p.unused_bytes() > 0).map(|p| p.id).collect();
     let of: HashMap<PackId, PlannedPack> = needed.iter().map(|p| (p.id, *p)).collect();
     by_density.sort_by_key(|id| (of[id].density(), std::cmp::Reverse(of[id].unused_bytes()), *id));
     let mut chosen = HashSet::new();

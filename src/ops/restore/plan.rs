@@ -111,6 +111,7 @@ mod tests {
             at,
             bytes: 500,
             codec: 0,
+            base_count: 0,
         };
         (home, Want { job, bytes: 500, offset, id: ChunkId::of(&[pack]) })
     }

@@ -184,6 +184,7 @@ fn check_table(
                 at,
                 bytes: chunk_bytes,
                 codec: frame.codec,
+                base_count: u8::try_from(frame.bases.len()).unwrap_or(u8::MAX),
             };
             sum = sum.wrapping_add(fold(chunk, &home));
             at += chunk_bytes;
@@ -213,6 +214,7 @@ fn fold(chunk: ChunkId, home: &Home) -> u64 {
         u64::from(home.at),
         u64::from(home.bytes),
         u64::from(home.codec),
+        u64::from(home.base_count),
     ];
     place.iter().fold(id, |sum, &n| (sum ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
 }

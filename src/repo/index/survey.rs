@@ -6,7 +6,6 @@
 use super::{Index, Inner, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
-use crate::repo::pack_table::FrameRecord;
 use rusqlite::{Connection, Transaction, params};
 use std::sync::{Mutex, PoisonError};
 
@@ -230,17 +229,4 @@ impl Usage {
         self.chunks += 1;
         self.bytes += bytes;
     }
-}
-
-/// Records which chunks of a new pack need which bases.
-pub(super) fn add_bases(tx: &Transaction<'_>, pack: i64, frames: &[FrameRecord]) -> rusqlite::Result<()> {
-    let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO bases(chunk, base, pack) VALUES(?,?,?)")?;
-    for frame in frames {
-        for (chunk, _) in frame.chunks.iter().filter(|_| !frame.bases.is_empty()) {
-            for base in &frame.bases {
-                insert.execute(params![chunk.as_bytes(), base.as_bytes(), pack])?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Walks and sums over the whole index.
 
-use super::{Home, Index, Inner, blobs, pack_by_number, sqlite_error};
+use super::homes::{HOME_COLUMNS, home_of};
+use super::{Home, Index, Inner, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
-use std::collections::HashSet;
 
 /// What one codec has done, over all frames of all packs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,21 +24,12 @@ impl Index {
         let mut inner = self.lock();
         let Inner { connection, packs_by_number } = &mut *inner;
         let done = (|| {
-            let sql = "SELECT pack, frame, stored, raw, at, bytes, codec, id FROM chunks ORDER BY id";
-            let mut statement = connection.prepare_cached(sql)?;
+            let sql = format!("SELECT {HOME_COLUMNS}, id FROM chunks ORDER BY id");
+            let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let Some(pack) = pack_by_number(connection, packs_by_number, row.get(0)?)? else { continue };
-                let Ok(id) = ChunkId::from_slice(row.get_ref(7)?.as_blob()?) else { continue };
-                let home = Home {
-                    pack,
-                    frame_offset: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
-                    frame_stored: row.get(2)?,
-                    frame_raw: row.get(3)?,
-                    at: row.get(4)?,
-                    bytes: row.get(5)?,
-                    codec: row.get(6)?,
-                };
+                let Some(home) = home_of(connection, packs_by_number, row)? else { continue };
+                let Ok(id) = ChunkId::from_slice(row.get_ref("id")?.as_blob()?) else { continue };
                 visit(id, home);
             }
             Ok(())
@@ -74,10 +65,24 @@ impl Index {
         })
     }
 
-    /// True for each pack that holds a chunk stored as a difference from others.
-    pub fn packs_with_bases(&self) -> Result<HashSet<PackId>> {
-        let sql = "SELECT id FROM packs WHERE no IN (SELECT pack FROM bases)";
-        let rows = self.query(|db| blobs(db, sql))?;
-        rows.iter().map(|b| PackId::from_slice(b)).collect()
+    /// Calls `visit` for every base of every frame: the chunk coded against it, the pack, where the frame begins, the
+    /// base's position among its bases, the base.
+    pub fn for_each_base(&self, visit: &mut dyn FnMut(ChunkId, PackId, u64, u8, ChunkId)) -> Result<()> {
+        self.query(|db| {
+            let sql = "SELECT b.chunk, p.id, b.frame, b.ordinal, b.base FROM bases b JOIN packs p ON p.no = b.pack";
+            let mut statement = db.prepare_cached(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let ids = (
+                    ChunkId::from_slice(row.get_ref(0)?.as_blob()?),
+                    PackId::from_slice(row.get_ref(1)?.as_blob()?),
+                    ChunkId::from_slice(row.get_ref(4)?.as_blob()?),
+                );
+                if let (Ok(chunk), Ok(pack), Ok(base)) = ids {
+                    visit(chunk, pack, u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0), row.get(3)?, base);
+                }
+            }
+            Ok(())
+        })
     }
 }

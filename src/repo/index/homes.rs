@@ -1,0 +1,214 @@
+//! Where chunks lie and what they are coded against.
+
+use super::{Index, Inner, sqlite_error};
+use crate::error::Result;
+use crate::ids::{ChunkId, PackId};
+use crate::repo::pack_table::FrameRecord;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use std::collections::HashMap;
+
+/// The columns of `chunks` that [`home_of`] takes.
+pub(super) const HOME_COLUMNS: &str = "pack, frame, stored, raw, at, bytes, codec, bases";
+
+/// Where a chunk can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// The pack.
+    pub pack: PackId,
+    /// Where its frame begins in the pack.
+    pub frame_offset: u64,
+    /// Bytes of the frame as stored.
+    pub frame_stored: u32,
+    /// Bytes of the frame's content.
+    pub frame_raw: u32,
+    /// Where the chunk begins in the frame's content.
+    pub at: u32,
+    /// Bytes of the chunk.
+    pub bytes: u32,
+    /// The code of the frame's codec.
+    pub codec: u8,
+    /// How many other chunks must be known to decode the frame; [`Index::bases`] tells which.
+    pub base_count: u8,
+}
+
+/// What stands on a chunk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeltaUse {
+    /// How many chunks have it as their first base.
+    pub count: u64,
+    /// The bytes of their frames as stored.
+    pub stored_bytes: u64,
+}
+
+impl Index {
+    /// For each chunk, all the places where it can be read, those that need no other chunk first; none for one that is
+    /// not known.
+    pub fn homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
+        let mut inner = self.lock();
+        let Inner { connection, packs_by_number } = &mut *inner;
+        let found = (|| {
+            let sql = format!("SELECT {HOME_COLUMNS} FROM chunks WHERE id = ?");
+            // In one transaction: else every single look-up locks and unlocks the file.
+            let tx = connection.transaction()?;
+            let mut statement = tx.prepare_cached(&sql)?;
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let mut homes = Vec::new();
+                let mut rows = statement.query(params![id.as_bytes()])?;
+                while let Some(row) = rows.next()? {
+                    homes.extend(home_of(&tx, packs_by_number, row)?);
+                }
+                homes.sort_by_key(|home| home.base_count > 0);
+                found.push(homes);
+            }
+            Ok(found)
+        })();
+        found.map_err(|e| sqlite_error(&self.path, e))
+    }
+
+    /// For each chunk in a pack, the chunks that it is coded against there, in the order in which the frame needs them;
+    /// none if it needs none. A pack that holds the chunk several times (no writer makes one) answers for its first frame
+    /// that needs any.
+    pub fn bases(&self, of: &[(ChunkId, PackId)]) -> Result<Vec<Vec<ChunkId>>> {
+        self.bases_in_frames(of.iter().map(|&(chunk, pack)| (chunk, pack, None)))
+    }
+
+    /// As [`Index::bases`], for the very frame of a home.
+    pub fn bases_at(&self, of: &[(ChunkId, Home)]) -> Result<Vec<Vec<ChunkId>>> {
+        self.bases_in_frames(of.iter().map(|(chunk, home)| (*chunk, home.pack, Some(home.frame_offset))))
+    }
+
+    fn bases_in_frames(&self, of: impl Iterator<Item = (ChunkId, PackId, Option<u64>)>) -> Result<Vec<Vec<ChunkId>>> {
+        let mut inner = self.lock();
+        let found = (|| {
+            let tx = inner.connection.transaction()?;
+            let mut statement = tx.prepare_cached(
+                "SELECT base, frame FROM bases
+                 WHERE chunk = ?1 AND pack = (SELECT no FROM packs WHERE id = ?2) AND frame = coalesce(?3, frame)
+                 ORDER BY frame, ordinal",
+            )?;
+            let mut found = Vec::new();
+            for (chunk, pack, frame) in of {
+                let frame = frame.map(|offset| i64::try_from(offset).unwrap_or(i64::MAX));
+                let mut bases = Vec::new();
+                let mut first_frame = None;
+                let mut rows = statement.query(params![chunk.as_bytes(), pack.as_bytes(), frame])?;
+                while let Some(row) = rows.next()? {
+                    if *first_frame.get_or_insert(row.get::<_, i64>(1)?) != row.get::<_, i64>(1)? {
+                        break;
+                    }
+                    bases.extend(ChunkId::from_slice(row.get_ref(0)?.as_blob()?).ok());
+                }
+                found.push(bases);
+            }
+            Ok(found)
+        })();
+        found.map_err(|e| sqlite_error(&self.path, e))
+    }
+
+    /// How many chunks are coded against `base` as their first base, and the bytes that they take: from this a writer
+    /// decides when it is time for a new anchor. A chunk that is coded so in several packs counts once, at its smallest.
+    pub fn deltas_on(&self, base: ChunkId) -> Result<DeltaUse> {
+        let sql = "SELECT count(*), coalesce(sum(stored), 0) FROM
+                   (SELECT min(c.stored) AS stored FROM bases b
+                    CROSS JOIN chunks c ON c.id = b.chunk AND c.pack = b.pack AND c.frame = b.frame
+                    WHERE b.base = ? AND b.ordinal = 0 GROUP BY b.chunk)";
+        let (count, bytes): (i64, i64) = self.query(|db| {
+            db.prepare_cached(sql)?.query_row(params![base.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        })?;
+        Ok(DeltaUse { count: u64::try_from(count).unwrap_or(0), stored_bytes: u64::try_from(bytes).unwrap_or(0) })
+    }
+}
+
+/// The home in a row that begins with [`HOME_COLUMNS`]; none if its pack is not known any more.
+pub(super) fn home_of(
+    connection: &Connection,
+    packs_by_number: &mut HashMap<i64, PackId>,
+    row: &Row<'_>,
+) -> rusqlite::Result<Option<Home>> {
+    let Some(pack) = pack_by_number(connection, packs_by_number, row.get(0)?)? else { return Ok(None) };
+    Ok(Some(Home {
+        pack,
+        frame_offset: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+        frame_stored: row.get(2)?,
+        frame_raw: row.get(3)?,
+        at: row.get(4)?,
+        bytes: row.get(5)?,
+        codec: row.get(6)?,
+        base_count: row.get(7)?,
+    }))
+}
+
+fn pack_by_number(
+    connection: &Connection,
+    cache: &mut HashMap<i64, PackId>,
+    number: i64,
+) -> rusqlite::Result<Option<PackId>> {
+    if let Some(id) = cache.get(&number) {
+        return Ok(Some(*id));
+    }
+    let found: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT id FROM packs WHERE no = ?")?
+        .query_row(params![number], |row| row.get(0))
+        .optional()?;
+    let id = found.and_then(|bytes| PackId::from_slice(&bytes).ok());
+    if let Some(id) = id {
+        cache.insert(number, id);
+    }
+    Ok(id)
+}
+
+/// Records what the frames of a new pack are coded against.
+pub(super) fn add_bases(tx: &Transaction<'_>, pack: i64, frames: &[FrameRecord]) -> rusqlite::Result<()> {
+    let sql = "INSERT OR IGNORE INTO bases(chunk, pack, frame, ordinal, base) VALUES(?,?,?,?,?)";
+    let mut insert = tx.prepare_cached(sql)?;
+    for frame in frames {
+        let offset = i64::try_from(frame.offset).unwrap_or(i64::MAX);
+        for (chunk, _) in &frame.chunks {
+            for (ordinal, base) in (0u8..).zip(&frame.bases) {
+                insert.execute(params![chunk.as_bytes(), pack, offset, ordinal, base.as_bytes()])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::test_support::{self, open, store, version};
+
+    #[test]
+    fn bases_come_in_order_and_homes_without_any_first() {
+        let repo = open(&test_support::storage());
+        let id = |number: u64| ChunkId::of(&version(number));
+        let coded = store(&repo, &[(&version(9), &[&version(3), &version(1), &version(2)]), (&version(1), &[])]);
+        let alone = store(&repo, &[(&version(9), &[])]);
+        let index = repo.index();
+        let asked = [(id(9), coded.id), (id(9), alone.id), (id(1), coded.id), (id(7), coded.id), (id(9), coded.id)];
+        let order = vec![id(3), id(1), id(2)];
+        assert_eq!(index.bases(&asked).expect("an index"), [order.clone(), vec![], vec![], vec![], order.clone()]);
+        let homes = index.homes(&[id(9)]).expect("an index").remove(0);
+        assert_eq!(homes.iter().map(|h| (h.pack, h.base_count)).collect::<Vec<_>>(), [(alone.id, 0), (coded.id, 3)]);
+        assert_eq!(index.bases_at(&[(id(9), homes[1]), (id(9), homes[0])]).expect("an index"), [order, vec![]]);
+        index.remove_packs(&[coded.id]).expect("an index");
+        assert_eq!(index.bases(&asked).expect("an index"), vec![vec![]; 5]);
+    }
+
+    #[test]
+    fn what_stands_on_an_anchor_is_counted_by_first_bases() {
+        let repo = open(&test_support::storage());
+        let id = |number: u64| ChunkId::of(&version(number));
+        let index = repo.index();
+        assert_eq!(index.deltas_on(id(0)).expect("an index"), DeltaUse::default());
+        store(&repo, &[(&version(1), &[&version(0)]), (&version(2), &[&version(0), &version(5)])]);
+        store(&repo, &[(&version(3), &[&version(5), &version(0)])]);
+        let stored = |n: u64| u64::from(index.homes(&[id(n)]).expect("an index")[0][0].frame_stored);
+        let expected = DeltaUse { count: 2, stored_bytes: stored(1) + stored(2) };
+        assert_eq!(index.deltas_on(id(0)).expect("an index"), expected);
+        // The same again elsewhere is the same chunk.
+        store(&repo, &[(&version(1), &[&version(0)])]);
+        assert_eq!(index.deltas_on(id(0)).expect("an index"), expected);
+        assert_eq!(index.deltas_on(id(5)).expect("an index").count, 1);
+    }
+}
