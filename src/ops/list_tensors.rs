@@ -122,10 +122,11 @@ fn storing_of(repo: &Repo, ids: Vec<ChunkId>, observer: &dyn Observer) -> Result
     let mut found = HashMap::with_capacity(ids.len());
     for batch in ids.chunks(LOOKUP_CHUNKS) {
         check_interrupt(observer)?;
-        for (id, homes) in batch.iter().zip(repo.locate(batch)?) {
-            // Of several homes, the cheapest: what the chunk would have to take.
-            let best = homes.into_iter().min_by_key(|home| share(home, u64::from(home.bytes)));
-            found.extend(best.map(|home| (*id, Storing { home, bases: Vec::new() })));
+        // The first home is the one that is read.
+        let homes = batch.iter().zip(repo.locate(batch)?);
+        let homes: Vec<(ChunkId, Home)> = homes.filter_map(|(id, homes)| Some((*id, *homes.first()?))).collect();
+        for ((id, home), bases) in homes.iter().zip(repo.index().bases_at(&homes)?) {
+            found.insert(*id, Storing { home: *home, bases });
         }
     }
     Ok(found)
@@ -152,7 +153,7 @@ fn list_tensor(file: &TensorFile, tensor: Tensor, storing: &HashMap<ChunkId, Sto
         };
         stored_bytes = stored_bytes.map(|sum| sum.saturating_add(share(home, stretch.bytes)));
         codecs.insert(Codec::from_code(home.codec).map_or("unknown", Codec::name));
-        segments_with_base += u64::from(!needed.is_empty());
+        segments_with_base += u64::from(home.base_count > 0);
         for base in needed {
             if bases.len() < BASES_MAX && !bases.contains(base) {
                 bases.push(*base);
