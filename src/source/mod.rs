@@ -16,3 +16,5 @@ pub mod scan;
 pub mod stat;
 pub mod target;
 pub mod xattrs;
+
+pub use formats::safetensors_writer as safetensors;
