@@ -53,3 +53,46 @@ pub fn dump_tensor(
     out.flush().map_err(to_out)?;
     Ok(written)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::events::Silent;
+    use crate::ops::tensors::tests::safetensors;
+    use crate::repo::test_support::{self, Node, noise};
+
+    fn dumped(repo: &Repo, snapshot: &Snapshot, path: &str, name: &str) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let resources = Resources { threads: 2, memory_bytes: 1 << 20 };
+        let what = (path.as_bytes(), name);
+        let bytes = dump_tensor(repo, snapshot, what, TensorFormat::Raw, &mut out, resources, &Silent)?;
+        assert_eq!(bytes, out.len() as u64);
+        Ok(out)
+    }
+
+    #[test]
+    fn every_tensor_is_dumped_and_one_behind_the_other_they_are_the_content() {
+        let repo = test_support::open(&test_support::storage());
+        let (a, b) = (noise(1, 30_000), noise(2, 5000));
+        let file =
+            safetensors(&[("a", "F32", &[7500], &a), ("b.c", "BF16", &[2500], &b), ("none", "F32", &[0], &[])], "");
+        let snapshot = test_support::save(&repo, 10, &[("d", Node::Directory), ("d/m", Node::File(file.clone()))]);
+        let all = ["a", "b.c", "none"].map(|name| dumped(&repo, &snapshot, "d/m", name).expect("there")).concat();
+        assert_eq!(all, file[file.len() - 35_000..]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_with_what_is_near() {
+        let repo = test_support::open(&test_support::storage());
+        let file = safetensors(&[("model.weight", "U8", &[1], &[1])], "");
+        let nodes = [("d", Node::Directory), ("d/m", Node::File(file)), ("t", Node::File(b"text".to_vec()))];
+        let snapshot = test_support::save(&repo, 10, &nodes);
+        let refused = |path: &str, name: &str| dumped(&repo, &snapshot, path, name).expect_err("refused");
+        let error = refused("d/m", "model.weigth");
+        assert_eq!((error.kind(), error.hint()), (Kind::NotFound, Some("near names: model.weight")));
+        assert_eq!(refused("d/x", "a").kind(), Kind::NotFound);
+        assert_eq!(refused("d", "a").kind(), Kind::Usage);
+        assert_eq!(refused("t", "a").kind(), Kind::Usage);
+    }
+}

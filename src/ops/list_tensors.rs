@@ -10,7 +10,7 @@ use crate::ids::ChunkId;
 use crate::repo::Repo;
 use crate::repo::index::Home;
 use crate::source::layout::Tensor;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Looked up in the index together.
 const LOOKUP_CHUNKS: usize = 4096;
@@ -24,8 +24,8 @@ pub struct ListedTensor {
     pub tensor: Tensor,
     /// Its bytes; none if they cannot be told.
     pub bytes: Option<u64>,
-    /// The bytes that its chunks take in the repository, in proportion where a chunk holds more than it. Chunks that other
-    /// tensors share count in full. None if the tensor has no place, or one of its chunks none.
+    /// The bytes that its chunks take in the repository, in proportion where a chunk holds more than it, each
+    /// once. Chunks that other tensors share count in full. None if the tensor has no place, or one of its chunks none.
     pub stored_bytes: Option<u64>,
     /// The names of the codecs of its chunks, sorted.
     pub codecs: Vec<&'static str>,
@@ -141,6 +141,7 @@ fn list_tensor(file: &TensorFile, tensor: Tensor, storing: &HashMap<ChunkId, Sto
     let mut codecs = BTreeSet::new();
     let mut bases: Vec<ChunkId> = Vec::new();
     let (mut segments, mut segments_with_base) = (0, 0);
+    let mut counted = HashSet::new();
     let mut stored_bytes = tensor.place.map(|_| 0u64);
     for stretch in tensor.place.into_iter().flat_map(|place| file.stretches(place)) {
         if stretch.id == ChunkId::HOLE {
@@ -151,7 +152,9 @@ fn list_tensor(file: &TensorFile, tensor: Tensor, storing: &HashMap<ChunkId, Sto
             stored_bytes = None;
             continue;
         };
-        stored_bytes = stored_bytes.map(|sum| sum.saturating_add(share(home, stretch.bytes)));
+        if counted.insert(stretch.id) {
+            stored_bytes = stored_bytes.map(|sum| sum.saturating_add(share(home, stretch.bytes)));
+        }
         codecs.insert(Codec::from_code(home.codec).map_or("unknown", Codec::name));
         segments_with_base += u64::from(home.base_count > 0);
         for base in needed {
@@ -163,4 +166,57 @@ fn list_tensor(file: &TensorFile, tensor: Tensor, storing: &HashMap<ChunkId, Sto
     let bytes = tensor_bytes(&tensor);
     let codecs = codecs.into_iter().collect();
     ListedTensor { bytes, stored_bytes, codecs, segments, segments_with_base, bases, tensor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Silent;
+    use crate::ops::tensors::tests::safetensors;
+    use crate::repo::test_support::{self, Node, noise};
+
+    fn listed(repo: &Repo, part: Part<'_>, patterns: &[&str]) -> (Vec<ListedTensor>, ListTensorsReport) {
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        let filter = TensorFilter::new(&patterns).expect("patterns");
+        let mut found = Vec::new();
+        let mut visit = |file: &ListedFile| {
+            found.extend(file.tensors.iter().cloned());
+            Ok(())
+        };
+        let report = list_tensors(repo, part, &filter, &Silent, &mut visit).expect("sound");
+        (found, report)
+    }
+
+    #[test]
+    fn tensors_come_with_what_they_take_in_the_repository() {
+        let repo = test_support::open(&test_support::storage());
+        let (noisy, even) = (noise(1, 40_000), vec![0u8; 40_000]);
+        let file = safetensors(&[("a.noise", "U8", &[200, 200], &noisy), ("b.even", "F32", &[10_000], &even)], "");
+        let snapshot = test_support::save(&repo, 10, &[("m.safetensors", Node::File(file))]);
+        let part = Part { snapshot: &snapshot, subpath: None };
+        let (found, report) = listed(&repo, part, &[]);
+        assert_eq!(found.iter().map(|t| t.tensor.name.as_str()).collect::<Vec<_>>(), ["a.noise", "b.even"]);
+        let stored = |number: usize| found[number].stored_bytes.expect("all there");
+        assert!((34_000..42_000).contains(&stored(0)), "{}", stored(0));
+        // A frame with both in it is shared by bytes.
+        assert!(stored(1) < 8_000, "{}", stored(1));
+        assert_eq!((report.files, report.tensors, report.bytes), (1, 2, 80_000));
+        assert_eq!(report.stored_bytes, stored(0) + stored(1));
+        assert_eq!((found[0].segments, found[0].segments_with_base), (10, 0));
+        assert!(!found[0].codecs.is_empty());
+        assert_eq!(listed(&repo, part, &["b*"]).0.len(), 1);
+        assert_eq!(listed(&repo, part, &["nothing"]).1.files, 0);
+    }
+
+    #[test]
+    fn chunks_coded_against_others_are_counted_and_name_them() {
+        let repo = test_support::open(&test_support::storage());
+        let tensor = test_support::version(2);
+        let file = safetensors(&[("a", "U8", &[4000], &tensor)], "");
+        let base = [&test_support::version(1)[..], &[0; 96]].concat();
+        test_support::store(&repo, &[(&base, &[]), (&file, &[&base])]);
+        let snapshot = test_support::save(&repo, 10, &[("m", Node::File(file.clone()))]);
+        let (found, _) = listed(&repo, Part { snapshot: &snapshot, subpath: None }, &[]);
+        assert_eq!((found[0].segments_with_base, &found[0].bases[..]), (1, &[ChunkId::of(&base)][..]));
+    }
 }

@@ -213,3 +213,6 @@ impl Described {
         Described { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes: tensor_bytes(tensor) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,8 +59,12 @@ pub struct TensorFile {
     pub file: StoredFile,
     /// What lies where in it.
     pub layout: Layout,
-    chunks: Vec<PlacedChunk>,
+    chunks: ChunkList,
 }
+
+/// The chunks of a file: 48 bytes of memory for each.
+#[derive(Debug, Clone, Default)]
+pub struct ChunkList(Vec<PlacedChunk>);
 
 /// What a look into a file has shown.
 #[derive(Debug)]
@@ -268,19 +272,22 @@ impl TensorFile {
         for tensor in &mut layout.tensors {
             tensor.place = tensor.place.filter(|place| place.end() <= bytes);
         }
-        TensorFile { file, layout, chunks: reader.into_chunks() }
+        TensorFile { file, layout, chunks: ChunkList(reader.into_chunks()) }
     }
 
     /// The parts of chunks that make up `range` of the file, in order.
     pub fn stretches(&self, range: ByteRange) -> impl Iterator<Item = Stretch> + '_ {
-        let first = self.chunks.partition_point(|chunk| end_of(chunk) <= range.offset());
-        let chunks = self.chunks.get(first..).unwrap_or_default();
-        chunks.iter().take_while(move |chunk| chunk.offset < range.end()).filter_map(move |chunk| {
-            let from = chunk.offset.max(range.offset());
-            let bytes = end_of(chunk).min(range.end()).checked_sub(from).filter(|bytes| *bytes > 0)?;
-            let PlacedChunk { offset, child } = *chunk;
-            Some(Stretch { id: child.id, chunk_bytes: child.bytes, skip: from - offset, bytes })
-        })
+        self.chunks.stretches(range)
+    }
+
+    /// The file without its chunks, to be kept while others are looked into: it has no stretches any more.
+    pub fn without_chunks(self) -> TensorFile {
+        TensorFile { chunks: ChunkList::default(), ..self }
+    }
+
+    /// Reads the list of chunks again.
+    pub fn read_chunk_list(&self, frames: &FrameCache<'_>) -> Result<ChunkList> {
+        Ok(ChunkList(ContentReader::open(frames, self.file.entry.content)?.into_chunks()))
     }
 
     /// The tensor of this name.
@@ -295,6 +302,21 @@ impl TensorFile {
                 false => format!("near names: {}", near.join(", ")),
             };
             Error::new(Kind::NotFound, format!("{path} holds no tensor {name}")).with_hint(hint)
+        })
+    }
+}
+
+impl ChunkList {
+    /// The parts of chunks that make up `range` of the file, in order.
+    pub fn stretches(&self, range: ByteRange) -> impl Iterator<Item = Stretch> + '_ {
+        let ChunkList(chunks) = self;
+        let first = chunks.partition_point(|chunk| end_of(chunk) <= range.offset());
+        let chunks = chunks.get(first..).unwrap_or_default();
+        chunks.iter().take_while(move |chunk| chunk.offset < range.end()).filter_map(move |chunk| {
+            let from = chunk.offset.max(range.offset());
+            let bytes = end_of(chunk).min(range.end()).checked_sub(from).filter(|bytes| *bytes > 0)?;
+            let PlacedChunk { offset, child } = *chunk;
+            Some(Stretch { id: child.id, chunk_bytes: child.bytes, skip: from - offset, bytes })
         })
     }
 }
@@ -375,7 +397,48 @@ impl ReadAt for Watched<'_> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::events::Silent;
     use crate::metadata::{FileKind, FileTime, Metadata};
+    use crate::repo::names;
+    use crate::repo::test_support::{self, Node, noise};
+
+    /// A file of this kind with bytes of these names, not stored anywhere.
+    pub(crate) fn tensor_file(path: &str, container: layout::Container, names: &[&str]) -> TensorFile {
+        let tensor = |(number, name): (u64, &&str)| Tensor {
+            name: (*name).to_owned(),
+            dtype: layout::Dtype::U8,
+            shape: vec![10],
+            place: ByteRange::new(100 + 10 * number, 10).ok(),
+        };
+        let layout = Layout {
+            container,
+            tensors: (0..).zip(names).map(tensor).collect(),
+            runs: Vec::new(),
+            metadata: vec![("key".to_owned(), path.to_owned())],
+            is_truncated: false,
+        };
+        TensorFile { file: stored_file(path), layout, chunks: ChunkList::default() }
+    }
+
+    /// A tensor of a test: name, type, shape, bytes.
+    pub(crate) type TestTensor<'a> = (&'a str, &'a str, &'a [u64], &'a [u8]);
+
+    /// A safetensors file of these tensors, put together by hand.
+    pub(crate) fn safetensors(tensors: &[TestTensor<'_>], metadata: &str) -> Vec<u8> {
+        let mut at = 0;
+        let mut fields = if metadata.is_empty() { vec![] } else { vec![format!("\"__metadata__\":{metadata}")] };
+        for (name, dtype, shape, bytes) in tensors {
+            let end = at + bytes.len();
+            let offsets = format!("\"data_offsets\":[{at},{end}]");
+            fields.push(format!("{name:?}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},{offsets}}}"));
+            at = end;
+        }
+        let header = format!("{{{}}}", fields.join(","));
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend_from_slice(header.as_bytes());
+        tensors.iter().for_each(|(_, _, _, bytes)| file.extend_from_slice(bytes));
+        file
+    }
 
     /// A file of which only the path is real.
     pub(crate) fn stored_file(path: &str) -> StoredFile {
@@ -394,5 +457,85 @@ pub(crate) mod tests {
         let path = path.as_bytes().to_vec();
         let entry = Entry { root: 0, path: path.clone(), metadata, content: None, changed_while_read: false };
         StoredFile { entry, path, is_named: false, name: Vec::new(), companion: None }
+    }
+
+    fn paths(repo: &Repo, snapshot: &Snapshot, subpath: Option<&str>) -> Result<(Vec<String>, u64, u64), Kind> {
+        let mut found = Vec::new();
+        let part = Part { snapshot, subpath: subpath.map(str::as_bytes) };
+        let walked = for_each_tensor_file(repo, part, &Silent, &mut |file| {
+            found.push(String::from_utf8_lossy(&file.file.path).into_owned());
+            Ok(())
+        });
+        walked.map(|walked| (found, walked.passed_over, walked.damaged.count)).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn files_of_tensors_are_found_below_what_is_asked_for_and_others_passed_over() {
+        let repo = test_support::open(&test_support::storage());
+        let file = || Node::File(safetensors(&[("a", "F32", &[2], &[0; 8])], ""));
+        let nodes = [
+            ("d", Node::Directory),
+            ("d/x.safetensors", file()),
+            ("d/config.json", Node::File(b"{}".to_vec())),
+            ("e.safetensors", file()),
+            ("empty", Node::File(Vec::new())),
+            ("wrong.safetensors", Node::File(b"nothing of the kind".to_vec())),
+        ];
+        let snapshot = test_support::save(&repo, 10, &nodes);
+        let found = |subpath| paths(&repo, &snapshot, subpath);
+        let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert_eq!(found(None), Ok((names(&["d/x.safetensors", "e.safetensors"]), 3, 0)));
+        assert_eq!(found(Some("d")), Ok((names(&["x.safetensors"]), 1, 0)));
+        assert_eq!(found(Some("d/x.safetensors")), Ok((names(&["x.safetensors"]), 0, 0)));
+        assert_eq!(found(Some("d/config.json")), Err(Kind::Usage));
+        assert_eq!(found(Some("wrong.safetensors")), Err(Kind::Usage));
+        assert_eq!(found(Some("nothing")), Err(Kind::NotFound));
+    }
+
+    #[test]
+    fn headers_that_cannot_be_read_are_damage_and_not_another_kind_of_file() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        let file = safetensors(&[("a", "U8", &[9000], &noise(1, 9000))], "");
+        let snapshot = test_support::save(&repo, 10, &[("x.safetensors", Node::File(file))]);
+        let packs = storage.objects().into_iter().filter(|(name, _)| names::pack_id(name).is_some());
+        let (name, _) = packs.max_by_key(|(_, bytes)| bytes.len()).expect("a pack of data");
+        assert!(storage.corrupt(&name, 2000, 1));
+        assert_eq!(paths(&repo, &snapshot, None), Ok((vec![], 0, 1)));
+        assert_eq!(paths(&repo, &snapshot, Some("x.safetensors")), Err(Kind::Damaged));
+    }
+
+    #[test]
+    fn the_stretches_of_any_range_are_its_bytes() {
+        let repo = test_support::open(&test_support::storage());
+        let content = safetensors(&[("a", "U8", &[20_000], &noise(1, 20_000))], "");
+        let snapshot = test_support::save(&repo, 10, &[("x", Node::File(content.clone()))]);
+        let file = open_tensor_file(&repo, &snapshot, b"x", &Silent).expect("there");
+        let frames = FrameCache::new(&repo);
+        for (offset, len) in [(0, content.len()), (4095, 2), (4096, 4096), (5000, 0), (7, 12_345), (20_000, 50)] {
+            let mut bytes = Vec::new();
+            for stretch in file.stretches(ByteRange::new(offset as u64, len as u64).expect("small")) {
+                super::super::ahead::read_stretch(&frames, stretch, &mut bytes).expect("sound");
+            }
+            assert_eq!(bytes, content[offset..offset + len], "{len} at {offset}");
+        }
+    }
+
+    #[test]
+    fn the_description_of_a_checkpoint_is_that_of_its_own_directory() {
+        let mut companions = Companions::default();
+        let mut companion_of = |path: &str| {
+            let mut entry = stored_file(path).entry;
+            entry.content = Some(StreamRef { root: crate::ids::ChunkId::of(path.as_bytes()), depth: 0, bytes: 1 });
+            companions.pass(&entry);
+            companions.of(&entry).map(|content| content.root)
+        };
+        let id = |path: &str| Some(crate::ids::ChunkId::of(path.as_bytes()));
+        assert_eq!(companion_of("a/.metadata"), None);
+        assert_eq!(companion_of("a/0/.metadata"), None);
+        assert_eq!(companion_of("a/0/x"), id("a/0/.metadata"));
+        assert_eq!(companion_of("a/b/x"), None);
+        assert_eq!(companion_of("a/x"), id("a/.metadata"));
+        assert_eq!(companion_of("b/x"), None);
     }
 }
