@@ -11,7 +11,7 @@ use ckpt::error::{Error, Kind};
 pub enum Ending {
     /// Everything was done (exit 0).
     Done,
-    /// A snapshot was saved, but is incomplete (exit 3): what is missing.
+    /// Something was saved or restored, but not all of it (exit 3): what is missing.
     Incomplete(String),
     /// Damage, or a difference, was found (exit 5): what it is, and what to do next.
     Damage(String, Option<&'static str>),

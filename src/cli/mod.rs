@@ -23,6 +23,7 @@ mod progress;
 mod prune;
 mod render;
 mod restore;
+mod restore_tensors;
 mod selectors;
 mod signals;
 mod sizes;

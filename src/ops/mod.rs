@@ -17,6 +17,7 @@ pub mod list;
 pub mod list_tensors;
 pub mod prune;
 pub mod restore;
+pub mod restore_tensors;
 pub mod retention;
 pub mod stats;
 pub mod tag;

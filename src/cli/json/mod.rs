@@ -19,7 +19,7 @@ pub use summaries::{
 };
 pub use tensors::{
     DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,
-    TensorChangeItem, TensorFileItem,
+    PlannedTensorFileItem, RestoreTensorsSummary, TensorChangeItem, TensorFileItem,
 };
 
 use ckpt::error::Error;

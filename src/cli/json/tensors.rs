@@ -273,3 +273,53 @@ impl TensorChangeItem {
         }
     }
 }
+
+/// What `restore --tensor` did.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RestoreTensorsSummary {
+    /// The snapshot that the tensors were taken from.
+    pub snapshot: String,
+    /// The directory or the file that they went to.
+    pub target: String,
+    /// True if nothing was written because of `--dry-run`.
+    pub dry_run: bool,
+    /// Files that were written.
+    pub files_restored: u64,
+    /// Files that were right already.
+    pub files_unchanged: u64,
+    /// Files that `--overwrite never` left as they were.
+    pub files_kept: u64,
+    /// Tensors in all files that were selected.
+    pub tensors: u64,
+    /// Tensors that safetensors cannot hold, and that were left out.
+    pub tensors_skipped: u64,
+    /// Bytes of these files.
+    pub bytes_total: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// Files left out because the repository's copy is damaged.
+    pub damaged: u64,
+    /// Files that the target refused.
+    pub failed: u64,
+    /// Owners or permissions that could not be set.
+    pub metadata_issues: Vec<String>,
+    /// What a dry run would do; null otherwise.
+    pub planned: Option<Vec<PlannedTensorFileItem>>,
+    /// How long it took.
+    pub seconds_elapsed: f64,
+}
+
+/// What a dry run of `restore --tensor` would do with one file.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PlannedTensorFileItem {
+    /// The path below the target.
+    pub path: String,
+    /// Its exact bytes in hexadecimal if they are not UTF-8.
+    pub path_bytes: Option<String>,
+    /// What would happen to it.
+    pub action: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Tensors in it.
+    pub tensors: u64,
+}
