@@ -15,6 +15,7 @@ mod remove;
 pub mod scan;
 pub mod stat;
 pub mod target;
+pub mod torch;
 pub mod xattrs;
 
 pub use formats::safetensors_writer as safetensors;

@@ -3,10 +3,22 @@
 //! A parser is a function from a file to a [`Layout`] or a [`Refusal`]; [`parse`] chooses it by the first bytes, and by the name
 //! where these leave it open. A new container is a file, a line in [`parse`] and a seed in the fuzz tests.
 
+mod archives;
+pub(super) mod dcp;
+mod fields;
 mod finish;
 mod header_reader;
+mod pickle;
+mod pickle_machine;
 mod safetensors;
 pub mod safetensors_writer;
+mod torch;
+pub(super) mod torch_facts;
+mod torch_objects;
+#[cfg(test)]
+mod torch_samples;
+mod zip;
+mod zip_walk;
 
 use super::layout::{Container, Layout, Parsed};
 use crate::read_at::ReadAt;
@@ -16,10 +28,18 @@ use header_reader::Refusal;
 const FIRST_BYTES: usize = 16;
 
 /// See [`super::layout::parse`].
-pub(super) fn parse(file: &dyn ReadAt, name: &[u8], _companion: Option<&dyn ReadAt>) -> Parsed {
+pub(super) fn parse(file: &dyn ReadAt, name: &[u8], companion: Option<&dyn ReadAt>) -> Parsed {
     let mut first = [0; FIRST_BYTES];
     let Ok(bytes) = file.read_at(0, &mut first) else { return Parsed::Plain };
     let first = first.get(..bytes).unwrap_or_default();
+    if has_extension(name, "distcp") {
+        return parsed(Container::Dcp, dcp::parse(file, name, companion));
+    }
+    if first.starts_with(&zip::MAGIC)
+        && let Some((container, layout)) = archives::parse(file)
+    {
+        return parsed(container, layout);
+    }
     // The format has no magic: a name that promises it is taken at its word.
     if safetensors::is_begin(first) || has_extension(name, "safetensors") {
         return parsed(Container::Safetensors, safetensors::parse(file));
