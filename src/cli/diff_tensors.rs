@@ -3,9 +3,9 @@
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{DiffTensorsHead, DiffTensorsTail, TensorChangeItem};
-use super::output::DocumentStream;
+use super::output::LazyDocument;
 use super::render::{self, Side};
-use super::tensors::{ending, rows, shape};
+use super::tensors::{ending, name, rows, shape};
 use ckpt::bytes::ByteCount;
 use ckpt::error::Result;
 use ckpt::ops::diff_tensors::{
@@ -26,7 +26,7 @@ pub fn show(
     let resources = context.resources();
     let report = if output.manners.json {
         let head = DiffTensorsHead { before: before.snapshot.id.to_hex(), after: after.snapshot.id.to_hex() };
-        let mut stream = DocumentStream::begin(output, "diff_tensors", &head, "changes")?;
+        let mut stream = LazyDocument::new(output, "diff_tensors", head, "changes");
         let mut add = |file: &ComparedFile| {
             let (old, new) = paths(before.snapshot, after.snapshot, file);
             let item = |change| TensorChangeItem::new(old.as_deref(), new.as_deref(), change);
@@ -95,7 +95,7 @@ fn row(change: &TensorChange) -> (Vec<String>, String) {
             (old, new) => new.or(old).unwrap_or_default(),
         }
     };
-    let mut name = render::path(change.name.as_bytes());
+    let mut name = name(&change.name);
     if let Some(numbers) = numbers.filter(|numbers| numbers.nonfinite_before + numbers.nonfinite_after > 0) {
         name = format!("{name}  [not finite: {} -> {}]", numbers.nonfinite_before, numbers.nonfinite_after);
     }

@@ -47,10 +47,11 @@ pub struct Arguments {
     format: FormatArgument,
 }
 
-/// How a tensor is written: its bytes alone.
+/// How a tensor is written: its bytes alone, or as a numpy array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FormatArgument {
     Raw,
+    Npy,
 }
 
 /// Writes the content.
@@ -79,6 +80,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         Some(name) => {
             let format = match arguments.format {
                 FormatArgument::Raw => TensorFormat::Raw,
+                FormatArgument::Npy => TensorFormat::Npy,
             };
             let what = (path.as_slice(), name.as_str());
             dump_tensor(&repo, &snapshot, what, format, &mut writer, context.resources(), &context.reporter)?

@@ -61,10 +61,13 @@ fn ending(report: &RestoreTensorsReport) -> Result<Ending> {
     }
     match report.skipped.count {
         0 => Ok(Ending::Done),
-        count => Ok(Ending::Incomplete(format!(
-            "{} left out, because safetensors cannot hold what is named above; the rest was restored",
-            render::counted(count, "tensor was", "tensors were")
-        ))),
+        count => Ok(Ending::Partial(
+            format!(
+                "{} left out, because safetensors cannot hold what is named above; the rest was restored",
+                render::counted(count, "tensor was", "tensors were")
+            ),
+            "`ckpt dump SELECTOR PATH` brings their files as they are",
+        )),
     }
 }
 

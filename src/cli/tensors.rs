@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{ListTensorsHead, ListTensorsTail, TensorFileItem};
-use super::output::DocumentStream;
+use super::output::LazyDocument;
 use super::render::{self, Side, Table};
 use ckpt::bytes::ByteCount;
 use ckpt::error::Result;
@@ -32,6 +32,11 @@ pub fn shape(shape: &[u64]) -> String {
         shown.push_str(&part);
     }
     shown
+}
+
+/// A name for people; the empty one, which a lone tensor has, is seen.
+pub fn name(name: &str) -> String {
+    if name.is_empty() { "\"\"".to_owned() } else { render::path(name.as_bytes()) }
 }
 
 /// Bytes, or a sign that they cannot be told.
@@ -64,7 +69,7 @@ pub fn list(context: &Context, repo: &Repo, part: Part<'_>, filter: &TensorFilte
     let output = &context.output;
     let report = if output.manners.json {
         let head = ListTensorsHead { snapshot: part.snapshot.id.to_hex() };
-        let mut stream = DocumentStream::begin(output, "ls_tensors", &head, "files")?;
+        let mut stream = LazyDocument::new(output, "ls_tensors", head, "files");
         let report = list_tensors(repo, part, filter, &context.reporter, &mut |file| {
             stream.item(&TensorFileItem::new(part.snapshot, file))
         })?;
@@ -138,7 +143,7 @@ fn file_lines(part: Part<'_>, file: &ListedFile) -> Vec<String> {
         if with_bases {
             cells.push(base(tensor));
         }
-        (cells, render::path(described.name.as_bytes()))
+        (cells, name(&described.name))
     };
     lines.extend(rows(&columns, file.tensors.iter().map(row).collect(), ""));
     lines

@@ -3,6 +3,7 @@
 use crate::support::noise;
 use crate::support::program::{Place, documents, expect};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -222,4 +223,49 @@ fn names_of_tensors_cannot_reach_the_terminal() {
     place.backup("data");
     let listed = place.succeed(&["ls", "latest", "--tensors"]);
     assert!(listed.contains("a\\x1b[2J\\nb") && !listed.contains('\u{1b}'), "{listed}");
+}
+
+/// What the script that wrote the samples of PyTorch says is in them: name, type, shape, whether contiguous, offset and length.
+type Expected = (String, String, Vec<u64>, bool, Option<(usize, usize)>);
+
+#[test]
+fn tensors_of_pytorch_are_listed_dumped_and_restored() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch");
+    let place = Place::with_repository();
+    place.succeed(&["backup", samples.to_str().expect("text")]);
+    let expected = serde_json::from_slice::<BTreeMap<String, Vec<Expected>>>(&read(&samples.join("expected.json")));
+    let target = place.text("target");
+    expect(place.command(&["restore", "latest", "--tensor", "*", "--target", &target]), 3);
+    let expected = expected.expect("as the script wrote it");
+    for (path, tensors) in expected.into_iter().filter(|(path, _)| !path.ends_with(".npz")) {
+        let file = read(&samples.join(&path));
+        let text = place.succeed(&["ls", &format!("latest:{path}"), "--tensors", "--json"]);
+        let data = validated(&place, &text, "ls_tensors");
+        assert_eq!(data["files"][0]["tensors"].as_array().map(Vec::len), Some(tensors.len()), "{path}");
+        let restored = place.path("target").join(&path).with_extension("safetensors");
+        let (header, found) = taken_apart(&read(&restored));
+        let found: BTreeMap<String, Vec<u8>> = found.into_iter().collect();
+        for (name, dtype, shape, is_contiguous, lies) in tensors {
+            // A tensor that is all of a file has a name all the same.
+            let name = if name.is_empty() { "tensor".to_owned() } else { name };
+            let arguments = ["dump", "latest", &path, "--tensor", &name];
+            if !is_contiguous {
+                assert!(!found.contains_key(&name), "{path}: {name}");
+                fails(&place, 2, &arguments);
+                continue;
+            }
+            let (offset, bytes) = lies.unwrap_or_default();
+            let content = &file[offset..offset + bytes];
+            if dtype == "C128" {
+                assert!(!found.contains_key(&name) && place.run(&arguments).stdout == content, "{path}: {name}");
+                continue;
+            }
+            assert_eq!(found.get(&name).map(Vec::as_slice), Some(content), "{path}: {name}");
+            let described = (header[&name]["dtype"].as_str(), &header[&name]["shape"]);
+            assert_eq!(described, (Some(dtype.as_str()), &json!(shape)), "{path}: {name}");
+        }
+    }
+    let norm = place.run(&["dump", "latest", "types.pt", "--tensor", "bf16", "--format", "npy"]);
+    assert!(norm.stdout.starts_with(b"\x93NUMPY\x01\x00"));
+    assert!(String::from_utf8_lossy(&norm.stderr).contains("uint16"));
 }
