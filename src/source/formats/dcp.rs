@@ -32,6 +32,11 @@ pub struct DcpFile {
     pub bytes: u64,
 }
 
+const DIMENSIONS_MAX: usize = 64;
+/// What the items of a checkpoint may take in memory, roughly.
+const ITEMS_BYTES_MAX: usize = 256 << 20;
+const ITEM_BYTES: usize = 100;
+
 /// Reads `.metadata`; an error says why it is not understood.
 pub fn dcp_metadata(file: &dyn ReadAt) -> Result<DcpMetadata, String> {
     let metadata = Metadata::read(file).map_err(|refusal| match refusal {
@@ -170,9 +175,17 @@ impl Metadata {
         };
         let sharded: HashSet<&str> =
             values.iter().filter(|(_, value)| is_sharded(*value)).filter_map(|(key, _)| pickle.as_text(*key)).collect();
-        let items = part("storage_data")?.iter();
-        let items = items.map(|(index, info)| Item::read(&pickle, &sharded, *index, *info).ok_or_else(wrong));
-        Ok(Metadata { items: items.collect::<Result<_, _>>()?, tensors })
+        let mut items = Vec::new();
+        let mut names_bytes = 0;
+        for (index, info) in part("storage_data")? {
+            let item = Item::read(&pickle, &sharded, *index, *info).ok_or_else(wrong)?;
+            names_bytes += item.file.len() + item.name.len() + item.key.len() + ITEM_BYTES;
+            if names_bytes > ITEMS_BYTES_MAX {
+                return Err(Refusal::malformed("it has too many items"));
+            }
+            items.push(item);
+        }
+        Ok(Metadata { items, tensors })
     }
 
     /// The items of a file, in their order.
@@ -203,8 +216,6 @@ impl Item {
         })
     }
 }
-
-const DIMENSIONS_MAX: usize = 64;
 
 /// The name of the class of an object.
 fn class_name(pickle: &Pickle, node: Node) -> Option<&str> {

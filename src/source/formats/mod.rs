@@ -14,6 +14,8 @@ mod safetensors;
 pub mod safetensors_writer;
 mod torch;
 pub(super) mod torch_facts;
+#[cfg(test)]
+mod torch_fuzz;
 mod torch_objects;
 #[cfg(test)]
 mod torch_samples;
@@ -32,13 +34,12 @@ pub(super) fn parse(file: &dyn ReadAt, name: &[u8], companion: Option<&dyn ReadA
     let mut first = [0; FIRST_BYTES];
     let Ok(bytes) = file.read_at(0, &mut first) else { return Parsed::Plain };
     let first = first.get(..bytes).unwrap_or_default();
+    // An archive at the front may be one item of many, or the items may be something else.
     if has_extension(name, "distcp") {
         return parsed(Container::Dcp, dcp::parse(file, name, companion));
     }
-    if first.starts_with(&zip::MAGIC)
-        && let Some((container, layout)) = archives::parse(file)
-    {
-        return parsed(container, layout);
+    if first.starts_with(&zip::MAGIC) {
+        return archives::parse(file).map_or(Parsed::Plain, |(container, layout)| parsed(container, layout));
     }
     // The format has no magic: a name that promises it is taken at its word.
     if safetensors::is_begin(first) || has_extension(name, "safetensors") {

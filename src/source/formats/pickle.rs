@@ -17,7 +17,7 @@ pub(super) enum Value {
     None,
     /// A whole number; those of more than 64 bits are [`Value::Opaque`].
     Int(i64),
-    /// Where its bytes lie in the pickle.
+    /// Where its bytes lie in the pickle; those too long for a name are [`Value::Opaque`].
     Text(Range<u32>),
     Tuple(Vec<Node>),
     List(Vec<Node>),
@@ -57,7 +57,8 @@ pub(super) struct Pickle {
     pub(super) root: Node,
 }
 
-const STATE_ITEMS_MAX: usize = 64;
+/// The classes whose attributes are asked for have fewer.
+const STATE_ITEMS_MAX: usize = 16;
 
 impl Pickle {
     /// Interprets `bytes` up to the opcode that stops; an error says what is wrong.
@@ -132,14 +133,17 @@ impl Pickle {
     }
 
     /// The value of a text key in a dictionary.
-    pub(super) fn get(&self, node: Node, key: &str) -> Option<Node> {
-        self.as_dict(node)?.iter().rev().find(|(k, _)| self.as_text(*k) == Some(key)).map(|(_, value)| *value)
+    fn get(&self, node: Node, key: &str) -> Option<Node> {
+        let is_key = |node: Node| match self.value(node) {
+            Value::Text(range) => self.bytes.get(range.start as usize..range.end as usize) == Some(key.as_bytes()),
+            _ => false,
+        };
+        self.as_dict(node)?.iter().rev().find(|(node, _)| is_key(*node)).map(|(_, value)| *value)
     }
 
     /// An attribute of an object: what its state has under `name`.
     pub(super) fn attribute(&self, node: Node, name: &str) -> Option<Node> {
         match self.value(node) {
-            // A state of more items is not one of the classes that are asked, and costs too much to search.
             Value::Object(object) => {
                 let state =
                     object.state.filter(|state| self.as_dict(*state).is_some_and(|d| d.len() <= STATE_ITEMS_MAX));
@@ -149,3 +153,6 @@ impl Pickle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,14 @@ const VALUES_MAX: usize = 4 << 20;
 const PUSHES_MAX: usize = 16 << 20;
 /// Memo numbers are handed out in order; some writers leave gaps.
 const MEMO_GAP_MAX: usize = 1 << 10;
+/// Longer texts are no names.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+
+/// The value that all of its kind share.
+const NONE: Node = 0;
+const OPAQUE: Node = 1;
+/// A place of the memo that is not in use.
+const UNUSED: Node = Node::MAX;
 
 /// Interprets `bytes` up to the opcode that stops: all values, and the outermost. The error is the position of what is
 /// not understood.
@@ -18,7 +26,7 @@ pub(super) fn interpret(bytes: &[u8]) -> Result<(Vec<Value>, Node), usize> {
     let mut machine = Machine {
         fields: Fields(bytes),
         source: bytes,
-        values: Vec::new(),
+        values: vec![Value::None, Value::Opaque],
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
@@ -48,7 +56,7 @@ struct Machine<'a> {
     stack: Vec<Node>,
     /// Heights of the stack.
     marks: Vec<usize>,
-    memo: Vec<Option<Node>>,
+    memo: Vec<Node>,
     pushes: usize,
 }
 
@@ -152,7 +160,8 @@ impl Machine<'_> {
     }
 
     fn text(&mut self, bytes: u64) -> Option<Value> {
-        self.range(bytes).map(Value::Text)
+        let is_name = bytes <= TEXT_BYTES_MAX as u64;
+        self.range(bytes).map(|range| if is_name { Value::Text(range) } else { Value::Opaque })
     }
 
     fn opaque(&mut self, bytes: u64) -> Option<Value> {
@@ -194,21 +203,22 @@ impl Machine<'_> {
             _ => self.memo.len(),
         };
         let top = self.peek()?;
-        if number > self.memo.len() + MEMO_GAP_MAX {
-            return None;
-        }
         if number >= self.memo.len() {
-            // A gap costs a step like everything else.
-            self.pushes += number - self.memo.len();
-            self.memo.resize(number + 1, None);
+            // A gap costs steps like everything else.
+            let grown = number + 1;
+            self.charge(grown - self.memo.len())?;
+            if number > self.memo.len() + MEMO_GAP_MAX {
+                return None;
+            }
+            self.memo.resize(grown, UNUSED);
         }
-        *self.memo.get_mut(number)? = Some(top);
+        *self.memo.get_mut(number)? = top;
         Some(())
     }
 
     fn recall(&mut self, opcode: u8) -> Option<()> {
         let number = if opcode == b'h' { self.fields.u8()?.into() } else { self.fields.u32()? as usize };
-        let node = (*self.memo.get(number)?)?;
+        let node = self.memo.get(number).copied().filter(|node| *node != UNUSED)?;
         self.push_node(node)
     }
 
@@ -274,44 +284,51 @@ impl Machine<'_> {
             let _named_arguments = self.pop()?;
         }
         let (arguments, class) = (self.pop()?, self.pop()?);
-        let made = match self.dictionary(class, arguments) {
-            Some(items) => {
-                // Such a list may be named in two bytes, over and over: what it holds counts.
-                self.pushes += items.len();
-                Value::Dict(items)
-            }
-            None => {
-                let (items, elements) = (Vec::new(), Vec::new());
-                Value::Object(Box::new(Object { class, arguments, state: None, items, elements }))
-            }
+        let made = if self.makes_dictionary(class) {
+            Value::Dict(self.given_items(arguments)?)
+        } else {
+            let (items, elements) = (Vec::new(), Vec::new());
+            Value::Object(Box::new(Object { class, arguments, state: None, items, elements }))
         };
         self.push(made)
     }
 
-    /// The items of the dictionary that a call makes, if it makes one.
-    fn dictionary(&self, class: Node, arguments: Node) -> Option<Vec<(Node, Node)>> {
-        let Value::Global(module, name) = self.value(class)? else { return None };
-        let bytes = |range: &Range<u32>| self.source.get(range.start as usize..range.end as usize);
-        match (bytes(module)?, bytes(name)?) {
-            (b"collections", b"OrderedDict" | b"defaultdict") | (b"builtins" | b"__builtin__", b"dict") => {}
-            _ => return None,
+    fn makes_dictionary(&self, class: Node) -> bool {
+        let Some(Value::Global(module, name)) = self.value(class) else { return false };
+        let bytes = |range: &Range<u32>| self.source.get(range.start as usize..range.end as usize).unwrap_or_default();
+        match (bytes(module), bytes(name)) {
+            (b"collections", name) => matches!(name, b"OrderedDict" | b"defaultdict"),
+            (b"builtins" | b"__builtin__", name) => name == b"dict",
+            _ => false,
         }
-        let Value::Tuple(arguments) = self.value(arguments)? else { return None };
-        // Python 2 gave the items of an ordered dictionary as a list of pairs.
+    }
+
+    /// What a new dictionary begins with: Python 2 gave the items of an ordered one as a list of pairs.
+    fn given_items(&mut self, arguments: Node) -> Option<Vec<(Node, Node)>> {
+        let Some(Value::Tuple(arguments)) = self.value(arguments) else { return Some(Vec::new()) };
         let Some(Value::List(given)) = arguments.first().and_then(|&first| self.value(first)) else {
             return Some(Vec::new());
         };
-        let pair = |&node: &Node| match self.value(node)? {
-            Value::List(pair) | Value::Tuple(pair) => pairs(pair)?.first().copied(),
+        let count = given.len();
+        let pair = |&node: &Node| match self.value(node) {
+            Some(Value::List(pair) | Value::Tuple(pair)) => pair.first().copied().zip(pair.get(1).copied()),
             _ => None,
         };
-        given.iter().map(pair).collect()
+        let items = given.iter().filter_map(pair).collect();
+        // Such a list may be named in two bytes, over and over: what it holds counts.
+        self.charge(count)?;
+        Some(items)
+    }
+
+    /// Counts work; none if it has become too much.
+    fn charge(&mut self, steps: usize) -> Option<()> {
+        self.pushes = self.pushes.saturating_add(steps);
+        (self.pushes <= PUSHES_MAX).then_some(())
     }
 
     fn mark(&mut self) -> Option<()> {
-        self.pushes += 1;
         self.marks.push(self.stack.len());
-        (self.pushes <= PUSHES_MAX).then_some(())
+        self.charge(1)
     }
 
     fn value(&self, node: Node) -> Option<&Value> {
@@ -319,18 +336,21 @@ impl Machine<'_> {
     }
 
     fn push(&mut self, value: Value) -> Option<()> {
-        let node = Node::try_from(self.values.len()).ok()?;
-        if self.values.len() >= VALUES_MAX {
-            return None;
-        }
-        self.values.push(value);
+        let node = match value {
+            Value::None => NONE,
+            Value::Opaque => OPAQUE,
+            value => {
+                let node = Node::try_from(self.values.len()).ok().filter(|_| self.values.len() < VALUES_MAX)?;
+                self.values.push(value);
+                node
+            }
+        };
         self.push_node(node)
     }
 
     fn push_node(&mut self, node: Node) -> Option<()> {
-        self.pushes += 1;
         self.stack.push(node);
-        (self.pushes <= PUSHES_MAX).then_some(())
+        self.charge(1)
     }
 
     /// The value on top; none if a mark lies there.

@@ -64,7 +64,7 @@ pub(super) fn contents(reader: &mut HeaderReader<'_>, archive: &Archive, prefix:
         }
     }
     let found = pickle.as_ref().map(tensors).unwrap_or_default();
-    let tensors = placed(&found, &mut storages, is_big_endian);
+    let tensors = pickle.map(|pickle| placed(&pickle, &found, &mut storages, is_big_endian)).unwrap_or_default();
     let run = |storage: &Storage<'_>| {
         let first = storage.tensor.and_then(|at| found.get(at));
         let entry = || String::from_utf8_lossy(storage.name).into_owned();
@@ -122,7 +122,7 @@ struct Storage<'a> {
 }
 
 /// Finds the storage of every tensor, and puts the tensors into the order of the file.
-fn placed(found: &[Found], storages: &mut [Storage<'_>], is_big_endian: bool) -> Vec<Tensor> {
+fn placed(pickle: &Pickle, found: &[Found], storages: &mut [Storage<'_>], is_big_endian: bool) -> Vec<Tensor> {
     let named: HashMap<&[u8], usize> = storages
         .iter()
         .enumerate()
@@ -131,7 +131,8 @@ fn placed(found: &[Found], storages: &mut [Storage<'_>], is_big_endian: bool) ->
     let mut placed = Vec::with_capacity(found.len());
     for (at, found) in found.iter().enumerate() {
         let view = found.view.as_ref();
-        let storage = view.and_then(|view| named.get(view.storage.as_bytes())).and_then(|&at| storages.get_mut(at));
+        let key = view.and_then(|view| pickle.as_text(view.storage));
+        let storage = key.and_then(|key| named.get(key.as_bytes())).and_then(|&at| storages.get_mut(at));
         let (mut begins, mut place) = (u64::MAX, None);
         if let Some((view, storage)) = view.zip(storage) {
             storage.tensor.get_or_insert(at);

@@ -26,8 +26,8 @@ pub(super) struct Found {
 /// Elements of a storage.
 #[derive(Debug)]
 pub(super) struct View {
-    /// The name of the storage in the archive.
-    pub(super) storage: String,
+    /// The name of the storage in the archive, a text of the pickle.
+    pub(super) storage: Node,
     /// Elements in front of the first.
     pub(super) offset: u64,
     /// True if they lie one behind the other, the last dimension first.
@@ -36,8 +36,9 @@ pub(super) struct View {
 
 const DEPTH_MAX: usize = 200;
 const NAME_BYTES_MAX: usize = 4 << 10;
-const NAMES_BYTES_MAX: usize = 32 << 20;
-const TENSORS_MAX: usize = 1 << 20;
+/// What names and tensors may take in memory, roughly.
+const FOUND_BYTES_MAX: usize = 64 << 20;
+const FOUND_BYTES: usize = 128;
 const DIMENSIONS_MAX: usize = 64;
 /// So many wrappers around a tensor at most.
 const WRAPPERS_MAX: usize = 8;
@@ -45,7 +46,7 @@ const WRAPPERS_MAX: usize = 8;
 /// All tensors of a pickle, in its order.
 pub(super) fn tensors(pickle: &Pickle) -> Vec<Found> {
     let seen = vec![false; pickle.len()];
-    let mut walk = Walk { pickle, seen, name: String::new(), names_bytes: 0, found: Vec::new() };
+    let mut walk = Walk { pickle, seen, name: String::new(), found_bytes: 0, found: Vec::new() };
     walk.visit(pickle.root, 0);
     walk.found
 }
@@ -56,7 +57,7 @@ pub(super) fn storage_bytes(pickle: &Pickle) -> HashMap<&str, u64> {
         let (name, (_, element_bytes)) = storage_of(pickle, node)?;
         let Value::Persistent(id) = pickle.value(node) else { return None };
         let elements = u64::try_from(pickle.as_int(*pickle.as_sequence(*id)?.get(4)?)?).ok()?;
-        Some((name, elements.checked_mul(element_bytes?)?))
+        Some((pickle.as_text(name)?, elements.checked_mul(element_bytes?)?))
     };
     (0..pickle.len()).filter_map(|node| bytes(Node::try_from(node).ok()?)).collect()
 }
@@ -67,7 +68,7 @@ struct Walk<'a> {
     seen: Vec<bool>,
     /// The keys that lead to where the walk is.
     name: String,
-    names_bytes: usize,
+    found_bytes: usize,
     found: Vec<Found>,
 }
 
@@ -107,6 +108,9 @@ impl Walk<'_> {
 
     fn items(&mut self, items: &[(Node, Node)], depth: usize) {
         for (at, (key, value)) in items.iter().enumerate() {
+            if self.is_leaf(*value) {
+                continue;
+            }
             match self.pickle.value(*key) {
                 Value::Text(text) => self.named(self.pickle.text(text), *value, depth),
                 Value::Int(number) => self.named(&number.to_string(), *value, depth),
@@ -117,19 +121,25 @@ impl Walk<'_> {
 
     fn elements(&mut self, elements: &[Node], depth: usize) {
         for (at, element) in elements.iter().enumerate() {
-            // Long lists are lists of numbers: nothing is named for them.
-            if matches!(
-                self.pickle.value(*element),
-                Value::Dict(_) | Value::List(_) | Value::Tuple(_) | Value::Object(_) | Value::Persistent(_)
-            ) {
+            if !self.is_leaf(*element) {
                 self.named(&at.to_string(), *element, depth);
             }
         }
     }
 
+    /// True for what neither is nor holds a tensor.
+    fn is_leaf(&self, node: Node) -> bool {
+        matches!(
+            self.pickle.value(node),
+            Value::None | Value::Int(_) | Value::Text(_) | Value::Global(..) | Value::Opaque
+        )
+    }
+
     fn named(&mut self, key: &str, node: Node, depth: usize) {
         let before = self.name.len();
-        if before + key.len() < NAME_BYTES_MAX {
+        // Every step costs, so that a collection in many places is not asked for ever.
+        self.found_bytes += 1 + key.len();
+        if self.found_bytes < FOUND_BYTES_MAX && before + key.len() < NAME_BYTES_MAX {
             if before > 0 {
                 self.name.push('.');
             }
@@ -140,8 +150,8 @@ impl Walk<'_> {
     }
 
     fn add(&mut self, mut found: Found) {
-        self.names_bytes += self.name.len();
-        if self.found.len() < TENSORS_MAX && self.names_bytes <= NAMES_BYTES_MAX {
+        self.found_bytes += FOUND_BYTES + self.name.len() + found.shape.len() * size_of::<u64>();
+        if self.found_bytes <= FOUND_BYTES_MAX {
             found.name.push_str(&self.name);
             self.found.push(found);
         }
@@ -197,26 +207,26 @@ fn rebuilt(pickle: &Pickle, function: (&str, &str), arguments: &[Node]) -> Optio
     let strides = numbers(pickle, argument(first + 2)?)?;
     let elements = dtype.or(storage.as_ref().map(|(_, elements)| *elements))?;
     let is_contiguous = is_contiguous(&shape, &strides);
-    let view = storage.map(|(storage, _)| View { storage: storage.to_owned(), offset, is_contiguous });
+    let view = storage.map(|(storage, _)| View { storage, offset, is_contiguous });
     Some(Found { name: String::new(), elements, shape, view, is_storage: false })
 }
 
 /// A storage that no tensor stands around.
 fn alone(pickle: &Pickle, node: Node) -> Option<Found> {
     let (storage, elements) = storage_of(pickle, node)?;
-    let view = Some(View { storage: storage.to_owned(), offset: 0, is_contiguous: true });
+    let view = Some(View { storage, offset: 0, is_contiguous: true });
     Some(Found { name: String::new(), elements, shape: Vec::new(), view, is_storage: true })
 }
 
 /// The name and the type of a storage: the persistent id `("storage", class, name, device, elements)`.
-fn storage_of(pickle: &Pickle, node: Node) -> Option<(&str, (Dtype, Option<u64>))> {
+fn storage_of(pickle: &Pickle, node: Node) -> Option<(Node, (Dtype, Option<u64>))> {
     let Value::Persistent(id) = pickle.value(node) else { return None };
     let id = pickle.as_sequence(*id)?;
     if pickle.as_text(*id.first()?)? != "storage" {
         return None;
     }
     let (_, class) = pickle.as_global(*id.get(1)?)?;
-    Some((pickle.as_text(*id.get(2)?)?, elements_of_storage(class)?))
+    Some((*id.get(2)?, elements_of_storage(class)?))
 }
 
 fn numbers(pickle: &Pickle, node: Node) -> Option<Vec<u64>> {

@@ -1,4 +1,4 @@
-//! The files that `tests/data/torch/make.py` wrote, for the tests of the parsers.
+//! The files that `tests/data/torch/make.py` wrote, and archives built byte by byte, for the tests of the parsers.
 
 use super::finish::assert_obeys;
 use crate::source::layout::Layout;
@@ -41,4 +41,74 @@ pub(super) fn check(name: &str, layout: Layout, content: &[u8]) -> Layout {
     assert_obeys(&layout, content.len() as u64);
     assert!(!layout.is_truncated, "{name}");
     layout
+}
+
+/// An entry of an archive to build.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) name: &'static str,
+    pub(super) content: Vec<u8>,
+    pub(super) method: u16,
+    /// Sizes and position stand in the zip64 extra field of the directory.
+    pub(super) is_wide: bool,
+    /// The sizes stand behind the payload, as PyTorch has it.
+    pub(super) sizes_follow: bool,
+}
+
+/// A stored entry as PyTorch writes it.
+pub(super) fn part(name: &'static str, content: impl Into<Vec<u8>>) -> Part {
+    Part { name, content: content.into(), method: 0, is_wide: false, sizes_follow: true }
+}
+
+/// An archive of these entries with a comment behind it.
+pub(super) fn archive_of(parts: &[Part], comment: &[u8]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for part in parts {
+        let header = file.len() as u64;
+        let size = part.content.len() as u64;
+        let flags = if part.sizes_follow { 8u16 } else { 0 };
+        let in_front = if part.sizes_follow { 0 } else { size as u32 };
+        let common = |out: &mut Vec<u8>, size: u32, extra_bytes: usize| {
+            out.extend([[20, 0], flags.to_le_bytes(), part.method.to_le_bytes()].concat());
+            out.extend([0; 8]);
+            out.extend([size.to_le_bytes(), size.to_le_bytes()].concat());
+            out.extend((part.name.len() as u16).to_le_bytes());
+            out.extend((extra_bytes as u16).to_le_bytes());
+        };
+        file.extend(b"PK\x03\x04");
+        common(&mut file, in_front, 9);
+        file.extend(part.name.as_bytes());
+        file.extend(b"FB\x05\0ZZZZZ");
+        file.extend(&part.content);
+        if part.sizes_follow {
+            file.extend(b"PK\x07\x08\0\0\0\0");
+            file.extend([(size as u32).to_le_bytes(), (size as u32).to_le_bytes()].concat());
+        }
+        let extra = match part.is_wide {
+            true => [&[1, 0, 24, 0][..], &size.to_le_bytes(), &size.to_le_bytes(), &header.to_le_bytes()].concat(),
+            false => Vec::new(),
+        };
+        directory.extend(b"PK\x01\x02\x14\0");
+        common(&mut directory, if part.is_wide { u32::MAX } else { size as u32 }, extra.len());
+        directory.extend([0; 10]);
+        directory.extend((if part.is_wide { u32::MAX } else { header as u32 }).to_le_bytes());
+        directory.extend(part.name.as_bytes());
+        directory.extend(extra);
+    }
+    let (offset, bytes, count) = (file.len() as u32, directory.len() as u32, parts.len() as u16);
+    file.extend(directory);
+    file.extend(b"PK\x05\x06\0\0\0\0");
+    file.extend([count.to_le_bytes(), count.to_le_bytes()].concat());
+    file.extend([bytes.to_le_bytes(), offset.to_le_bytes()].concat());
+    file.extend((comment.len() as u16).to_le_bytes());
+    file.extend(comment);
+    file
+}
+
+/// The pickle of a dictionary with a tensor `w` of 400 floats in storage `0`.
+pub(super) fn small_pickle() -> Vec<u8> {
+    let mut bytes = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((".to_vec();
+    bytes.extend(b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0\x30X\x03\0\0\0cpuM\x90\x01tQ");
+    bytes.extend(b"K\0M\x90\x01\x85K\x01\x85\x89NtRs.");
+    bytes
 }
