@@ -18,4 +18,5 @@ pub mod target;
 pub mod torch;
 pub mod xattrs;
 
+pub use formats::npy_writer as npy;
 pub use formats::safetensors_writer as safetensors;

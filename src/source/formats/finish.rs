@@ -5,7 +5,7 @@
 
 use super::header_reader::{Refusal, shown};
 use crate::bytes::ByteRange;
-use crate::source::layout::Layout;
+use crate::source::layout::{Cut, Layout, Run, Tensor};
 
 /// Shorter runs are left out, so that neighbouring small tensors and the headers between them share a chunk: a chunk
 /// costs about 100 bytes of tables and a look-up, which small ones would not earn back.
@@ -43,6 +43,20 @@ pub(super) fn finish(mut layout: Layout, file_bytes: u64) -> Result<Layout, Refu
     Ok(layout)
 }
 
+/// The run of a tensor that lies in one piece and is long enough for one: shorter ones would be left out anyway, and need no copy
+/// of the name until then.
+pub(super) fn run_of(tensor: &Tensor) -> Option<Run> {
+    let range = tensor.place.filter(|place| place.len() >= RUN_BYTES_MIN)?;
+    Some(Run { range, key: tensor.name.clone(), dtype: Some(tensor.dtype), cut: Cut::Fixed })
+}
+
+/// A name that is there more than once.
+pub(super) fn name_twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair.first() == pair.last()).and_then(|pair| pair.first().copied())
+}
+
 /// What [`finish`] promises, for tests of every parser: panics where it does not hold.
 #[cfg(test)]
 pub(super) fn assert_obeys(layout: &Layout, file_bytes: u64) {
@@ -61,7 +75,7 @@ pub(super) fn assert_obeys(layout: &Layout, file_bytes: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::layout::{Container, Cut, Dtype, Run, Tensor};
+    use crate::source::layout::{Container, Dtype};
     use proptest::prelude::*;
 
     fn layout(places: &[(u64, u64)]) -> Layout {

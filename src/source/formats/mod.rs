@@ -7,11 +7,18 @@ mod archives;
 pub(super) mod dcp;
 mod fields;
 mod finish;
+mod gguf;
 mod header_reader;
+mod header_stream;
+mod npy;
+pub mod npy_writer;
+mod parquet;
 mod pickle;
 mod pickle_machine;
+mod python_literal;
 mod safetensors;
 pub mod safetensors_writer;
+mod thrift;
 mod torch;
 pub(super) mod torch_facts;
 #[cfg(test)]
@@ -40,6 +47,15 @@ pub(super) fn parse(file: &dyn ReadAt, name: &[u8], companion: Option<&dyn ReadA
     }
     if first.starts_with(&zip::MAGIC) {
         return archives::parse(file).map_or(Parsed::Plain, |(container, layout)| parsed(container, layout));
+    }
+    if first.starts_with(gguf::MAGIC) {
+        return parsed(Container::Gguf, gguf::parse(file));
+    }
+    if first.starts_with(npy::MAGIC) {
+        return parsed(Container::Npy, npy::parse(file));
+    }
+    if first.starts_with(parquet::MAGIC) || first.starts_with(parquet::MAGIC_ENCRYPTED) {
+        return parsed(Container::Parquet, parquet::parse(file));
     }
     // The format has no magic: a name that promises it is taken at its word.
     if safetensors::is_begin(first) || has_extension(name, "safetensors") {

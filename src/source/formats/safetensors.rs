@@ -4,11 +4,11 @@
 //! as shape and type demand, offsets that cover all that follows the header. Of a file that ends too early what is there is
 //! used; anything else is malformed. Headers above the bound of all parsers are not read.
 
-use super::finish::finish;
+use super::finish::{finish, name_twice, run_of};
 use super::header_reader::{HEADER_BYTES_MAX, HeaderReader, Refusal, range, shown};
 use crate::bytes::MIB;
 use crate::read_at::ReadAt;
-use crate::source::layout::{Container, Cut, Dtype, Layout, Run, Tensor};
+use crate::source::layout::{Container, Dtype, Layout, Tensor};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
@@ -76,7 +76,7 @@ pub(super) fn parse(file: &dyn ReadAt) -> Result<Layout, Refusal> {
         return Err(Refusal::malformed(format!("{rest} bytes at its end belong to no tensor")));
     }
     let is_truncated = end > reader.file_bytes();
-    let runs = tensors.iter().filter_map(run).collect();
+    let runs = tensors.iter().filter_map(run_of).collect();
     let layout = Layout { container: Container::Safetensors, tensors, runs, metadata, is_truncated };
     finish(layout, reader.file_bytes())
 }
@@ -106,15 +106,12 @@ fn header_bytes(reader: &mut HeaderReader<'_>) -> Result<u64, Refusal> {
 }
 
 fn check_names(header: &Header) -> Result<(), Refusal> {
-    let of_tensors: Vec<&str> = header.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    let of_notes: Vec<&str> = header.metadata.iter().map(|(key, _)| key.as_str()).collect();
-    for mut names in [of_tensors, of_notes] {
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Refusal::malformed(format!("the name {} is there twice", shown(twice[0]))));
-        }
+    let twice = name_twice(header.tensors.iter().map(|tensor| tensor.name.as_str()));
+    let twice = twice.or_else(|| name_twice(header.metadata.iter().map(|(key, _)| key.as_str())));
+    match twice {
+        Some(name) => Err(Refusal::malformed(format!("the name {} is there twice", shown(name)))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Puts the tensors in order and their places behind the header; returns where the last one ends.
@@ -135,8 +132,8 @@ fn place(tensors: &mut [Tensor], data_begin: u64) -> Result<u64, Refusal> {
             )));
         }
         expected = place.end();
-        let offset = data_begin.checked_add(place.offset());
-        tensor.place = Some(range(offset.unwrap_or(u64::MAX), place.len())?);
+        let offset = data_begin.saturating_add(place.offset());
+        tensor.place = Some(range(offset, place.len())?);
     }
     data_begin.checked_add(expected).ok_or_else(|| Refusal::malformed("an offset is larger than 64 bits hold"))
 }
@@ -146,12 +143,6 @@ pub(super) fn bytes_of(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     let (_, bits) = DTYPES.iter().find(|(known, _)| *known == dtype)?;
     let bits = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))?.checked_mul(*bits)?;
     bits.is_multiple_of(8).then_some(bits / 8)
-}
-
-fn run(tensor: &Tensor) -> Option<Run> {
-    let range = tensor.place?;
-    let is_run = range.len() >= super::finish::RUN_BYTES_MIN;
-    is_run.then(|| Run { range, key: tensor.name.clone(), dtype: Some(tensor.dtype), cut: Cut::Fixed })
 }
 
 /// The header as it stands; places are counted from its end.

@@ -4,6 +4,7 @@
 //! stream it. The order and the alignment are those of the format's own library: types of many bits first, then
 //! names; the header padded with spaces to a multiple of 8. It writes nothing.
 
+use super::finish::name_twice;
 use super::safetensors::{DTYPES, FORMAT_HEADER_BYTES_MAX, LENGTH_BYTES, METADATA_KEY, bytes_of};
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
@@ -49,9 +50,7 @@ pub fn header(items: &[Item<'_>], metadata: &[(String, String)]) -> Result<Heade
     items.iter().try_for_each(check)?;
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|&at| items.get(at).map(|item| (std::cmp::Reverse(rank(item.dtype)), item.name)));
-    let mut names: Vec<&str> = items.iter().map(|item| item.name).collect();
-    names.sort_unstable();
-    if let Some([twice, ..]) = names.windows(2).find(|pair| pair.first() == pair.last()) {
+    if let Some(twice) = name_twice(items.iter().map(|item| item.name)) {
         return Err(refused(twice, "is there twice"));
     }
     let mut json = Json { text: b"{".to_vec() };
