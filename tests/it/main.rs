@@ -16,4 +16,5 @@ mod restore_into;
 mod round_trip;
 mod storage_conformance;
 mod support;
+mod tensors;
 mod tidy;
