@@ -3,7 +3,7 @@
 //! Needs `CKPT_TEST_PYTHON`, an interpreter with numpy, safetensors, gguf and pyarrow, which `tests/run` provides. PyTorch is
 //! too large for that: `tests/load_back_torch` is run by hand, as docs/TESTING.md says.
 
-use crate::support::containers::{copy_containers, folder};
+use crate::support::containers::{copy_containers, expected, folder};
 use crate::support::not_run;
 use crate::support::program::{Place, runs};
 use std::path::Path;
@@ -49,4 +49,54 @@ fn restored_files_load_in_the_libraries_that_wrote_them() {
     let said = load_back(&python, &[&place.text("restored"), &expected_path()]);
     let count: u32 = said.split(' ').next().and_then(|first| first.parse().ok()).expect("a number of files");
     assert!(count >= 20, "{said}");
+}
+
+/// Of each container one file, and what numpy and safetensors can hold of it.
+const FILES_OF_TENSORS: &[&str] = &[
+    "safetensors/model.safetensors",
+    "torch/nested.ckpt",
+    "dcp/checkpoint/__0_0.distcp",
+    "gguf/model.gguf",
+    "numpy/rows.npy",
+];
+const TYPES_OF_NUMPY: &[&str] = &["F64", "F32", "F16", "I64", "I32", "U8", "BOOL", "C64"];
+
+#[test]
+fn single_tensors_load_in_numpy_and_safetensors() {
+    let Some(python) = python() else { return };
+    let place = Place::with_repository();
+    copy_containers(&place.path("data"));
+    place.backup("data");
+    let expected = expected();
+    let mut number = 0;
+    for file in FILES_OF_TENSORS {
+        let mut pairs = Vec::new();
+        for tensor in expected.files[*file].tensors.iter().filter(|t| t.is_plain && !t.shape.contains(&0)) {
+            let is_for_numpy = TYPES_OF_NUMPY.contains(&tensor.dtype.as_str());
+            let is_for_all = !tensor.dtype.starts_with('Q') && tensor.dtype != "C64";
+            for (kind, _) in [("raw", true), ("npy", is_for_numpy), ("safetensors", is_for_all)].iter().filter(|k| k.1)
+            {
+                number += 1;
+                let path = place.text(&format!("{number}.{kind}"));
+                write_tensor(&place, file, &tensor.name, kind, &path);
+                pairs.push(format!("{}={path}", tensor.name));
+            }
+        }
+        let path = expected_path();
+        let mut arguments = vec!["--tensors", &path, file];
+        arguments.extend(pairs.iter().map(String::as_str));
+        load_back(&python, &arguments);
+    }
+    assert!(number > 40, "{number} tensors were written");
+}
+
+/// Has the program write one tensor of a stored file.
+fn write_tensor(place: &Place, file: &str, name: &str, kind: &str, path: &str) {
+    if kind == "safetensors" {
+        place.succeed(&["restore", &format!("latest:{file}"), "--tensor", name, "--target", path]);
+        return;
+    }
+    let output = place.run(&["dump", "latest", file, "--tensor", name, "--format", kind]);
+    assert!(output.status.success(), "{file}, {name}: {}", String::from_utf8_lossy(&output.stderr));
+    std::fs::write(path, output.stdout).expect("written");
 }
