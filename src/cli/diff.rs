@@ -1,14 +1,15 @@
 //! `ckpt diff`: show what differs between two snapshots.
 
-use super::args::NarrowArguments;
+use super::args::{AtArgument, NarrowArguments};
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{DiffChange, DiffHead, DiffTail, path_text};
 use super::output::DocumentStream;
-use super::{render, selectors};
+use super::{diff_tensors, render, selectors};
 use ckpt::bytes::ByteCount;
 use ckpt::error::Result;
 use ckpt::ops::diff::{Change, ChangeKind, DiffReport, diff};
+use ckpt::ops::tensors::{Part, TensorFilter};
 use ckpt::repo::Repo;
 use ckpt::repo::snapshots::Snapshot;
 use std::ffi::{OsStr, OsString};
@@ -19,6 +20,7 @@ use std::ffi::{OsStr, OsString};
 Examples:
   ckpt diff 4f1c latest
   ckpt diff tag:before tag:after --path /data/run7
+  ckpt diff latest:checkpoint-100 latest:checkpoint-200 --tensors
 
 Each line begins with + (added), - (removed), M (content differs), m (metadata alone differs) \
 or T (another kind of entry).
@@ -34,18 +36,37 @@ pub struct Arguments {
 
     #[command(flatten)]
     narrow: NarrowArguments,
+
+    /// Compare the tensors in files: which elements differ, and by how much; A and B may be `SELECTOR:SUBPATH` then
+    #[arg(long)]
+    tensors: bool,
+
+    /// Only tensors whose name matches; `*` matches dots too; may be given several times
+    #[arg(long, value_name = "GLOB", requires = "tensors")]
+    tensor: Vec<String>,
 }
 
 /// Shows the differences.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
-    let wanted = |selector: &OsStr| {
-        selectors::wanted_whole(context, selector, "leave out `:SUBPATH`, and select lines of the output instead")
+    let wanted = |selector: &OsStr| match arguments.tensors {
+        true => selectors::wanted(context, Some(selector), &AtArgument::default()),
+        false => selectors::wanted_whole(
+            context,
+            selector,
+            "leave out `:SUBPATH` and select lines of the output instead, or compare tensors with --tensors",
+        ),
     };
-    let (before, after) = (wanted(&arguments.before)?, wanted(&arguments.after)?);
+    let filter = TensorFilter::new(&arguments.tensor)?;
+    let (left, right) = (wanted(&arguments.before)?, wanted(&arguments.after)?);
     let repo = context.open()?;
     let snapshots = repo.snapshots();
-    let (before, after) = (before.find(&snapshots, &narrow)?, after.find(&snapshots, &narrow)?);
+    let (before, after) = (left.find(&snapshots, &narrow)?, right.find(&snapshots, &narrow)?);
+    if arguments.tensors {
+        let before = Part { snapshot: &before, subpath: left.subpath.as_deref() };
+        let after = Part { snapshot: &after, subpath: right.subpath.as_deref() };
+        return diff_tensors::show(context, &repo, (before, after), &filter);
+    }
     if context.output.manners.json {
         write_json(context, &repo, &before, &after)?;
     } else {

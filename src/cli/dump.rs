@@ -7,6 +7,8 @@ use super::output::DataWriter;
 use super::selectors;
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ops::dump::dump;
+use ckpt::ops::dump_tensor::{TensorFormat, dump_tensor};
+use clap::ValueEnum;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -20,6 +22,7 @@ Examples:
   ckpt dump latest config.json
   ckpt dump tag:best:model.safetensors > model.safetensors
   ckpt dump --at \"yesterday 14:00\" logs/train.log | tail
+  ckpt dump latest model.safetensors --tensor lm_head.weight > lm_head.raw
 
 PATH is relative to the one directory that was backed up, or absolute. \
 Every byte is verified before it is written."
@@ -34,6 +37,21 @@ pub struct Arguments {
 
     #[command(flatten)]
     narrow: NarrowArguments,
+
+    /// Write the bytes of this tensor alone
+    #[arg(long, value_name = "NAME")]
+    tensor: Option<String>,
+
+    /// How to write the tensor: its bytes alone, or with the header of a numpy array
+    #[arg(long, value_name = "FORMAT", default_value = "raw", requires = "tensor")]
+    format: FormatArgument,
+}
+
+/// How a tensor is written: its bytes alone, or as a numpy array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormatArgument {
+    Raw,
+    Npy,
 }
 
 /// Writes the content.
@@ -57,7 +75,17 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let repo = context.open()?;
     let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
     let mut writer = DataWriter(&context.output);
-    dump(&repo, &snapshot, &path, &mut writer, context.resources(), &context.reporter)?;
+    match &arguments.tensor {
+        None => dump(&repo, &snapshot, &path, &mut writer, context.resources(), &context.reporter)?,
+        Some(name) => {
+            let format = match arguments.format {
+                FormatArgument::Raw => TensorFormat::Raw,
+                FormatArgument::Npy => TensorFormat::Npy,
+            };
+            let what = (path.as_slice(), name.as_str());
+            dump_tensor(&repo, &snapshot, what, format, &mut writer, context.resources(), &context.reporter)?
+        }
+    };
     context.output.flush()?;
     Ok(Ending::Done)
 }

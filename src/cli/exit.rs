@@ -13,6 +13,8 @@ pub enum Ending {
     Done,
     /// A snapshot was saved, but is incomplete (exit 3): what is missing.
     Incomplete(String),
+    /// Something was restored, but not all that was asked for (exit 3): what is missing, and what to do next.
+    Partial(String, &'static str),
     /// Damage, or a difference, was found (exit 5): what it is, and what to do next.
     Damage(String, Option<&'static str>),
 }
@@ -69,6 +71,7 @@ pub fn conclude(output: &Output, signals: &Signals, result: Result<Ending, Error
             let hint = "mend what the lines above name, then run the same command again";
             (3, "incomplete", message, Some(hint.to_owned()))
         }
+        Ok(Ending::Partial(message, hint)) => (3, "incomplete", message, Some(hint.to_owned())),
         Ok(Ending::Damage(message, hint)) => (5, "damaged", message, hint.map(str::to_owned)),
         // Whoever read the output has seen enough.
         Err(error) if output.is_of_closing(&error) => return 0,

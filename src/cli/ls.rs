@@ -5,11 +5,12 @@ use super::context::Context;
 use super::exit::Ending;
 use super::json::{EntryItem, ListHead, ListTail};
 use super::output::DocumentStream;
-use super::{render, selectors};
+use super::{render, selectors, tensors};
 use ckpt::bytes::ByteCount;
 use ckpt::error::Result;
 use ckpt::metadata::FileKind;
 use ckpt::ops::list::list;
+use ckpt::ops::tensors::{Part, TensorFilter};
 use ckpt::repo::entry::Entry;
 use ckpt::repo::snapshots::Snapshot;
 use std::ffi::OsString;
@@ -22,6 +23,8 @@ Examples:
   ckpt ls latest:checkpoint-12000 --long
   ckpt ls tag:best --recursive
   ckpt ls --at 2d :checkpoint-12000
+  ckpt ls latest:checkpoint-12000 --tensors
+  ckpt ls latest:model.safetensors --tensors --tensor '*.q_proj.*'
 
 Directories end in `/`. Names with unusual characters are shown with escapes \
 such as \\n or \\xff; --json has them exactly.")]
@@ -43,15 +46,27 @@ pub struct Arguments {
     /// Show permissions, owner, size and time
     #[arg(long, short)]
     long: bool,
+
+    /// List the tensors in files instead: type, shape, bytes, bytes in the repository, codec
+    #[arg(long, conflicts_with_all = ["recursive", "long"])]
+    tensors: bool,
+
+    /// Only tensors whose name matches; `*` matches dots too; may be given several times
+    #[arg(long, value_name = "GLOB", requires = "tensors")]
+    tensor: Vec<String>,
 }
 
 /// Lists the files.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
     let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
+    let filter = TensorFilter::new(&arguments.tensor)?;
     let repo = context.open()?;
     let snapshot = &wanted.find(&repo.snapshots(), &narrow)?;
     let subpath = wanted.subpath.as_deref();
+    if arguments.tensors {
+        return tensors::list(context, &repo, Part { snapshot, subpath }, &filter);
+    }
     let output = &context.output;
     let report = if output.manners.json {
         let head = ListHead { snapshot: snapshot.id.to_hex() };

@@ -216,6 +216,39 @@ impl DataWriter<'_> {
     }
 }
 
+/// A [`DocumentStream`] that begins with its first item, so that a command which fails before that writes no document.
+pub struct LazyDocument<'a, H> {
+    output: &'a Output,
+    kind: &'static str,
+    head: H,
+    list: &'static str,
+    begun: Option<DocumentStream<'a>>,
+}
+
+impl<'a, H: Serialize> LazyDocument<'a, H> {
+    /// See [`DocumentStream::begin`].
+    pub fn new(output: &'a Output, kind: &'static str, head: H, list: &'static str) -> Self {
+        LazyDocument { output, kind, head, list, begun: None }
+    }
+
+    /// Adds an item.
+    pub fn item(&mut self, item: &impl Serialize) -> Result<()> {
+        let stream = match self.begun.take() {
+            Some(stream) => stream,
+            None => DocumentStream::begin(self.output, self.kind, &self.head, self.list)?,
+        };
+        self.begun.insert(stream).item(item)
+    }
+
+    /// Ends the document, which may have no items.
+    pub fn end(self, tail: &impl Serialize) -> Result<()> {
+        match self.begun {
+            Some(stream) => stream.end(tail),
+            None => DocumentStream::begin(self.output, self.kind, &self.head, self.list)?.end(tail),
+        }
+    }
+}
+
 /// One JSON document whose list may be longer than memory: a head, the list's items one by one, a tail.
 pub struct DocumentStream<'a> {
     output: &'a Output,

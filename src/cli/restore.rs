@@ -5,11 +5,13 @@ use super::context::Context;
 use super::exit::Ending;
 use super::json::{self, Body, RestoreSummary, Summary, path_text};
 use super::render::{self, Side, Table};
-use super::selectors;
+use super::{restore_tensors, selectors};
 use ckpt::bytes::ByteCount;
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ops::Problems;
 use ckpt::ops::restore::{Destination, Overwrite, RestoreOptions, RestoreReport, restore};
+use ckpt::ops::restore_tensors::{Existing, RestoreTensorsOptions};
+use ckpt::ops::tensors::{Part, TensorFilter};
 use ckpt::repo::snapshots::Snapshot;
 use clap::ValueEnum;
 use std::ffi::OsString;
@@ -24,6 +26,7 @@ Examples:
   ckpt restore --at \"yesterday 14:00\" --path /data/run7 --target /tmp/run7
   ckpt restore tag:best:checkpoint-12000 --target /data/checkpoint-12000
   ckpt restore latest --in-place --dry-run
+  ckpt restore latest:model.safetensors --tensor 'lm_head.*' --target head.safetensors
 
 The contents of the one directory that was backed up, or of the directory named by SUBPATH, land directly in DIR; \
 several paths land there each under its last name. What is right already is not written again, so an \
@@ -62,6 +65,16 @@ pub struct Arguments {
     #[arg(long, short, value_name = "PATTERN", help_heading = "What to restore, and where to")]
     exclude: Vec<String>,
 
+    /// Restore only tensors whose name matches, as safetensors files; `*` matches dots too; may be given several times.
+    /// A target that ends in .safetensors is one file of all of them
+    #[arg(
+        long,
+        value_name = "GLOB",
+        conflicts_with_all = ["in_place", "delete"],
+        help_heading = "What to restore, and where to"
+    )]
+    tensor: Vec<String>,
+
     /// What to do with files that exist: leave them, write them if size or time differ, or compare the content of every one
     #[arg(long, value_name = "WHEN", default_value = "if-changed", help_heading = "How to restore")]
     overwrite: OverwriteArgument,
@@ -94,10 +107,15 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         ),
         None => Destination::InPlace,
     };
+    let tensors = tensor_options(context, arguments, &target)?;
     let narrow = selectors::narrow(&arguments.narrow)?;
     let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
     let repo = context.open()?;
     let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
+    if let Some(options) = tensors {
+        let part = Part { snapshot: &snapshot, subpath: wanted.subpath.as_deref() };
+        return restore_tensors::run(context, &repo, part, &options);
+    }
     let options = RestoreOptions {
         target,
         subpath: wanted.subpath,
@@ -119,6 +137,31 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let report = restore(&repo, &snapshot, &options, &context.reporter)?;
     context.reporter.end_phase();
     conclude(context, arguments, &snapshot, &report)
+}
+
+/// How to restore tensors instead of files, if that is asked for.
+fn tensor_options(
+    context: &Context,
+    arguments: &Arguments,
+    target: &Destination,
+) -> Result<Option<RestoreTensorsOptions>> {
+    let Destination::Directory(target) = target else { return Ok(None) };
+    if arguments.tensor.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(RestoreTensorsOptions {
+        target: restore_tensors::destination(target.clone()),
+        filter: TensorFilter::new(&arguments.tensor)?,
+        includes: arguments.include.clone(),
+        excludes: arguments.exclude.clone(),
+        existing: match arguments.overwrite {
+            OverwriteArgument::Never => Existing::Keep,
+            OverwriteArgument::IfChanged => Existing::ReplaceIfChanged,
+            OverwriteArgument::Always => Existing::Replace,
+        },
+        dry_run: arguments.dry_run,
+        resources: context.resources(),
+    }))
 }
 
 fn conclude(context: &Context, arguments: &Arguments, snapshot: &Snapshot, report: &RestoreReport) -> Result<Ending> {
@@ -161,7 +204,7 @@ fn conclude(context: &Context, arguments: &Arguments, snapshot: &Snapshot, repor
 }
 
 /// The kind of all failures if they share one.
-fn common_kind(failed: &Problems) -> Kind {
+pub fn common_kind(failed: &Problems) -> Kind {
     let mut kinds = failed.kept.iter().map(|problem| problem.error.kind());
     match kinds.next() {
         Some(first @ (Kind::Denied | Kind::NoSpace)) if kinds.all(|kind| kind == first) => first,
@@ -169,7 +212,8 @@ fn common_kind(failed: &Problems) -> Kind {
     }
 }
 
-fn show_metadata_issues(context: &Context, issues: &[String]) {
+/// Shows what metadata could not be set: the first in a line, all with `-v`.
+pub fn show_metadata_issues(context: &Context, issues: &[String]) {
     if let Some(first) = issues.first() {
         let more =
             if issues.len() > 1 { format!(" (and {} more; -v lists them)", issues.len() - 1) } else { String::new() };

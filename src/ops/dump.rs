@@ -4,24 +4,16 @@
 //! written. Holes are written as zeros. Memory stays bounded whatever the size of the file.
 
 use super::Resources;
+use super::ahead::{Stretch, read_in_order};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::ChunkId;
 use crate::metadata::FileKind;
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::stream::{Child, StreamRef};
 use crate::repo::{Repo, paths};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use std::collections::VecDeque;
 use std::io::Write;
-
-/// Zeros are written in pieces of this many bytes.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
-/// The most bytes of content that are read ahead.
-const AHEAD_BYTES_MAX: u64 = 256 << 20;
 
 /// Writes the regular file at `path` to `out` and returns how many bytes it has.
 ///
@@ -66,17 +58,6 @@ fn refuse_other_than_file(path: &[u8], entry: &Entry) -> Result<()> {
         .with_hint("`ckpt restore` brings back everything"))
 }
 
-/// A piece of the file on its way: a hole, or a chunk that a thread is reading.
-enum Piece {
-    Hole(u64),
-    Chunk(u64, Receiver<Result<Vec<u8>>>),
-}
-
-struct Job {
-    id: ChunkId,
-    done: Sender<Result<Vec<u8>>>,
-}
-
 fn copy(
     repo: &Repo,
     content: StreamRef,
@@ -84,96 +65,12 @@ fn copy(
     resources: Resources,
     observer: &dyn Observer,
 ) -> Result<u64> {
-    let ahead_max = (resources.memory_bytes / 4).min(AHEAD_BYTES_MAX);
-    let (send, jobs) = unbounded::<Job>();
     let frames = &FrameCache::new(repo);
-    std::thread::scope(|scope| {
-        for _ in 0..resources.threads.max(1) {
-            let jobs = jobs.clone();
-            scope.spawn(move || {
-                for job in jobs {
-                    // Nobody listens any more once the run has failed elsewhere.
-                    let _ = job.done.send(frames.read(job.id));
-                }
-            });
-        }
-        // Dropped with this closure, however it ends: that is what lets the threads end.
-        let send = send;
-        let fetch = |id| frames.read(id);
-        let mut ahead = VecDeque::new();
-        let mut ahead_bytes = 0;
-        let mut written = 0;
-        for child in repo.content_chunks(&fetch, content) {
-            let piece = start(child?, &send);
-            ahead_bytes += piece.memory_bytes();
-            ahead.push_back(piece);
-            while ahead_bytes > ahead_max
-                && let Some(piece) = ahead.pop_front()
-            {
-                ahead_bytes -= piece.memory_bytes();
-                written += write_piece(piece, out, observer)?;
-            }
-        }
-        for piece in ahead {
-            written += write_piece(piece, out, observer)?;
-        }
-        Ok(written)
-    })
-}
-
-fn start(child: Child, send: &Sender<Job>) -> Piece {
-    if child.id == ChunkId::HOLE {
-        return Piece::Hole(child.bytes);
-    }
-    let (done, result) = bounded(1);
-    // The threads live as long as this sender does.
-    let _ = send.send(Job { id: child.id, done });
-    Piece::Chunk(child.bytes, result)
-}
-
-impl Piece {
-    fn memory_bytes(&self) -> u64 {
-        match self {
-            // Also a hole takes its place in the queue.
-            Piece::Hole(_) => 64,
-            Piece::Chunk(bytes, _) => bytes.saturating_add(64),
-        }
-    }
-}
-
-fn write_piece(piece: Piece, out: &mut dyn Write, observer: &dyn Observer) -> Result<u64> {
-    let to_out = |e| Error::io("writing the content out", e);
-    let bytes = match piece {
-        Piece::Hole(bytes) => {
-            let mut left = bytes;
-            while left > 0 {
-                check_interrupt(observer)?;
-                let now = usize::try_from(left).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-                out.write_all(&ZEROS[..now]).map_err(to_out)?;
-                left -= now as u64;
-            }
-            bytes
-        }
-        Piece::Chunk(bytes, result) => {
-            check_interrupt(observer)?;
-            let read = result.recv().map_err(|_| Error::new(Kind::Failed, "a thread that reads chunks has ended"))?;
-            let content = read?;
-            if content.len() as u64 != bytes {
-                return Err(Error::damaged(format!("a chunk has {} bytes, not {bytes}", content.len())));
-            }
-            out.write_all(&content).map_err(to_out)?;
-            bytes
-        }
-    };
-    observer.on_event(&Event::Progress { bytes, files: 0 });
-    Ok(bytes)
-}
-
-fn check_interrupt(observer: &dyn Observer) -> Result<()> {
-    if observer.is_interrupted() {
-        return Err(Error::new(Kind::Interrupted, "interrupted while writing the content out"));
-    }
-    Ok(())
+    let fetch = |id| frames.read(id);
+    let whole = |child: Child| Stretch { id: child.id, chunk_bytes: child.bytes, skip: 0, bytes: child.bytes };
+    let stretches = repo.content_chunks(&fetch, content).map(|child| child.map(whole));
+    let mut write = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io("writing the content out", e));
+    read_in_order(frames, stretches, resources, observer, &mut write)
 }
 
 #[cfg(test)]

@@ -3,19 +3,25 @@
 //! No operation calls another (composition lives in the program), none prints, none reads the clock or the environment:
 //! both are given in the Options.
 
+pub mod ahead;
 pub mod backup;
 pub mod diff;
+pub mod diff_tensors;
 pub mod dump;
+pub mod dump_tensor;
 pub mod find;
 pub mod forget;
 pub mod info;
 pub mod init;
 pub mod list;
+pub mod list_tensors;
 pub mod prune;
 pub mod restore;
+pub mod restore_tensors;
 pub mod retention;
 pub mod stats;
 pub mod tag;
+pub mod tensors;
 pub mod verify;
 pub mod verify_against;
 

@@ -2,11 +2,13 @@
 
 mod bit_flips;
 mod cli_contract;
+mod containers;
 mod damage;
 mod deltas;
 mod edge_of_field;
 mod faults;
 mod format_document;
+mod load_back;
 mod old_format;
 mod power_cut;
 mod races;
@@ -15,4 +17,5 @@ mod restore_into;
 mod round_trip;
 mod storage_conformance;
 mod support;
+mod tensors;
 mod tidy;

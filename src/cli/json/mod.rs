@@ -6,6 +6,7 @@
 
 mod looks;
 mod summaries;
+mod tensors;
 
 pub use looks::{
     CodecItem, DiffChange, DiffDocument, DiffHead, DiffTail, EntryItem, FindDocument, FindHead, FindMatch, FindTail,
@@ -15,6 +16,10 @@ pub use looks::{
 pub use summaries::{
     AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, PlannedItem,
     PruneSummary, RestoreSummary, Summary, VerifySummary,
+};
+pub use tensors::{
+    DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,
+    PlannedTensorFileItem, RestoreTensorsSummary, TensorChangeItem, TensorFileItem,
 };
 
 use ckpt::error::Error;
@@ -94,9 +99,15 @@ pub enum Body {
     /// `ls`.
     #[expect(dead_code, reason = "written piece by piece; here for the schema")]
     Ls(ListDocument),
+    /// `ls --tensors`.
+    #[expect(dead_code, reason = "written piece by piece; here for the schema")]
+    LsTensors(ListTensorsDocument),
     /// `diff`.
     #[expect(dead_code, reason = "written piece by piece; here for the schema")]
     Diff(DiffDocument),
+    /// `diff --tensors`.
+    #[expect(dead_code, reason = "written piece by piece; here for the schema")]
+    DiffTensors(DiffTensorsDocument),
     /// `find`.
     #[expect(dead_code, reason = "written piece by piece; here for the schema")]
     Find(FindDocument),

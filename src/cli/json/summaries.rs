@@ -1,5 +1,6 @@
 //! The last line of commands that write JSON lines.
 
+use super::tensors::RestoreTensorsSummary;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -11,6 +12,8 @@ pub enum Summary {
     Backup(BackupSummary),
     /// `restore`.
     Restore(RestoreSummary),
+    /// `restore --tensor`.
+    RestoreTensors(RestoreTensorsSummary),
     /// `verify`.
     Verify(VerifySummary),
     /// `verify SELECTOR --against DIR`.
