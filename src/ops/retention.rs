@@ -168,6 +168,7 @@ mod tests {
             totals: Default::default(),
             problems: 0,
             program: String::new(),
+            checkpoints: Vec::new(),
         }
     }
 

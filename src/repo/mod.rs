@@ -3,6 +3,7 @@
 //! [`Repo`] reads; only a [`transaction::Transaction`] adds, and only `ops::prune` takes away. Opening writes nothing to
 //! the repository, so a read-only mount is enough to list, restore and verify.
 
+pub mod checkpoints;
 pub mod chunks;
 pub mod config;
 pub mod content_reader;

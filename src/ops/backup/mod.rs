@@ -213,6 +213,7 @@ fn conclude(
         },
         problems: report.problems.count,
         program: concat!("ckpt ", env!("CARGO_PKG_VERSION")).to_owned(),
+        checkpoints: Vec::new(),
     };
     report.snapshot = Some(transaction.commit(snapshot)?.id);
     Ok(report)
