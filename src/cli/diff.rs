@@ -1,14 +1,15 @@
 //! `ckpt diff`: show what differs between two snapshots.
 
-use super::args::NarrowArguments;
+use super::args::{AtArgument, NarrowArguments};
 use super::context::Context;
 use super::exit::Ending;
 use super::json::{DiffChange, DiffHead, DiffTail, path_text};
 use super::output::DocumentStream;
+use super::selectors::Wanted;
 use super::{render, selectors};
 use ckpt::bytes::ByteCount;
-use ckpt::error::Result;
-use ckpt::ops::diff::{Change, ChangeKind, DiffReport, diff};
+use ckpt::error::{Error, Result};
+use ckpt::ops::diff::{Change, ChangeKind, DiffReport, diff, diff_parts};
 use ckpt::repo::Repo;
 use ckpt::repo::snapshots::Snapshot;
 use std::ffi::{OsStr, OsString};
@@ -19,6 +20,10 @@ use std::ffi::{OsStr, OsString};
 Examples:
   ckpt diff 4f1c latest
   ckpt diff tag:before tag:after --path /data/run7
+  ckpt diff step:11000 step:12000
+  ckpt diff latest:checkpoint-500 latest:checkpoint-1000
+
+Parts of snapshots are compared with each other, and paths are relative to them.
 
 Each line begins with + (added), - (removed), M (content differs), m (metadata alone differs) \
 or T (another kind of entry).
@@ -39,17 +44,20 @@ pub struct Arguments {
 /// Shows the differences.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
-    let wanted = |selector: &OsStr| {
-        selectors::wanted_whole(context, selector, "leave out `:SUBPATH`, and select lines of the output instead")
-    };
+    let wanted = |selector: &OsStr| selectors::wanted(context, Some(selector), &AtArgument::default());
     let (before, after) = (wanted(&arguments.before)?, wanted(&arguments.after)?);
     let repo = context.open()?;
     let snapshots = repo.snapshots();
-    let (before, after) = (before.find(&snapshots, &narrow)?, after.find(&snapshots, &narrow)?);
+    let find = |wanted: Wanted| {
+        let snapshot = wanted.find(&snapshots, &narrow)?;
+        let part = wanted.part(&snapshot, &narrow)?;
+        Ok::<Side, Error>((snapshot, part))
+    };
+    let (before, after) = (find(before)?, find(after)?);
     if context.output.manners.json {
         write_json(context, &repo, &before, &after)?;
     } else {
-        let report = diff(&repo, &before, &after, &mut |change| context.output.line(&line(change)))?;
+        let report = compare(&repo, &before, &after, &mut |change| context.output.line(&line(change)))?;
         if context.output.manners.is_watched() {
             context.output.flush()?;
             context.output.talk("info", &counts(&report));
@@ -58,10 +66,25 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     Ok(Ending::Done)
 }
 
-fn write_json(context: &Context, repo: &Repo, before: &Snapshot, after: &Snapshot) -> Result<()> {
-    let head = DiffHead { before: before.id.to_hex(), after: after.id.to_hex() };
+/// A snapshot and the part of it that is meant.
+type Side = (Snapshot, Option<Vec<u8>>);
+
+fn compare(
+    repo: &Repo,
+    before: &Side,
+    after: &Side,
+    visit: &mut dyn FnMut(&Change) -> Result<()>,
+) -> Result<DiffReport> {
+    match (&before.1, &after.1) {
+        (None, None) => diff(repo, &before.0, &after.0, visit),
+        (a, b) => diff_parts(repo, (&before.0, a.as_deref()), (&after.0, b.as_deref()), visit),
+    }
+}
+
+fn write_json(context: &Context, repo: &Repo, before: &Side, after: &Side) -> Result<()> {
+    let head = DiffHead { before: before.0.id.to_hex(), after: after.0.id.to_hex() };
     let mut stream = DocumentStream::begin(&context.output, "diff", &head, "changes")?;
-    let report = diff(repo, before, after, &mut |change| stream.item(&item(change)))?;
+    let report = compare(repo, before, after, &mut |change| stream.item(&item(change)))?;
     stream.end(&DiffTail {
         added: report.added,
         removed: report.removed,

@@ -23,6 +23,7 @@ Examples:
   ckpt restore latest --target /data/run7
   ckpt restore --at \"yesterday 14:00\" --path /data/run7 --target /tmp/run7
   ckpt restore tag:best:checkpoint-12000 --target /data/checkpoint-12000
+  ckpt restore step:12000 --target /data/checkpoint-12000
   ckpt restore latest --in-place --dry-run
 
 The contents of the one directory that was backed up, or of the directory named by SUBPATH, land directly in DIR; \
@@ -30,7 +31,7 @@ several paths land there each under its last name. What is right already is not 
 interrupted restore is continued by running the command again. Every byte is verified. If something is damaged, \
 everything else is restored, the damaged files are listed, and the exit code is 5.")]
 pub struct Arguments {
-    /// The snapshot: latest, tag:NAME or the first digits of an id; `SELECTOR:SUBPATH` restores a part of it
+    /// The snapshot: latest, tag:NAME, step:N or the first digits of an id; `SELECTOR:SUBPATH` restores a part of it
     #[arg(value_name = "SELECTOR", required_unless_present = "at")]
     selector: Option<OsString>,
 
@@ -100,7 +101,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
     let options = RestoreOptions {
         target,
-        subpath: wanted.subpath,
+        subpath: wanted.part(&snapshot, &narrow)?,
         includes: arguments.include.clone(),
         excludes: arguments.exclude.clone(),
         overwrite: match arguments.overwrite {

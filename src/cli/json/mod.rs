@@ -4,9 +4,11 @@
 //! A path is text, with every byte that is not UTF-8 replaced, beside a companion `..._bytes` that holds the exact bytes in
 //! hexadecimal when, and only when, the text is not exact.
 
+mod checkpoints;
 mod looks;
 mod summaries;
 
+pub use checkpoints::CheckpointItem;
 pub use looks::{
     CodecItem, DiffChange, DiffDocument, DiffHead, DiffTail, EntryItem, FindDocument, FindHead, FindMatch, FindTail,
     InfoDocument, InitDocument, ListDocument, ListHead, ListTail, SnapshotItem, SnapshotsDocument, StatsDocument,
