@@ -6,6 +6,7 @@ mod damage;
 mod edge_of_field;
 mod faults;
 mod format_document;
+mod gate;
 mod old_format;
 mod power_cut;
 mod races;

@@ -5,12 +5,13 @@
 
 use super::assembly::Assembly;
 use super::big_file::{BigFile, Decided, Dispatch};
+use super::deferred::Deferred;
 use super::feed::{Feed, Item};
+use super::gate::Gate;
 use super::shared::{Segment, Shared};
 use super::worker::{Done, SmallFile, SmallRead, Task, Unread};
 use super::{Harvest, interrupted, shared};
 use crate::error::{Error, Kind, Result};
-use crate::metadata::FileKind;
 use crate::ops::Resources;
 use crate::repo::entry::Entry;
 use crate::source::chunker::Candidates;
@@ -41,6 +42,7 @@ pub(super) struct Coordinator<'a> {
     feed_ended: bool,
     small: Vec<SmallFile>,
     small_bytes: u64,
+    deferred: Deferred,
     /// The big file whose segments are being given out.
     dispatching: Option<u64>,
     bytes_under_way: u64,
@@ -56,6 +58,7 @@ pub(super) struct Coordinator<'a> {
 impl<'a> Coordinator<'a> {
     pub(super) fn new(
         shared: &'a Shared<'a>,
+        gate: &'a Gate,
         tasks: Sender<Task>,
         roots: &'a [PathBuf],
         feed: Feed<'a>,
@@ -73,13 +76,14 @@ impl<'a> Coordinator<'a> {
             feed_ended: false,
             small: Vec::new(),
             small_bytes: 0,
+            deferred: Deferred::default(),
             dispatching: None,
             bytes_under_way: 0,
             tasks_under_way: 0,
             big: HashMap::new(),
             segment_sizes: HashMap::new(),
             existed: HashMap::new(),
-            assembly: Assembly::new(shared)?,
+            assembly: Assembly::new(shared, gate)?,
         })
     }
 
@@ -163,8 +167,13 @@ impl<'a> Coordinator<'a> {
             return self.finish_if_complete(sequence);
         }
         match self.feed.next()? {
-            Some(item) => self.take(item),
+            Some(item) => {
+                let due = self.deferred.due(item.place(), self.assembly.newest());
+                self.small.extend(due);
+                self.take(item)
+            }
             None => {
+                self.small.extend(self.deferred.due(None, 0));
                 self.feed_ended = true;
                 Ok(())
             }
@@ -173,10 +182,7 @@ impl<'a> Coordinator<'a> {
 
     fn take(&mut self, item: Item) -> Result<()> {
         match item {
-            Item::Unchanged(entry) => {
-                self.assembly.report.files_unchanged += 1;
-                self.assembly.push(entry);
-            }
+            Item::Unchanged(entry) => self.assembly.push(entry),
             Item::Read(found, existed) => return self.take_file(found, existed),
             Item::Other(found, xattrs) => self.take_other(*found, xattrs),
             Item::Problem(root, path, error) => {
@@ -196,10 +202,6 @@ impl<'a> Coordinator<'a> {
             Ok(xattrs) => metadata.xattrs = xattrs,
             Err(error) => self.assembly.problem(found.absolute.as_os_str().as_bytes().to_vec(), error),
         }
-        match metadata.kind {
-            FileKind::Directory => self.assembly.report.directories += 1,
-            _ => self.assembly.report.others += 1,
-        }
         let entry = Entry { root: found.root, path: found.path, metadata, content: None, changed_while_read: false };
         self.assembly.push(Box::new(entry));
     }
@@ -210,7 +212,8 @@ impl<'a> Coordinator<'a> {
         if size <= self.segment_bytes {
             let sequence = self.assembly.reserve();
             self.existed.insert(sequence, existed);
-            self.small.push(SmallFile { sequence, found });
+            let Some(file) = self.deferred.keep(SmallFile { sequence, found }) else { return Ok(()) };
+            self.small.push(file);
             self.small_bytes += size;
             if self.small_bytes >= self.segment_bytes || self.small.len() >= SMALL_FILES_MAX {
                 self.send_small()?;

@@ -134,6 +134,11 @@ impl Checkpoint {
     }
 }
 
+/// True for a directory that is called like a step: `checkpoint-500`.
+pub fn is_step_directory(name: &[u8]) -> bool {
+    names::step_directory(name).is_some()
+}
+
 /// What the rules find out on their way.
 #[derive(Debug, Default)]
 struct Tally {

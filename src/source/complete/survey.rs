@@ -7,7 +7,7 @@ use super::folder::{Folder, name_of};
 use super::rules::{judge_file, judge_flat, judge_tree, style_of};
 use super::{Checkpoint, JudgeOptions, is_file, names, stamp_of};
 use crate::error::Result;
-use crate::metadata::{FileKind, FileTime};
+use crate::metadata::FileKind;
 use crate::paths::is_beneath;
 use crate::source::scan::{Found, ScanOptions, Scanned, scan};
 use std::collections::HashSet;
@@ -18,15 +18,19 @@ const ENTRIES_MAX: usize = 100_000;
 /// Of a directory that is none by its name, so many files are kept.
 const FILES_MAX: usize = 20_000;
 
+/// So many files of `torch.save` are remembered; where there are more, none is looked for later.
+const MET_MAX: usize = 1 << 20;
+
 /// What a walk found.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// The checkpoints, in the order of the walk within each directory.
     pub checkpoints: Vec<Checkpoint>,
-    /// When it began: what appears later is not in it.
-    pub began: FileTime,
     /// Directories that have the name of a step and are no checkpoints.
     ordinary: HashSet<(u32, Vec<u8>)>,
+    /// The states of all files of `torch.save` that were met: others have come since. No clock is asked, because the
+    /// files' own may be another.
+    met: HashSet<u64>,
 }
 
 /// Walks `roots` and judges all checkpoints in them. `check` is called now and then; its error ends the walk.
@@ -36,13 +40,7 @@ pub fn survey(
     options: &JudgeOptions,
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Survey> {
-    let mut walk = Walk {
-        survey: Survey { began: options.now, ..Survey::default() },
-        options,
-        open: Vec::new(),
-        root: 0,
-        kept: 0,
-    };
+    let mut walk = Walk { survey: Survey::default(), options, open: Vec::new(), root: 0, kept: 0 };
     for (number, scanned) in scan(roots, scan_options.clone()).enumerate() {
         if number.is_multiple_of(1024) {
             check()?;
@@ -63,9 +61,9 @@ impl Survey {
 
     /// Judges a file that came by later and that the walk has not seen as it is now; none if it is no checkpoint.
     pub fn judge_late(&self, found: &Found) -> Option<Checkpoint> {
-        let is_late = found.metadata.mtime.max(found.metadata.ctime) >= self.began;
         let is_single = names::is_torch(name_of(found)) && is_file(found);
-        if is_late && is_single { judge_file(found.root, found) } else { None }
+        let is_late = is_single && self.met.len() < MET_MAX && !self.met.contains(&stamp_of(found));
+        if is_late { judge_file(found.root, found) } else { None }
     }
 }
 
@@ -129,6 +127,9 @@ impl Walk<'_> {
     }
 
     fn keep(&mut self, found: Found) {
+        if is_file(&found) && names::is_torch(name_of(&found)) && self.survey.met.len() < MET_MAX {
+            self.survey.met.insert(stamp_of(&found));
+        }
         let Some(open) = self.open.last_mut() else {
             // The root is a file.
             let judged = judge_file(found.root, &found);
