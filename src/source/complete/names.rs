@@ -37,6 +37,12 @@ pub(super) fn step_directory(name: &[u8]) -> Option<(StepStyle, Option<u64>)> {
         (b"step=", StepStyle::Step),
         (b"step", StepStyle::Step),
     ];
+    // What DeepSpeed converts for other numbers of ranks: thousands of small files, one checkpoint.
+    // Its step is left to the directory it was made from.
+    let made_from = name.strip_suffix(b"_universal").and_then(|name| name.strip_prefix(b"global_step"));
+    if made_from.and_then(number).is_some() {
+        return Some((StepStyle::GlobalStep, None));
+    }
     for (beginning, style) in numbered {
         if let Some(step) = name.strip_prefix(beginning).and_then(number) {
             return Some((style, Some(step)));
@@ -148,6 +154,7 @@ mod tests {
         let of = |name: &str| step_directory(name.as_bytes());
         assert_eq!(of("checkpoint-500"), Some((StepStyle::Checkpoint, Some(500))));
         assert_eq!(of("global_step12"), Some((StepStyle::GlobalStep, Some(12))));
+        assert_eq!(of("global_step12_universal"), Some((StepStyle::GlobalStep, None)));
         assert_eq!(of("global_step_12"), Some((StepStyle::Step, Some(12))));
         assert_eq!(of("iter_0000100"), Some((StepStyle::Iteration, Some(100))));
         assert_eq!(of("epoch=3-step=1200.ckpt"), Some((StepStyle::Ckpt, Some(1200))));
