@@ -2,19 +2,22 @@
 
 use super::context::Context;
 use super::exit::Ending;
-use super::json::{BackupSummary, Body, Summary};
+use super::json::{BackupSummary, Body, CheckpointItem, Summary};
 use super::signals::Signals;
 use super::sources::{self, CommandStream, PatientReader, Rules};
 use super::{render, selectors, sizes, times};
 use ckpt::bytes::ByteCount;
 use ckpt::codec::Compression;
 use ckpt::error::{Error, Kind, Result};
-use ckpt::ops::backup::{BackupOptions, BackupReport, Input, backup};
+use ckpt::ops::backup::{BackupOptions, BackupReport, Input, Unfinished, backup};
 use ckpt::repo::Repo;
+use ckpt::repo::checkpoints::steps_in_words;
 use ckpt::source::excludes::Excludes;
+use clap::ValueEnum;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Options of `backup`.
 #[derive(Debug, clap::Args)]
@@ -30,8 +33,11 @@ A file whose size, times and inode are those of the previous snapshot is not rea
 Nothing becomes visible in the repository before it is complete; a run that was killed is \
 continued by simply running the command again.
 
+A checkpoint is saved when it is finished: all its shards are there and whole, and nothing in its directory was \
+modified within --settle. An unfinished one is left out with the reason.
+
 Exit code 3 means: a snapshot was saved, but some files could not be read or changed \
-while they were read.")]
+while they were read, or an unfinished checkpoint was left out.")]
 pub struct Arguments {
     /// Files and directories to save; behind `--stdin-from-command --`, a command and its arguments
     #[arg(value_name = "PATH")]
@@ -48,6 +54,20 @@ pub struct Arguments {
     /// Do not cross into other file systems
     #[arg(long, short = 'x', help_heading = "What to save")]
     one_file_system: bool,
+
+    /// A checkpoint counts as finished only if nothing in its directory was modified for this long: 60s, 5m, 0
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = times::parse_settle,
+        help_heading = "What to save"
+    )]
+    settle: Duration,
+
+    /// What to do with unfinished checkpoints: leave them out, or store and mark them
+    #[arg(long, value_name = "WHAT", default_value = "skip", help_heading = "What to save")]
+    unfinished: UnfinishedArgument,
 
     /// Save standard input as a file of this name
     #[arg(long, value_name = "NAME", help_heading = "What to save")]
@@ -110,6 +130,13 @@ pub struct Arguments {
     limit_read: Option<u64>,
 }
 
+/// What to do with unfinished checkpoints: leave them out, or store and mark them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum UnfinishedArgument {
+    Skip,
+    Keep,
+}
+
 /// Saves a snapshot.
 pub fn run(context: &Context, arguments: &Arguments, signals: &Signals) -> Result<Ending> {
     arguments.check()?;
@@ -129,6 +156,11 @@ pub fn run(context: &Context, arguments: &Arguments, signals: &Signals) -> Resul
         cuts_by_content: arguments.chunker == "cdc",
         delta_depth: arguments.delta_depth,
         limit_read: arguments.limit_read,
+        settle: arguments.settle,
+        unfinished: match arguments.unfinished {
+            UnfinishedArgument::Skip => Unfinished::Skip,
+            UnfinishedArgument::Keep => Unfinished::Keep,
+        },
         started: context.started(),
         now: &now,
         resources: context.resources(),
@@ -243,17 +275,30 @@ fn conclude(context: &Context, arguments: &Arguments, report: &BackupReport) -> 
     if report.problems.is_empty() {
         return Ok(Ending::Done);
     }
-    let what = render::counted(report.problems.count, "file", "files");
+    let problems = report.problems.count;
+    let mut whats = Vec::new();
+    if report.checkpoints_left_out > 0 {
+        let what = render::counted(report.checkpoints_left_out, "unfinished checkpoint", "unfinished checkpoints");
+        whats.push(format!("{what} left out"));
+    }
+    if problems > report.checkpoints_left_out {
+        let what = render::counted(problems - report.checkpoints_left_out, "file", "files");
+        whats
+            .push(format!("{what} could not be {} as asked", if report.snapshot.is_some() { "saved" } else { "read" }));
+    }
+    let what = whats.join(", ");
     Ok(Ending::Incomplete(match report.snapshot {
-        Some(id) => format!("snapshot {} was saved, but is incomplete: {what} could not be saved as asked", id.short()),
-        None => format!("{what} could not be read as asked"),
+        Some(id) => format!("snapshot {} was saved, but is incomplete: {what}", id.short()),
+        None => what,
     }))
 }
 
 fn counts(context: &Context, report: &BackupReport) -> String {
     let read = report.files_new + report.files_changed + report.files_unchanged;
+    let finished = report.checkpoints.iter().filter(|(_, record)| record.unfinished.is_none());
+    let steps = steps_in_words(&finished.filter_map(|(_, record)| record.step).collect());
     format!(
-        "{} ({} new, {} changed), {}: {} read, {} new, stored as {}; {}",
+        "{} ({} new, {} changed), {}: {} read, {} new, stored as {}; {}{}{}",
         render::counted(read, "file", "files"),
         report.files_new,
         report.files_changed,
@@ -261,6 +306,8 @@ fn counts(context: &Context, report: &BackupReport) -> String {
         ByteCount(report.bytes_read),
         ByteCount(report.bytes_new),
         ByteCount(report.bytes_stored),
+        steps,
+        if steps.is_empty() { "" } else { "; " },
         render::duration(context.seconds_elapsed()),
     )
 }
@@ -283,6 +330,8 @@ fn summary(context: &Context, arguments: &Arguments, report: &BackupReport) -> B
         bytes_stored: report.bytes_stored,
         chunks_new: report.chunks_new,
         problems: report.problems.count,
+        checkpoints: report.checkpoints.iter().map(|(path, record)| CheckpointItem::at(path, record)).collect(),
+        checkpoints_left_out: report.checkpoints_left_out,
         retried_after_revocation: report.retried_after_revocation,
         seconds_elapsed: context.seconds_elapsed(),
     }

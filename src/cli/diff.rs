@@ -5,10 +5,11 @@ use super::context::Context;
 use super::exit::Ending;
 use super::json::{DiffChange, DiffHead, DiffTail, path_text};
 use super::output::DocumentStream;
+use super::selectors::Wanted;
 use super::{diff_tensors, render, selectors};
 use ckpt::bytes::ByteCount;
-use ckpt::error::Result;
-use ckpt::ops::diff::{Change, ChangeKind, DiffReport, diff};
+use ckpt::error::{Error, Result};
+use ckpt::ops::diff::{Change, ChangeKind, DiffReport, diff, diff_parts};
 use ckpt::ops::tensors::{Part, TensorFilter};
 use ckpt::repo::Repo;
 use ckpt::repo::snapshots::Snapshot;
@@ -20,7 +21,10 @@ use std::ffi::{OsStr, OsString};
 Examples:
   ckpt diff 4f1c latest
   ckpt diff tag:before tag:after --path /data/run7
-  ckpt diff latest:checkpoint-100 latest:checkpoint-200 --tensors
+  ckpt diff step:11000 step:12000
+  ckpt diff latest:checkpoint-500 latest:checkpoint-1000 --tensors
+
+Parts of snapshots are compared with each other, and paths are relative to them.
 
 Each line begins with + (added), - (removed), M (content differs), m (metadata alone differs) \
 or T (another kind of entry).
@@ -49,28 +53,26 @@ pub struct Arguments {
 /// Shows the differences.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let narrow = selectors::narrow(&arguments.narrow)?;
-    let wanted = |selector: &OsStr| match arguments.tensors {
-        true => selectors::wanted(context, Some(selector), &AtArgument::default()),
-        false => selectors::wanted_whole(
-            context,
-            selector,
-            "leave out `:SUBPATH` and select lines of the output instead, or compare tensors with --tensors",
-        ),
-    };
+    let wanted = |selector: &OsStr| selectors::wanted(context, Some(selector), &AtArgument::default());
     let filter = TensorFilter::new(&arguments.tensor)?;
-    let (left, right) = (wanted(&arguments.before)?, wanted(&arguments.after)?);
+    let (before, after) = (wanted(&arguments.before)?, wanted(&arguments.after)?);
     let repo = context.open()?;
     let snapshots = repo.snapshots();
-    let (before, after) = (left.find(&snapshots, &narrow)?, right.find(&snapshots, &narrow)?);
+    let find = |wanted: Wanted| {
+        let snapshot = wanted.find(&snapshots, &narrow)?;
+        let part = wanted.part(&snapshot, &narrow)?;
+        Ok::<Side, Error>((snapshot, part))
+    };
+    let (before, after) = (find(before)?, find(after)?);
     if arguments.tensors {
-        let before = Part { snapshot: &before, subpath: left.subpath.as_deref() };
-        let after = Part { snapshot: &after, subpath: right.subpath.as_deref() };
+        let before = Part { snapshot: &before.0, subpath: before.1.as_deref() };
+        let after = Part { snapshot: &after.0, subpath: after.1.as_deref() };
         return diff_tensors::show(context, &repo, (before, after), &filter);
     }
     if context.output.manners.json {
         write_json(context, &repo, &before, &after)?;
     } else {
-        let report = diff(&repo, &before, &after, &mut |change| context.output.line(&line(change)))?;
+        let report = compare(&repo, &before, &after, &mut |change| context.output.line(&line(change)))?;
         if context.output.manners.is_watched() {
             context.output.flush()?;
             context.output.talk("info", &counts(&report));
@@ -79,10 +81,25 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     Ok(Ending::Done)
 }
 
-fn write_json(context: &Context, repo: &Repo, before: &Snapshot, after: &Snapshot) -> Result<()> {
-    let head = DiffHead { before: before.id.to_hex(), after: after.id.to_hex() };
+/// A snapshot and the part of it that is meant.
+type Side = (Snapshot, Option<Vec<u8>>);
+
+fn compare(
+    repo: &Repo,
+    before: &Side,
+    after: &Side,
+    visit: &mut dyn FnMut(&Change) -> Result<()>,
+) -> Result<DiffReport> {
+    match (&before.1, &after.1) {
+        (None, None) => diff(repo, &before.0, &after.0, visit),
+        (a, b) => diff_parts(repo, (&before.0, a.as_deref()), (&after.0, b.as_deref()), visit),
+    }
+}
+
+fn write_json(context: &Context, repo: &Repo, before: &Side, after: &Side) -> Result<()> {
+    let head = DiffHead { before: before.0.id.to_hex(), after: after.0.id.to_hex() };
     let mut stream = DocumentStream::begin(&context.output, "diff", &head, "changes")?;
-    let report = diff(repo, before, after, &mut |change| stream.item(&item(change)))?;
+    let report = compare(repo, before, after, &mut |change| stream.item(&item(change)))?;
     stream.end(&DiffTail {
         added: report.added,
         removed: report.removed,

@@ -8,6 +8,7 @@ use super::selectors;
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ops::dump::dump;
 use ckpt::ops::dump_tensor::{TensorFormat, dump_tensor};
+use ckpt::repo::snapshots::SelectorBase;
 use clap::ValueEnum;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 Examples:
   ckpt dump latest config.json
   ckpt dump tag:best:model.safetensors > model.safetensors
+  ckpt dump step:12000:trainer_state.json | jq .global_step
   ckpt dump --at \"yesterday 14:00\" logs/train.log | tail
   ckpt dump latest model.safetensors --tensor lm_head.weight > lm_head.raw
 
@@ -59,7 +61,13 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let (selector, path) = arguments.take_apart()?;
     let narrow = selectors::narrow(&arguments.narrow)?;
     let wanted = selectors::wanted(context, selector, &arguments.at)?;
-    let path = match (path, wanted.subpath.clone()) {
+    if path.is_none() && wanted.subpath.is_none() && !matches!(wanted.base, SelectorBase::Step(_)) {
+        return Err(Error::new(Kind::Usage, "no file is named")
+            .with_hint("write `ckpt dump SELECTOR PATH` or `ckpt dump SELECTOR:PATH`"));
+    }
+    let repo = context.open()?;
+    let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
+    let path = match (path, wanted.part(&snapshot, &narrow)?) {
         (Some(path), None) => path.as_bytes().to_vec(),
         (None, Some(subpath)) => subpath,
         (Some(path), Some(mut subpath)) => {
@@ -67,13 +75,8 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
             subpath.extend_from_slice(path.as_bytes());
             subpath
         }
-        (None, None) => {
-            return Err(Error::new(Kind::Usage, "no file is named")
-                .with_hint("write `ckpt dump SELECTOR PATH` or `ckpt dump SELECTOR:PATH`"));
-        }
+        (None, None) => Vec::new(),
     };
-    let repo = context.open()?;
-    let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
     let mut writer = DataWriter(&context.output);
     match &arguments.tensor {
         None => dump(&repo, &snapshot, &path, &mut writer, context.resources(), &context.reporter)?,

@@ -23,6 +23,7 @@ Examples:
   ckpt forget 4f1c 77a0
   ckpt forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
   ckpt forget --keep-last 3 --keep-tag best --prune
+  ckpt forget --keep-last 3 --keep-every-steps 10000 --dry-run
 
 A policy holds for each source by itself (host and paths, or the name given with `backup --source`). \
 A snapshot is kept if any rule keeps it. Forgetting frees no space: `prune` does, or --prune here.")]
@@ -62,6 +63,10 @@ pub struct Arguments {
     /// Keep everything with this tag; may be given several times
     #[arg(long, value_name = "TAG", value_parser = selectors::parse_tag, help_heading = "Policy")]
     keep_tag: Vec<String>,
+
+    /// Keep the newest snapshot that holds each finished checkpoint whose step is a multiple of N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Policy")]
+    keep_every_steps: Option<u64>,
 
     #[command(flatten)]
     narrow: NarrowArguments,
@@ -118,7 +123,11 @@ impl Arguments {
     fn policy(&self) -> Option<Policy> {
         let counts =
             [self.keep_last, self.keep_hourly, self.keep_daily, self.keep_weekly, self.keep_monthly, self.keep_yearly];
-        if counts.iter().all(Option::is_none) && self.keep_within.is_none() && self.keep_tag.is_empty() {
+        if counts.iter().all(Option::is_none)
+            && self.keep_within.is_none()
+            && self.keep_tag.is_empty()
+            && self.keep_every_steps.is_none()
+        {
             return None;
         }
         Some(Policy {
@@ -130,6 +139,7 @@ impl Arguments {
             yearly: self.keep_yearly,
             within: self.keep_within,
             tags: self.keep_tag.clone(),
+            every_steps: self.keep_every_steps,
         })
     }
 

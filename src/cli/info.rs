@@ -7,6 +7,7 @@ use super::render::{self, Side, Table};
 use ckpt::bytes::ByteCount;
 use ckpt::error::Result;
 use ckpt::ops::info::info;
+use ckpt::repo::checkpoints::steps_in_words;
 use std::os::unix::ffi::OsStrExt;
 
 /// Options of `info`.
@@ -39,6 +40,8 @@ pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
             packs: report.packs,
             last_verified: report.last_verified.and_then(time_text),
             packs_never_read: report.packs_never_read,
+            checkpoints: report.checkpoints,
+            steps: report.steps.iter().copied().collect(),
         };
         context.output.document(Body::Info(document))?;
         return Ok(Ending::Done);
@@ -54,6 +57,9 @@ pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
     row("format", report.format_version.to_string());
     row("created", context.time(report.created));
     row("snapshots", report.snapshots.to_string());
+    let steps = steps_in_words(&report.steps);
+    let of = if steps.is_empty() { "" } else { ", " };
+    row("checkpoints", format!("{}{of}{steps}", report.checkpoints));
     row("chunks", format!("{} to {}, usually {}", chunks[0], chunks[2], chunks[1]));
     row("packs", size(report.pack_bytes));
     row("encrypted", yes_or_no(report.encrypted));

@@ -25,6 +25,7 @@ Examples:
   ckpt restore latest --target /data/run7
   ckpt restore --at \"yesterday 14:00\" --path /data/run7 --target /tmp/run7
   ckpt restore tag:best:checkpoint-12000 --target /data/checkpoint-12000
+  ckpt restore step:12000 --target /data/checkpoint-12000
   ckpt restore latest --in-place --dry-run
   ckpt restore latest:model.safetensors --tensor 'lm_head.*' --target head.safetensors
 
@@ -33,7 +34,7 @@ several paths land there each under its last name. What is right already is not 
 interrupted restore is continued by running the command again. Every byte is verified. If something is damaged, \
 everything else is restored, the damaged files are listed, and the exit code is 5.")]
 pub struct Arguments {
-    /// The snapshot: latest, tag:NAME or the first digits of an id; `SELECTOR:SUBPATH` restores a part of it
+    /// The snapshot: latest, tag:NAME, step:N or the first digits of an id; `SELECTOR:SUBPATH` restores a part of it
     #[arg(value_name = "SELECTOR", required_unless_present = "at")]
     selector: Option<OsString>,
 
@@ -112,13 +113,14 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
     let repo = context.open()?;
     let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
+    let subpath = wanted.part(&snapshot, &narrow)?;
     if let Some(options) = tensors {
-        let part = Part { snapshot: &snapshot, subpath: wanted.subpath.as_deref() };
+        let part = Part { snapshot: &snapshot, subpath: subpath.as_deref() };
         return restore_tensors::run(context, &repo, part, &options);
     }
     let options = RestoreOptions {
         target,
-        subpath: wanted.subpath,
+        subpath,
         includes: arguments.include.clone(),
         excludes: arguments.exclude.clone(),
         overwrite: match arguments.overwrite {

@@ -1,17 +1,18 @@
 //! Selectors: which snapshot, and which part of it.
 //!
-//! `latest`, `tag:NAME` or the first digits of an id, each with an optional `:SUBPATH`. `--at TIME` stands in a selector's
+//! `latest`, `tag:NAME`, `step:N` or the first digits of an id, each with an optional `:SUBPATH`. `--at TIME` stands in a selector's
 //! place. Parsing is here; finding the snapshot belongs to the library.
 
 use super::args::{AtArgument, NarrowArguments};
 use super::context::Context;
 use super::{render, times};
 use ckpt::error::{Error, Kind, Result};
+use ckpt::repo::checkpoints::checkpoint_of_step;
 use ckpt::repo::snapshots::{Narrow, SelectorBase, Snapshot, select};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-const FORMS: &str = "a selector is `latest`, `tag:NAME`, or at least four hexadecimal digits of an id, and may be \
+const FORMS: &str = "a selector is `latest`, `tag:NAME`, `step:N`, or at least four hexadecimal digits of an id, and may be \
                      followed by `:SUBPATH`; `ckpt snapshots` lists what there is";
 
 /// A selector as typed: what stands before the path, and the path.
@@ -32,6 +33,8 @@ pub enum Base {
     Latest,
     /// The newest with this tag.
     Tag(String),
+    /// The newest that holds the finished checkpoint of this step.
+    Step(u64),
 }
 
 /// A snapshot that is asked for, and the path within it. Known before the repository is opened, so that a mistake in the
@@ -47,10 +50,8 @@ pub struct Wanted {
 /// Takes `text` apart.
 pub fn parse(text: &OsStr) -> Result<Parsed> {
     let bytes = text.as_bytes();
-    let (prefix_bytes, rest) = match bytes.strip_prefix(b"tag:") {
-        Some(rest) => (4, rest),
-        None => (0, bytes),
-    };
+    let prefix = [&b"tag:"[..], b"step:"].into_iter().find(|prefix| bytes.starts_with(prefix)).unwrap_or_default();
+    let (prefix_bytes, rest) = (prefix.len(), &bytes[prefix.len()..]);
     let (base, subpath) = match rest.iter().position(|&b| b == b':') {
         Some(colon) => (&bytes[..prefix_bytes + colon], Some(&rest[colon + 1..])),
         None => (bytes, None),
@@ -97,12 +98,13 @@ pub fn wanted(context: &Context, selector: Option<&OsStr>, at: &AtArgument) -> R
             SelectorBase::At(times::file_time(times::parse_instant(at, &context.now)?))
         }
         (Some(_), Some(_)) => {
-            return Err(Error::new(Kind::Usage, "--at stands in the place of an id or a tag")
+            return Err(Error::new(Kind::Usage, "--at stands in the place of an id, a tag or a step")
                 .with_hint("leave out one of the two; `--at TIME :SUBPATH` takes a part of the snapshot"));
         }
         (Some(Base::Id(prefix)), None) => SelectorBase::Id(prefix),
         (Some(Base::Latest), None) => SelectorBase::Latest,
         (Some(Base::Tag(tag)), None) => SelectorBase::Tag(tag),
+        (Some(Base::Step(step)), None) => SelectorBase::Step(step),
         (None, None) => return Err(Error::new(Kind::Usage, "no snapshot is named").with_hint(FORMS)),
     };
     Ok(Wanted { base, subpath: parsed.subpath })
@@ -125,6 +127,28 @@ impl Wanted {
     pub fn find(&self, snapshots: &[Snapshot], narrow: &Narrow) -> Result<Snapshot> {
         select(snapshots, &self.base, narrow).cloned()
     }
+
+    /// The part of `snapshot`, which [`Wanted::find`] returned, that is asked for; none for all of it. A step is narrowed
+    /// to its checkpoint, and a path behind it is relative to that.
+    pub fn part(&self, snapshot: &Snapshot, narrow: &Narrow) -> Result<Option<Vec<u8>>> {
+        let SelectorBase::Step(step) = self.base else { return Ok(self.subpath.clone()) };
+        let Some(record) = checkpoint_of_step(snapshot, step, narrow)? else {
+            return Err(Error::new(Kind::NotFound, format!("snapshot {} does not hold it", snapshot.id.short())));
+        };
+        let mut path = record.absolute_path(snapshot);
+        match &self.subpath {
+            Some(subpath) if subpath.starts_with(b"/") => {
+                let text = "a path behind `step:N:` is relative to the directory of the checkpoint";
+                return Err(Error::new(Kind::Usage, text).with_hint("leave out the `/` at its beginning"));
+            }
+            Some(subpath) => {
+                path.push(b'/');
+                path.extend_from_slice(subpath);
+            }
+            None => {}
+        }
+        Ok(Some(path))
+    }
 }
 
 fn parse_base(base: &[u8]) -> Result<Base> {
@@ -137,6 +161,12 @@ fn parse_base(base: &[u8]) -> Result<Base> {
         return tag.map(Base::Tag).ok_or_else(|| {
             Error::new(Kind::Usage, format!("{shown} does not name a tag"))
                 .with_hint("a tag is made of letters, digits, `.`, `_` and `-`")
+        });
+    }
+    if let Some(step) = base.strip_prefix(b"step:") {
+        let step = std::str::from_utf8(step).ok().filter(|s| s.bytes().all(|b| b.is_ascii_digit()));
+        return step.and_then(|step| step.parse().ok()).map(Base::Step).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("{shown} does not name a step")).with_hint("write it like step:12000")
         });
     }
     if base.iter().all(u8::is_ascii_hexdigit) && base.len() <= 32 {
@@ -177,6 +207,8 @@ mod tests {
         assert_eq!(parsed("latest:/abs/x:y/"), (Some(Base::Latest), path("/abs/x:y")));
         assert_eq!(parsed("tag:best"), (Some(Base::Tag("best".to_owned())), None));
         assert_eq!(parsed("tag:best:a:b"), (Some(Base::Tag("best".to_owned())), path("a:b")));
+        assert_eq!(parsed("step:12000"), (Some(Base::Step(12000)), None));
+        assert_eq!(parsed("step:12000:a/b"), (Some(Base::Step(12000)), path("a/b")));
         assert_eq!(parsed("latest:"), (Some(Base::Latest), None));
         assert_eq!(parsed("latest:./a"), (Some(Base::Latest), path("a")));
         assert_eq!(parsed("latest:."), (Some(Base::Latest), None));
@@ -195,6 +227,9 @@ mod tests {
         let kind = |text: &str| parse(OsStr::new(text)).map(|_| ()).expect_err(text).kind();
         assert_eq!(kind("abc"), Kind::Usage);
         assert_eq!(kind("tag:"), Kind::Usage);
+        assert_eq!(kind("step:"), Kind::Usage);
+        assert_eq!(kind("step:-5"), Kind::Usage);
+        assert_eq!(kind("step:12k"), Kind::Usage);
         assert_eq!(kind("tag:a b"), Kind::Usage);
         assert_eq!(kind("newest"), Kind::NotFound);
         assert_eq!(kind(&"a".repeat(33)), Kind::NotFound);

@@ -8,6 +8,7 @@ use super::render::{self, Side, Table};
 use super::selectors;
 use ckpt::bytes::ByteCount;
 use ckpt::error::Result;
+use ckpt::repo::checkpoints::{steps_in_words, steps_of};
 use ckpt::repo::snapshots::Snapshot;
 
 /// Options of `snapshots`.
@@ -19,7 +20,7 @@ Examples:
   ckpt snapshots --json | jq -r '.data.snapshots[-1].id'
 
 A snapshot marked `incomplete` lacks files that could not be read, or holds some that \
-changed while they were read.")]
+changed while they were read. `[step 1000..5000 (5)]` says which finished checkpoints it holds.")]
 pub struct Arguments {
     #[command(flatten)]
     narrow: NarrowArguments,
@@ -80,6 +81,14 @@ fn what(snapshot: &Snapshot) -> String {
         parts.push(format!("{}:", render::path(source.as_bytes())));
     }
     parts.extend(snapshot.roots.iter().map(|root| render::path(root)));
+    let steps = steps_in_words(&steps_of(std::iter::once(snapshot)));
+    if !steps.is_empty() {
+        parts.push(format!("[{steps}]"));
+    }
+    let unfinished = snapshot.checkpoints.iter().filter(|record| record.unfinished.is_some()).count();
+    if unfinished > 0 {
+        parts.push(format!("[{unfinished} unfinished]"));
+    }
     if snapshot.is_incomplete() {
         parts.push(format!("[incomplete: {}]", render::counted(snapshot.problems, "problem", "problems")));
     }

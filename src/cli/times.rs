@@ -60,6 +60,11 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     if seconds == 0 { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) }
 }
 
+/// A duration that may be none: `60s`, `5m`, `0`.
+pub fn parse_settle(text: &str) -> std::result::Result<Duration, String> {
+    if matches!(text, "0" | "0s") { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
 /// A span of calendar time: `36h`, `7d`, `2w`, `6mo`, `1y6mo`.
 pub fn parse_span(text: &str) -> std::result::Result<Span, String> {
     let wrong = || format!("{text:?} is not a span of time; write it like 36h, 7d, 2w, 6mo or 1y6mo");

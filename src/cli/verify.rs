@@ -163,7 +163,8 @@ fn run_against(context: &Context, arguments: &Arguments, directory: &Path) -> Re
     let wanted = selectors::wanted(context, arguments.selector.as_deref(), &arguments.at)?;
     let repo = context.open()?;
     let snapshot = wanted.find(&repo.snapshots(), &narrow)?;
-    let subpath = wanted.subpath.as_deref();
+    let subpath = wanted.part(&snapshot, &narrow)?;
+    let subpath = subpath.as_deref();
     let report = verify_against(&repo, &snapshot, directory, subpath, context.resources(), &context.reporter)?;
     context.reporter.end_phase();
     context.show_problems(&report.damaged);

@@ -3,9 +3,9 @@
 //! The two lists of entries are read side by side in the order of paths, so memory stays bounded. Content is compared by
 //! its name, not read. Snapshots of the same roots are compared below each root, others by absolute paths.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metadata::{FileKind, Metadata};
-use crate::paths::compare_paths;
+use crate::paths::{compare_paths, is_beneath};
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
@@ -32,7 +32,7 @@ pub enum ChangeKind {
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The absolute path.
+    /// The absolute path; for parts of snapshots, the path below them.
     pub path: Vec<u8>,
     /// How it differs.
     pub kind: ChangeKind,
@@ -70,7 +70,7 @@ pub fn diff(
     b: &Snapshot,
     visit: &mut dyn FnMut(&Change) -> Result<()>,
 ) -> Result<DiffReport> {
-    let mut differ = Differ { a, b, report: DiffReport::default(), visit };
+    let mut differ = Differ { a, b, is_relative: false, report: DiffReport::default(), visit };
     let frames = FrameCache::new(repo);
     let fetch = |id| frames.read(id);
     if a.roots != b.roots {
@@ -86,9 +86,51 @@ pub fn diff(
     Ok(differ.report)
 }
 
+/// Like [`diff`] for a part of each snapshot: what lies in the one directory is compared with what lies in the other, and
+/// paths are relative to them. A side without a part is its single backed-up directory.
+///
+/// [`Kind::NotFound`](crate::error::Kind::NotFound) if nothing is there.
+pub fn diff_parts(
+    repo: &Repo,
+    a: (&Snapshot, Option<&[u8]>),
+    b: (&Snapshot, Option<&[u8]>),
+    visit: &mut dyn FnMut(&Change) -> Result<()>,
+) -> Result<DiffReport> {
+    let frames = FrameCache::new(repo);
+    let fetch = |id| frames.read(id);
+    let entries = |(snapshot, part): (&Snapshot, Option<&[u8]>)| {
+        let part = part.unwrap_or_default();
+        let top = paths::find_entry(repo, snapshot, part)?;
+        let bytes = top.path.len();
+        let is_in = move |entry: &Entry| entry.root == top.root && is_beneath(&entry.path, &top.path);
+        Ok::<_, Error>((bytes, is_in))
+    };
+    let (a_bytes, is_in_a) = entries(a)?;
+    let (b_bytes, is_in_b) = entries(b)?;
+    // Entries of the other side are found by the path below the part.
+    let side = |snapshot: &Snapshot, bytes: usize, is_in: Box<dyn Fn(&Entry) -> bool>| {
+        let wanted = move |item: &Result<Entry>| item.as_ref().map_or(true, &is_in);
+        repo.entries(&fetch, snapshot.tree).filter(wanted).map(move |item| item.map(|entry| below(entry, bytes)))
+    };
+    let before = side(a.0, a_bytes, Box::new(is_in_a));
+    let after = side(b.0, b_bytes, Box::new(is_in_b));
+    let mut differ = Differ { a: a.0, b: b.0, is_relative: true, report: DiffReport::default(), visit };
+    differ.merge(before, after, |x, y| compare_paths(&x.path, &y.path), |entry| entry)?;
+    Ok(differ.report)
+}
+
+/// The entry with its path below a directory whose own path has so many bytes.
+fn below(mut entry: Entry, bytes: usize) -> Entry {
+    let rest = entry.path.split_off(bytes.min(entry.path.len()));
+    entry.path = rest.strip_prefix(b"/").map(<[u8]>::to_vec).unwrap_or(rest);
+    entry
+}
+
 struct Differ<'a> {
     a: &'a Snapshot,
     b: &'a Snapshot,
+    /// Paths are told as they are, not as they lay in the source.
+    is_relative: bool,
     report: DiffReport,
     visit: &'a mut dyn FnMut(&Change) -> Result<()>,
 }
@@ -117,7 +159,12 @@ impl Differ<'_> {
 
     fn compare(&mut self, before: Option<Entry>, after: Option<Entry>) -> Result<()> {
         let (snapshot, known) = if after.is_some() { (self.b, &after) } else { (self.a, &before) };
-        let path = known.as_ref().map(|entry| paths::absolute_path(snapshot, entry)).unwrap_or_default();
+        let path_of = |entry: &Entry| match (self.is_relative, entry.path.is_empty()) {
+            (false, _) => paths::absolute_path(snapshot, entry),
+            (true, true) => b".".to_vec(),
+            (true, false) => entry.path.clone(),
+        };
+        let path = known.as_ref().map(path_of).unwrap_or_default();
         let Some(kind) = kind_of(before.as_ref(), after.as_ref()) else {
             self.report.unchanged += 1;
             return Ok(());

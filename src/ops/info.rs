@@ -4,6 +4,8 @@ use crate::error::Result;
 use crate::ids::RepositoryId;
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::checkpoints::steps_of;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
 /// The parameters of a repository and its state in short.
@@ -41,6 +43,10 @@ pub struct InfoReport {
     pub last_verified: Option<FileTime>,
     /// Packs that no run has ever read whole.
     pub packs_never_read: u64,
+    /// Different finished checkpoints in all snapshots, told apart by source and path.
+    pub checkpoints: u64,
+    /// The steps of those.
+    pub steps: BTreeSet<u64>,
 }
 
 /// Gathers it; reads nothing but the index.
@@ -48,6 +54,12 @@ pub fn info(repo: &Repo) -> Result<InfoReport> {
     let config = repo.config();
     let packs = repo.index().packs()?;
     let reads = repo.index().pack_reads()?;
+    let snapshots = repo.snapshots();
+    let finished = snapshots.iter().flat_map(|snapshot| {
+        let of_this = snapshot.checkpoints.iter().filter(|record| record.unfinished.is_none());
+        of_this.map(|record| (snapshot.source_key(), record.absolute_path(snapshot)))
+    });
+    let checkpoints = finished.collect::<HashSet<_>>().len() as u64;
     Ok(InfoReport {
         id: repo.id(),
         location: repo.storage().describe(),
@@ -61,9 +73,11 @@ pub fn info(repo: &Repo) -> Result<InfoReport> {
         parity: config.parity != 0,
         exclusive_create: config.exclusive_create,
         cache_path: repo.index().path().to_owned(),
-        snapshots: repo.snapshots().len() as u64,
+        snapshots: snapshots.len() as u64,
         packs: packs.len() as u64,
         last_verified: repo.index().last_run("verify", "sound")?.map(|seconds| FileTime { seconds, nanoseconds: 0 }),
         packs_never_read: packs.iter().filter(|p| !reads.contains_key(&p.id)).count() as u64,
+        checkpoints,
+        steps: steps_of(snapshots.iter()),
     })
 }

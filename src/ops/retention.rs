@@ -10,9 +10,11 @@
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
+use crate::repo::checkpoints::steps_in_words;
 use crate::repo::snapshots::Snapshot;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
+use std::collections::BTreeSet;
 
 /// How far ahead of the caller's clock a snapshot's time may be: two hosts' clocks never agree to the second.
 const CLOCK_TOLERANCE_SECONDS: i64 = 24 * 3600;
@@ -36,6 +38,8 @@ pub struct Policy {
     pub within: Option<Span>,
     /// Everything that carries one of these tags.
     pub tags: Vec<String>,
+    /// The newest that holds each finished checkpoint whose step is a multiple of this.
+    pub every_steps: Option<u64>,
 }
 
 /// What becomes of a snapshot.
@@ -54,7 +58,8 @@ impl Policy {
         if self.within.is_some_and(|span| !span.is_positive()) {
             return Err(Error::new(Kind::Usage, "the time to keep everything within is not a positive one"));
         }
-        if counts.iter().all(|count| count.unwrap_or(0) == 0) && self.within.is_none() && self.tags.is_empty() {
+        let has_others = self.within.is_some() || !self.tags.is_empty() || self.every_steps.unwrap_or(0) > 0;
+        if counts.iter().all(|count| count.unwrap_or(0) == 0) && !has_others {
             return Err(Error::new(Kind::Usage, "the policy keeps nothing")
                 .with_hint("say what to keep, for example --keep-daily 7 --keep-weekly 4"));
         }
@@ -78,6 +83,7 @@ pub fn decide(policy: &Policy, snapshots: &[&Snapshot], zone: &TimeZone, now: Fi
         _ => None,
     };
     let mut rules = rules(policy);
+    let mut kept_checkpoints = BTreeSet::new();
     for (position, (snapshot, time)) in past.iter().zip(&times).enumerate() {
         let is_oldest = position + 1 == past.len();
         let mut reasons: Vec<String> =
@@ -86,9 +92,23 @@ pub fn decide(policy: &Policy, snapshots: &[&Snapshot], zone: &TimeZone, now: Fi
             reasons.push("within".to_owned());
         }
         reasons.extend(policy.tags.iter().filter(|t| snapshot.tags.contains(*t)).map(|t| format!("tag {t}")));
+        reasons.extend(reason_by_steps(policy, snapshot, &mut kept_checkpoints));
         decisions.push(Decision { id: snapshot.id, reasons });
     }
     Ok(decisions)
+}
+
+/// The steps for which this snapshot is kept: it is the newest that holds their checkpoints. `kept` has the paths of those
+/// that a newer one holds: two runs of one source may have the same steps.
+fn reason_by_steps(policy: &Policy, snapshot: &Snapshot, kept: &mut BTreeSet<(u64, Vec<u8>)>) -> Option<String> {
+    let every = policy.every_steps.filter(|every| *every > 0)?;
+    let finished = snapshot.checkpoints.iter().filter(|record| record.unfinished.is_none());
+    let multiples = finished.filter_map(|record| Some((record.step.filter(|s| s.is_multiple_of(every))?, record)));
+    let steps: BTreeSet<u64> = multiples
+        .filter(|(step, record)| kept.insert((*step, record.absolute_path(snapshot))))
+        .map(|(step, _)| step)
+        .collect();
+    (!steps.is_empty()).then(|| steps_in_words(&steps))
 }
 
 /// One counting rule on its way from the newest snapshot to the oldest.
@@ -142,7 +162,8 @@ fn local_time(time: FileTime, zone: &TimeZone) -> Zoned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use crate::repo::checkpoints::CheckpointRecord;
+    use std::collections::BTreeMap;
 
     fn snapshot(number: usize, zone: &TimeZone, local: &str) -> Snapshot {
         let time: Zoned = match local.parse::<Timestamp>() {
@@ -168,6 +189,7 @@ mod tests {
             totals: Default::default(),
             problems: 0,
             program: String::new(),
+            checkpoints: Vec::new(),
         }
     }
 
@@ -284,6 +306,37 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_snapshot_of_each_multiple_of_steps_is_kept() {
+        let utc = TimeZone::UTC;
+        let holding = |number: usize, checkpoints: &[(&str, u64, bool)]| {
+            let record = |&(path, step, is_finished): &(&str, u64, bool)| CheckpointRecord {
+                root: 0,
+                path: path.as_bytes().to_vec(),
+                step: Some(step),
+                framework: "hf-trainer".into(),
+                shards: 1,
+                tensors: 1,
+                bytes: 1,
+                unfinished: (!is_finished).then(|| "torn".to_owned()),
+            };
+            let checkpoints = checkpoints.iter().map(record).collect();
+            Snapshot { checkpoints, ..snapshot(number, &utc, &format!("2026-01-0{}T10:00", number + 1)) }
+        };
+        let all = [
+            holding(0, &[("a/checkpoint-1000", 1000, true), ("a/checkpoint-1500", 1500, true)]),
+            holding(1, &[("a/checkpoint-1000", 1000, true), ("a/checkpoint-2000", 2000, true)]),
+            holding(2, &[("b/checkpoint-1000", 1000, true), ("a/checkpoint-2000", 2000, false)]),
+            holding(3, &[("a/checkpoint-2500", 2500, true)]),
+        ];
+        let list: Vec<&Snapshot> = all.iter().collect();
+        let policy = policy(|p| p.every_steps = Some(1000));
+        assert!(policy.check().is_ok());
+        let decided = decide(&policy, &list, &utc, NOW).expect("sound");
+        let reasons: Vec<Vec<String>> = decided.into_iter().map(|d| d.reasons).collect();
+        assert_eq!(reasons, [vec![], vec!["step 1000".to_owned()], vec!["steps 1000, 2000".to_owned()], vec![]]);
+    }
+
+    #[test]
     fn every_reason_is_given() {
         let all = Policy {
             last: Some(1),
@@ -294,6 +347,7 @@ mod tests {
             yearly: Some(2),
             within: Some(Span::new().hours(1)),
             tags: vec!["t1".into()],
+            every_steps: None,
         };
         let found = reasons(&all, &TimeZone::UTC, &["2026-01-01T10:00", "2026-01-02T10:00"]);
         assert_eq!(found[0].1, ["oldest yearly"]);

@@ -4,6 +4,7 @@
 //! the repository, so a read-only mount is enough to list, restore and verify.
 
 mod chain;
+pub mod checkpoints;
 pub mod chunks;
 pub mod config;
 pub mod content_reader;

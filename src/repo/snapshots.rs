@@ -4,6 +4,7 @@
 //! [`Outcome::Revoked`] or [`Outcome::Repacked`] when the transaction ended otherwise. Nothing here is ever rewritten:
 //! forgetting makes a marker, changing tags makes a numbered record.
 
+use super::checkpoints::{self, CheckpointRecord, StoredRecord, holds_step, steps_in_words, steps_of};
 use super::document::{self, DocumentKind};
 use super::stream::StreamRef;
 use crate::error::{Error, Kind, Result};
@@ -52,6 +53,8 @@ pub struct Snapshot {
     pub problems: u64,
     /// The program that made it: `ckpt 0.1.0`.
     pub program: String,
+    /// The checkpoints that it holds.
+    pub checkpoints: Vec<CheckpointRecord>,
 }
 
 /// Counts of a snapshot.
@@ -132,6 +135,8 @@ struct Stored {
     program: Option<String>,
     #[cbor(n(13), with = "minicbor::bytes")]
     id: Vec<u8>,
+    #[n(14)]
+    checkpoints: Option<Vec<StoredRecord>>,
 }
 
 impl Outcome {
@@ -158,6 +163,7 @@ impl Outcome {
             problems: snapshot.map(|s| s.problems),
             program: snapshot.map(|s| s.program.clone()),
             id: id.as_bytes().to_vec(),
+            checkpoints: snapshot.and_then(|s| checkpoints::to_stored(&s.checkpoints)),
         };
         document::seal(DocumentKind::Snapshot, &document::encode(&stored)?)
     }
@@ -184,13 +190,15 @@ impl Outcome {
 fn from_stored(id: SnapshotId, stored: Stored) -> Result<Snapshot> {
     let time = |t: Option<(i64, u32)>| t.map(|(seconds, nanoseconds)| FileTime { seconds, nanoseconds });
     let short = || Error::damaged("a snapshot lacks a field");
+    let roots: Vec<Vec<u8>> = stored.roots.ok_or_else(short)?.into_iter().map(Vec::from).collect();
     Ok(Snapshot {
         id,
         started: time(stored.started).ok_or_else(short)?,
         finished: time(stored.finished).ok_or_else(short)?,
         host: stored.host.ok_or_else(short)?,
         source: stored.source,
-        roots: stored.roots.ok_or_else(short)?.into_iter().map(Vec::from).collect(),
+        checkpoints: checkpoints::from_stored(stored.checkpoints.unwrap_or_default(), roots.len())?,
+        roots,
         tags: stored.tags.unwrap_or_default().into_iter().collect(),
         meta: stored.meta.unwrap_or_default(),
         tree: stored.tree,
@@ -212,6 +220,8 @@ pub enum SelectorBase {
     Tag(String),
     /// The newest that was begun at or before this instant.
     At(FileTime),
+    /// The newest that holds the finished checkpoint of this step.
+    Step(u64),
 }
 
 /// What narrows a choice of snapshots; everything given must hold.
@@ -262,6 +272,12 @@ pub fn select<'a>(snapshots: &'a [Snapshot], base: &SelectorBase, narrow: &Narro
             newest(&mut fitting.iter().filter(|s| s.started <= *instant))
                 .ok_or_else(|| not_found(snapshots, "no snapshot is as old as that"))
         }
+        SelectorBase::Step(step) => {
+            let holding: Vec<&Snapshot> = fitting.iter().copied().filter(|s| holds_step(s, *step, narrow)).collect();
+            // A step of another run would look just as good.
+            one_source(&holding, narrow)?;
+            newest(&mut holding.iter()).ok_or_else(|| no_step(snapshots, &fitting, *step))
+        }
     }
 }
 
@@ -288,6 +304,12 @@ fn one_source(fitting: &[&Snapshot], narrow: &Narrow) -> Result<()> {
     let list: Vec<_> = sources.into_iter().collect();
     Err(Error::new(Kind::Usage, format!("the repository holds several sources: {}", list.join("; ")))
         .with_hint("say which with --source, --host or --path, or give a snapshot's id"))
+}
+
+fn no_step(all: &[Snapshot], fitting: &[&Snapshot], step: u64) -> Error {
+    let there = steps_in_words(&steps_of(fitting.iter().copied()));
+    let there = if there.is_empty() { "none at all" } else { &there };
+    not_found(all, &format!("no snapshot holds a finished checkpoint of step {step}; what there is: {there}"))
 }
 
 fn not_found(all: &[Snapshot], what: &str) -> Error {
@@ -317,6 +339,7 @@ pub(crate) mod tests {
             totals: Totals { files: 1, bytes: 2, ..Totals::default() },
             problems: 3,
             program: "ckpt test".to_owned(),
+            checkpoints: Vec::new(),
         }
     }
 

@@ -122,6 +122,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         totals,
         problems: 0,
         program: "ckpt test".to_owned(),
+        checkpoints: Vec::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod chunker;
+pub mod complete;
 mod confined;
 pub mod excludes;
 mod formats;

@@ -8,6 +8,7 @@ mod deltas;
 mod edge_of_field;
 mod faults;
 mod format_document;
+mod gate;
 mod load_back;
 mod old_format;
 mod power_cut;

@@ -1,5 +1,6 @@
 //! The data of commands that answer with one document.
 
+use super::checkpoints::CheckpointItem;
 use super::{path_text, time_text};
 use ckpt::metadata::FileKind;
 use ckpt::repo::entry::Entry;
@@ -71,6 +72,8 @@ pub struct SnapshotItem {
     pub incomplete: bool,
     /// The program that made it.
     pub program: String,
+    /// The checkpoints in it.
+    pub checkpoints: Vec<CheckpointItem>,
 }
 
 /// A path that was backed up.
@@ -118,6 +121,8 @@ pub struct EntryItem {
 pub struct ListHead {
     /// The snapshot that was listed.
     pub snapshot: String,
+    /// The checkpoints in the part of it that was listed.
+    pub checkpoints: Vec<CheckpointItem>,
 }
 
 /// What stands behind the entries of `ls`.
@@ -304,6 +309,10 @@ pub struct InfoDocument {
     pub last_verified: Option<String>,
     /// Packs whose data were never read and verified.
     pub packs_never_read: u64,
+    /// Different finished checkpoints in all snapshots.
+    pub checkpoints: u64,
+    /// The steps of those, sorted.
+    pub steps: Vec<u64>,
 }
 
 /// `tag`.
@@ -340,6 +349,7 @@ impl SnapshotItem {
             problems: snapshot.problems,
             incomplete: snapshot.is_incomplete(),
             program: snapshot.program.clone(),
+            checkpoints: snapshot.checkpoints.iter().map(|record| CheckpointItem::new(snapshot, record)).collect(),
         }
     }
 }

@@ -4,10 +4,12 @@
 //! A path is text, with every byte that is not UTF-8 replaced, beside a companion `..._bytes` that holds the exact bytes in
 //! hexadecimal when, and only when, the text is not exact.
 
+mod checkpoints;
 mod looks;
 mod summaries;
 mod tensors;
 
+pub use checkpoints::CheckpointItem;
 pub use looks::{
     CodecItem, DiffChange, DiffDocument, DiffHead, DiffTail, EntryItem, FindDocument, FindHead, FindMatch, FindTail,
     InfoDocument, InitDocument, ListDocument, ListHead, ListTail, SnapshotItem, SnapshotsDocument, StatsDocument,

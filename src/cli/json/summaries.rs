@@ -1,5 +1,6 @@
 //! The last line of commands that write JSON lines.
 
+use super::CheckpointItem;
 use super::tensors::RestoreTensorsSummary;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -57,8 +58,12 @@ pub struct BackupSummary {
     pub bytes_stored: u64,
     /// Chunks that the repository did not hold before.
     pub chunks_new: u64,
-    /// Files that could not be saved as asked.
+    /// Files and checkpoints that could not be saved as asked.
     pub problems: u64,
+    /// The checkpoints that were saved.
+    pub checkpoints: Vec<CheckpointItem>,
+    /// Checkpoints that were left out because they are unfinished.
+    pub checkpoints_left_out: u64,
     /// Whether the backup was done twice because a prune revoked the first try.
     pub retried_after_revocation: bool,
     /// How long it took.

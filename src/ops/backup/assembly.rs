@@ -1,6 +1,8 @@
 //! The assembly: puts entries back into the order of the scan, in whatever order their content becomes ready, and passes
 //! them to the tree. Keeps the books of the run, since here everything comes by once.
 
+use super::gate::{Gate, left_out};
+use super::held::{Held, Origin};
 use super::metadata_sink::MetadataSink;
 use super::shared::Shared;
 use super::{BackupReport, Harvest};
@@ -21,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 enum Slot {
     /// Its content is under way.
     Waiting,
-    Ready(Box<entry::Entry>),
+    Ready(Box<entry::Entry>, Origin),
     /// Another name of a file whose content is under way or known, and whether the parent had something at its path:
     /// resolved when its turn comes.
     Link(Box<Found>, bool),
@@ -41,34 +43,47 @@ pub(super) struct Assembly<'a> {
     /// Files with several names, by device and inode: what the first name brought, once it is known.
     links: HashMap<(u64, u64), Option<FirstName>>,
     sink: MetadataSink<'a>,
+    held: Held<'a>,
     tree: TreeBuilder,
     pub(super) report: BackupReport,
     bytes_reported: u64,
 }
 
 impl<'a> Assembly<'a> {
-    pub(super) fn new(shared: &'a Shared<'a>) -> Result<Assembly<'a>> {
-        Ok(Assembly {
+    pub(super) fn new(shared: &'a Shared<'a>, gate: &'a Gate) -> Result<Assembly<'a>> {
+        let mut assembly = Assembly {
             shared,
             slots: VecDeque::new(),
             first: 0,
             links: HashMap::new(),
             sink: MetadataSink::new(shared.transaction)?,
+            held: Held::new(gate),
             tree: TreeBuilder::default(),
             report: BackupReport::default(),
             bytes_reported: 0,
-        })
+        };
+        for (number, reason) in gate.left_out() {
+            let path = gate.checkpoint(number).map(|c| gate.absolute(c.root, &c.path)).unwrap_or_default();
+            assembly.report.checkpoints_left_out += 1;
+            assembly.tell(path, Error::new(Kind::Failed, left_out(&reason)));
+        }
+        Ok(assembly)
     }
 
     /// Takes the next place for an entry whose content is still to come.
     pub(super) fn reserve(&mut self) -> u64 {
         self.slots.push_back(Slot::Waiting);
-        self.first + self.slots.len() as u64 - 1
+        self.newest()
+    }
+
+    /// The number of the place that was taken last.
+    pub(super) fn newest(&self) -> u64 {
+        (self.first + self.slots.len() as u64).saturating_sub(1)
     }
 
     /// Takes the next place for an entry that is complete.
     pub(super) fn push(&mut self, entry: Box<entry::Entry>) {
-        self.slots.push_back(Slot::Ready(entry));
+        self.slots.push_back(Slot::Ready(entry, Origin::Unchanged));
     }
 
     /// True if `found` is another name of a file seen before; it then has its place and needs no reading.
@@ -110,14 +125,14 @@ impl<'a> Assembly<'a> {
         changed_while_read: bool,
         existed: bool,
     ) {
-        if changed_while_read {
+        let absolute = found.absolute.as_os_str().as_bytes();
+        if changed_while_read && !self.held.fail(absolute, "changed while it was read") {
             let error = Error::new(Kind::Failed, "changed while it was read; what was read is stored and marked");
-            self.problem(found.absolute.as_os_str().as_bytes().to_vec(), error);
+            self.tell(absolute.to_vec(), error);
         }
-        self.count_file(existed);
         let Found { root, path, metadata, .. } = found;
         let entry = entry::Entry { root, path, metadata, content, changed_while_read };
-        self.set(sequence, Slot::Ready(Box::new(entry)));
+        self.set(sequence, Slot::Ready(Box::new(entry), origin(existed)));
     }
 
     /// The place `sequence` stays empty: its file could not be read.
@@ -141,7 +156,7 @@ impl<'a> Assembly<'a> {
             }
             self.first += 1;
             match self.slots.pop_front() {
-                Some(Slot::Ready(entry)) => self.emit(*entry)?,
+                Some(Slot::Ready(entry, origin)) => self.emit(*entry, origin)?,
                 Some(Slot::Link(found, existed)) => self.emit_link(*found, existed)?,
                 _ => {}
             }
@@ -156,27 +171,47 @@ impl<'a> Assembly<'a> {
             self.problem(found.absolute.as_os_str().as_bytes().to_vec(), error);
             return Ok(());
         };
-        self.count_file(existed);
-        self.emit(entry::Entry { root: found.root, path: found.path, metadata, content, changed_while_read: false })
+        let Found { root, path, .. } = found;
+        self.emit(entry::Entry { root, path, metadata, content, changed_while_read: false }, origin(existed))
     }
 
-    fn emit(&mut self, entry: entry::Entry) -> Result<()> {
+    fn emit(&mut self, entry: entry::Entry, origin: Origin) -> Result<()> {
         if let (FileKind::Regular, Some(group)) = (&entry.metadata.kind, entry.metadata.link_group) {
             self.links.insert(group, Some((entry.metadata.clone(), entry.content)));
         }
-        self.report.bytes_logical = self.report.bytes_logical.saturating_add(entry.metadata.size);
         if entry.is_file() {
             self.report_progress(1);
         }
-        let sink = &mut self.sink;
-        self.tree.push(&entry, &mut |chunk| sink.store(&chunk))
+        self.held.push(entry, origin);
+        self.pass_on()
     }
 
-    fn count_file(&mut self, existed: bool) {
-        match existed {
-            true => self.report.files_changed += 1,
-            false => self.report.files_new += 1,
+    /// Passes to the tree what is not held back.
+    fn pass_on(&mut self) -> Result<()> {
+        while let Some((entry, origin)) = self.held.pop() {
+            self.count(&entry, origin);
+            let sink = &mut self.sink;
+            self.tree.push(&entry, &mut |chunk| sink.store(&chunk))?;
         }
+        for (path, reason, is_out) in self.held.take_failed() {
+            self.report.checkpoints_left_out += u64::from(is_out);
+            let stored = || format!("the checkpoint is unfinished and stored all the same: {reason}");
+            self.tell(path, Error::new(Kind::Failed, if is_out { left_out(&reason) } else { stored() }));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, entry: &entry::Entry, origin: Origin) {
+        let report = &mut self.report;
+        report.bytes_logical = report.bytes_logical.saturating_add(entry.metadata.size);
+        let counter = match (&entry.metadata.kind, origin) {
+            (FileKind::Directory, _) => &mut report.directories,
+            (FileKind::Regular, Origin::New) => &mut report.files_new,
+            (FileKind::Regular, Origin::Changed) => &mut report.files_changed,
+            (FileKind::Regular, Origin::Unchanged) => &mut report.files_unchanged,
+            _ => &mut report.others,
+        };
+        *counter += 1;
     }
 
     /// Tells the observer what was read since the last time, and how many files are done.
@@ -188,14 +223,27 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Books a file that could not be handled as asked.
+    /// Books a file that could not be handled as asked; one of a checkpoint is that checkpoint's reason.
     pub(super) fn problem(&mut self, path: Vec<u8>, error: Error) {
+        if !self.held.fail(&path, &format!("could not be read: {error}")) {
+            self.tell(path, error);
+        }
+    }
+
+    fn tell(&mut self, path: Vec<u8>, error: Error) {
         self.shared.observer.on_event(&Event::FileProblem { path: &path, error: &error });
         self.report.problems.push(path, error);
     }
 
     /// Ends the tree and the last pack of metadata.
     pub(super) fn harvest(mut self) -> Result<Harvest> {
+        self.held.decide_rest();
+        self.pass_on()?;
+        for (path, sentence) in self.held.dangling_pointers() {
+            self.tell(path, Error::new(Kind::Failed, sentence));
+        }
+        self.report.checkpoints = self.held.records();
+        self.report.files_beside = self.held.files_beside();
         let sink = &mut self.sink;
         let tree = self.tree.finish(&mut |chunk| sink.store(&chunk))?;
         let metadata_bytes = self.sink.finish()?;
@@ -207,4 +255,8 @@ impl<'a> Assembly<'a> {
         report.chunks_new = load(&self.shared.chunks_new);
         Ok(Harvest { tree, report })
     }
+}
+
+fn origin(existed: bool) -> Origin {
+    if existed { Origin::Changed } else { Origin::New }
 }

@@ -6,14 +6,15 @@
 use super::assembly::Assembly;
 use super::bases::catalog::{Catalog, FILE_BYTES_MIN};
 use super::big_file::{BigFile, Decided, Dispatch};
+use super::deferred::Deferred;
 use super::feed::{Feed, Item};
+use super::gate::Gate;
 use super::shared::{Segment, Shared};
 use super::storer::Origin;
 use super::worker::{Done, SegmentSource, SmallFile, SmallRead, Task, Unread};
 use super::{Harvest, interrupted, shared};
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::metadata::FileKind;
 use crate::ops::Resources;
 use crate::repo::entry::Entry;
 use crate::source::chunker::Candidates;
@@ -47,6 +48,7 @@ pub(super) struct Coordinator<'a> {
     feed_ended: bool,
     small: Vec<SmallFile>,
     small_bytes: u64,
+    deferred: Deferred,
     /// The big file whose segments are being given out.
     dispatching: Option<u64>,
     bytes_under_way: u64,
@@ -73,6 +75,7 @@ pub(super) struct Policy {
 impl<'a> Coordinator<'a> {
     pub(super) fn new(
         shared: &'a Shared<'a>,
+        gate: &'a Gate,
         tasks: Sender<Task>,
         roots: &'a [PathBuf],
         feed: Feed<'a>,
@@ -92,13 +95,14 @@ impl<'a> Coordinator<'a> {
             feed_ended: false,
             small: Vec::new(),
             small_bytes: 0,
+            deferred: Deferred::default(),
             dispatching: None,
             bytes_under_way: 0,
             tasks_under_way: 0,
             big: HashMap::new(),
             segment_sizes: HashMap::new(),
             existed: HashMap::new(),
-            assembly: Assembly::new(shared)?,
+            assembly: Assembly::new(shared, gate)?,
             catalog,
             policy,
             answers: None,
@@ -186,8 +190,13 @@ impl<'a> Coordinator<'a> {
             return self.finish_if_complete(sequence);
         }
         match self.feed.next()? {
-            Some(item) => self.take(item),
+            Some(item) => {
+                let due = self.deferred.due(item.place(), self.assembly.newest());
+                self.small.extend(due);
+                self.take(item)
+            }
             None => {
+                self.small.extend(self.deferred.due(None, 0));
                 self.feed_ended = true;
                 Ok(())
             }
@@ -196,10 +205,7 @@ impl<'a> Coordinator<'a> {
 
     fn take(&mut self, item: Item) -> Result<()> {
         match item {
-            Item::Unchanged(entry) => {
-                self.assembly.report.files_unchanged += 1;
-                self.assembly.push(entry);
-            }
+            Item::Unchanged(entry) => self.assembly.push(entry),
             Item::Read(found, earlier) => return self.take_file(found, earlier),
             Item::Other(found, xattrs) => self.take_other(*found, xattrs),
             Item::Problem(root, path, error) => {
@@ -219,10 +225,6 @@ impl<'a> Coordinator<'a> {
             Ok(xattrs) => metadata.xattrs = xattrs,
             Err(error) => self.assembly.problem(found.absolute.as_os_str().as_bytes().to_vec(), error),
         }
-        match metadata.kind {
-            FileKind::Directory => self.assembly.report.directories += 1,
-            _ => self.assembly.report.others += 1,
-        }
         let entry = Entry { root: found.root, path: found.path, metadata, content: None, changed_while_read: false };
         self.assembly.push(Box::new(entry));
     }
@@ -237,7 +239,8 @@ impl<'a> Coordinator<'a> {
         if size <= self.segment_bytes && !is_special {
             let sequence = self.assembly.reserve();
             self.existed.insert(sequence, existed);
-            self.small.push(SmallFile { sequence, found });
+            let Some(file) = self.deferred.keep(SmallFile { sequence, found }) else { return Ok(()) };
+            self.small.push(file);
             self.small_bytes += size;
             if self.small_bytes >= self.segment_bytes || self.small.len() >= SMALL_FILES_MAX {
                 self.send_small()?;

@@ -3,6 +3,7 @@
 //! A file whose size, mtime, ctime and inode are those of the parent is not read, provided that all of its chunks are in
 //! packs that may be relied on, and that its times are older than the parent's start by more than clocks resolve.
 
+use super::gate::Gate;
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::metadata::{FileTime, Metadata};
@@ -40,17 +41,34 @@ pub(super) enum Item {
     Excluded,
 }
 
+impl Item {
+    /// Where it lies: root and path; none if nobody asks.
+    pub(super) fn place(&self) -> Option<(u32, &[u8])> {
+        match self {
+            Item::Unchanged(entry) => Some((entry.root, &entry.path)),
+            Item::Read(found, _) | Item::Other(found, _) => Some((found.root, &found.path)),
+            Item::Problem(root, path, _) => Some((*root, path)),
+            Item::Socket | Item::Excluded => None,
+        }
+    }
+}
+
 /// Pairs what a scan finds with what the parent has at the same path.
 pub(super) struct Merge<'a> {
     scan: Scan,
+    gate: &'a Gate,
+    /// A checkpoint that appeared after all were judged: nothing of it passes.
+    news: Option<(u32, Vec<u8>)>,
     earlier: Option<Peekable<Entries<'a>>>,
     parent_started: FileTime,
 }
 
 impl<'a> Merge<'a> {
-    pub(super) fn new(scan: Scan, fetch: &'a FetchChunk<'a>, repo: &Repo, parent: Option<&Snapshot>) -> Merge<'a> {
+    pub(super) fn new(gate: &'a Gate, fetch: &'a FetchChunk<'a>, repo: &Repo, parent: Option<&Snapshot>) -> Merge<'a> {
         Merge {
-            scan,
+            scan: gate.scan(),
+            gate,
+            news: None,
             earlier: parent.map(|p| repo.entries(fetch, p.tree).peekable()),
             parent_started: parent.map_or(FileTime::default(), |p| p.started),
         }
@@ -79,7 +97,11 @@ impl<'a> Merge<'a> {
 
     /// The next thing found, the parent's entry at its path, and whether it is surely the same.
     pub(super) fn next_pair(&mut self) -> Option<(Scanned, Option<Entry>, bool)> {
-        let scanned = self.scan.next()?;
+        let scanned = loop {
+            if let Some(scanned) = self.gate.pass(self.scan.next()?, &mut self.news) {
+                break scanned;
+            }
+        };
         let Scanned::Entry(found) = &scanned else { return Some((scanned, None, false)) };
         let earlier = self.earlier(found.root, &found.path);
         let is_same = earlier.as_ref().is_some_and(|e| {

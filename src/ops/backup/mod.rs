@@ -9,14 +9,19 @@ mod assembly;
 mod bases;
 mod big_file;
 mod coordinator;
+mod deferred;
 mod feed;
 mod forecast;
+mod gate;
+mod held;
 mod metadata_sink;
 mod packs;
 mod pipeline;
 mod shared;
 mod storer;
 mod worker;
+
+pub use gate::Unfinished;
 
 use super::{Problems, Resources};
 use crate::codec::Compression;
@@ -25,6 +30,7 @@ use crate::events::{Event, Observer};
 use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::checkpoints::CheckpointRecord;
 use crate::repo::records::WriterRecord;
 use crate::repo::snapshots::{Snapshot, Totals, source_key};
 use crate::repo::stream::StreamRef;
@@ -35,6 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What is backed up.
 pub enum Input<'a> {
@@ -81,6 +88,10 @@ pub struct BackupOptions<'a> {
     pub delta_depth: u8,
     /// At most this many bytes of source a second.
     pub limit_read: Option<u64>,
+    /// A checkpoint counts as left alone if nothing in its directory was modified within this time.
+    pub settle: Duration,
+    /// What becomes of unfinished checkpoints.
+    pub unfinished: Unfinished,
     /// When the run began.
     pub started: FileTime,
     /// The clock.
@@ -120,8 +131,14 @@ pub struct BackupReport {
     pub bytes_stored: u64,
     /// Chunks that the repository did not hold.
     pub chunks_new: u64,
-    /// Files that were left out or changed while they were read.
+    /// Files that were left out or changed while they were read, and checkpoints that were left out.
     pub problems: Problems,
+    /// The checkpoints that are in the snapshot, or would be, with their absolute paths.
+    pub checkpoints: Vec<(Vec<u8>, CheckpointRecord)>,
+    /// Checkpoints that are not in it because they are unfinished.
+    pub checkpoints_left_out: u64,
+    /// Files that belong to no checkpoint.
+    files_beside: u64,
     /// True if this run's first transaction was revoked and it began again.
     pub retried_after_revocation: bool,
 }
@@ -192,6 +209,10 @@ fn conclude(
 ) -> Result<BackupReport> {
     let Harvest { tree, mut report } = harvest;
     report.parent = parent.as_ref().map(|p| p.id);
+    if let Some(error) = nothing_finished(&report) {
+        transaction.abandon()?;
+        return Err(error);
+    }
     let is_unchanged = parent.as_ref().is_some_and(|p| p.tree == tree);
     if options.dry_run || (options.skip_if_unchanged && is_unchanged) {
         transaction.abandon()?;
@@ -218,9 +239,28 @@ fn conclude(
         },
         problems: report.problems.count,
         program: concat!("ckpt ", env!("CARGO_PKG_VERSION")).to_owned(),
+        checkpoints: report.checkpoints.iter().map(|(_, record)| record.clone()).collect(),
     };
     report.snapshot = Some(transaction.commit(snapshot)?.id);
     Ok(report)
+}
+
+/// The error of a run that found checkpoints and nothing else, and none of them finished.
+fn nothing_finished(report: &BackupReport) -> Option<Error> {
+    if report.checkpoints_left_out == 0 || !report.checkpoints.is_empty() || report.files_beside > 0 {
+        return None;
+    }
+    let first = report.problems.kept.first();
+    let reason = first
+        .map_or_else(String::new, |problem| format!(": {}: {}", String::from_utf8_lossy(&problem.path), problem.error));
+    let text = match report.checkpoints_left_out {
+        1 => format!("no snapshot was made, because the checkpoint is not finished{reason}"),
+        count => format!("no snapshot was made, because none of {count} checkpoints is finished; the first{reason}"),
+    };
+    Some(
+        Error::new(Kind::Failed, text)
+            .with_hint("wait until the trainer has written it, or store it as it is with --unfinished keep"),
+    )
 }
 
 /// The newest snapshot of the same source with the same roots: what unchanged files are taken from.

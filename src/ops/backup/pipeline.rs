@@ -8,6 +8,7 @@ use super::bases::catalog::Catalog;
 use super::bases::recent::Recent;
 use super::coordinator::{Coordinator, Policy};
 use super::feed::{Feed, Merge};
+use super::gate::Gate;
 use super::shared::{Buffers, Pace, Shared};
 use super::worker::{Done, Task};
 use super::{BackupOptions, Harvest, Input, forecast, packs, worker};
@@ -19,7 +20,7 @@ use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::transaction::Transaction;
 use crate::source::chunker::{ChunkSizes, Chunker};
-use crate::source::scan::{Found, ScanOptions, scan};
+use crate::source::scan::{Found, ScanOptions};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +60,13 @@ pub(super) fn run(
         bytes_stored: AtomicU64::new(0),
         chunks_new: AtomicU64::new(0),
     };
+    let gate = match input {
+        Input::Paths(roots) => {
+            observer.on_event(&Event::Phase { name: "looking for checkpoints", bytes_total: None, files_total: None });
+            Gate::new(roots, scan_options, options, observer)?
+        }
+        Input::Stream { .. } => Gate::default(),
+    };
     observer.on_event(&Event::Phase { name: "backing up", bytes_total: None, files_total: None });
     let threads = options.resources.threads.max(1);
     let lanes = threads.div_ceil(2).min(4);
@@ -84,7 +92,7 @@ pub(super) fn run(
             scope.spawn(move || worker::run(shared, &tasks, &done, &full, &empty));
         }
         drop((task_receiver, done_sender, full_sender));
-        let harvest = drive(&shared, task_sender, &done_receiver, input, scan_options, parent, options);
+        let harvest = drive(&shared, &gate, task_sender, &done_receiver, input, parent, options);
         shared.stop.store(true, Ordering::Relaxed);
         drop(done_receiver);
         let mut lane_result = Ok(());
@@ -100,10 +108,10 @@ pub(super) fn run(
 
 fn drive(
     shared: &Shared<'_>,
+    gate: &Gate,
     tasks: Sender<Task>,
     done: &Receiver<Done>,
     input: &mut Input<'_>,
-    scan_options: &ScanOptions,
     parent: Option<&Snapshot>,
     options: &BackupOptions<'_>,
 ) -> Result<Harvest> {
@@ -113,7 +121,7 @@ fn drive(
         Input::Paths(paths) => paths.clone(),
         Input::Stream { .. } => Vec::new(),
     };
-    let merge = || Merge::new(scan(&roots, scan_options.clone()), &fetch, repo, parent);
+    let merge = || Merge::new(gate, &fetch, repo, parent);
     let forecast_stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         if shared.observer.wants_totals() && !roots.is_empty() {
@@ -126,7 +134,7 @@ fn drive(
             deltas: options.delta_depth > 0 && options.compression != Compression::Off,
         };
         let catalog = Catalog::new(shared, parent);
-        let mut coordinator = Coordinator::new(shared, tasks, &roots, feed, catalog, policy, options.resources)?;
+        let mut coordinator = Coordinator::new(shared, gate, tasks, &roots, feed, catalog, policy, options.resources)?;
         let result = match input {
             Input::Paths(_) => coordinator.run_paths(done),
             Input::Stream { name, reader, finish } => {

@@ -11,8 +11,14 @@ use crate::metadata::{FileKind, Metadata};
 use crate::repo::Repo;
 use crate::repo::entry::Entry;
 use crate::source::apply::{IssueSummary, MetadataIssue};
+use crate::source::complete::is_pointer;
 use crate::source::target::{Overwrite as Replacing, Target};
 use std::collections::HashMap;
+
+/// A pointer is a short text.
+const POINTER_BYTES_MAX: u64 = 4096;
+/// So many of them wait for the end.
+const POINTERS_MAX: usize = 10_000;
 
 /// What lies ahead, found out before anything is written.
 #[derive(Debug, Default)]
@@ -54,6 +60,8 @@ pub(super) struct Run<'a> {
     links: HashMap<(u64, u64), Vec<u8>>,
     /// Further names (existing, new), made when the first are in place.
     later_links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Files that name the newest checkpoint: written when everything that they may name is durable.
+    pointers: Vec<Job>,
 }
 
 impl<'a> Run<'a> {
@@ -73,6 +81,7 @@ impl<'a> Run<'a> {
             directories: Vec::new(),
             links: HashMap::new(),
             later_links: Vec::new(),
+            pointers: Vec::new(),
         }
     }
 
@@ -224,14 +233,35 @@ impl<'a> Run<'a> {
         self.remember_link(&path, &entry.metadata);
         let content = entry.content;
         let job = Job { path, metadata: entry.metadata, content, compare: self.options.overwrite != Overwrite::Never };
-        match window.add(job, selection.fetch()) {
-            Ok(()) => Ok(()),
-            Err(refused) => {
-                let (job, error) = *refused;
-                self.damaged(job.path, error);
-                Ok(())
+        if is_pointer_job(&job) && self.pointers.len() < POINTERS_MAX {
+            self.pointers.push(job);
+            return Ok(());
+        }
+        self.add(window, selection, job);
+        Ok(())
+    }
+
+    fn add(&mut self, window: &mut Window<'_>, selection: &Selection<'_>, job: Job) {
+        if let Err(refused) = window.add(job, selection.fetch()) {
+            let (job, error) = *refused;
+            self.damaged(job.path, error);
+        }
+    }
+
+    /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
+    fn place_pointers(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
+        if self.pointers.is_empty() {
+            return Ok(());
+        }
+        target.sync_all()?;
+        let mut window = Window::new(self.repo, target, self.observer, self.options.resources)?;
+        for job in std::mem::take(&mut self.pointers) {
+            self.add(&mut window, selection, job);
+            if window.is_full() {
+                self.execute(&mut window)?;
             }
         }
+        self.execute(&mut window)
     }
 
     fn remember_link(&mut self, path: &[u8], metadata: &Metadata) {
@@ -284,7 +314,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Further names, deletions, metadata of directories, and durability: in this order.
+    /// Further names, pointers, deletions, metadata of directories, and durability: in this order.
     pub(super) fn conclude(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
         for (existing, path) in std::mem::take(&mut self.later_links) {
             match target.hard_link(&existing, &path, Replacing::Replace) {
@@ -292,6 +322,7 @@ impl<'a> Run<'a> {
                 Err(error) => self.failed(path, error)?,
             }
         }
+        self.place_pointers(selection, target)?;
         if self.options.delete {
             self.delete(selection, target)?;
         }
@@ -342,6 +373,12 @@ impl<'a> Run<'a> {
     fn check_interrupted(&self) -> Result<()> {
         if self.observer.is_interrupted() { Err(interrupted()) } else { Ok(()) }
     }
+}
+
+/// True for a file like `latest`. One with several names is written with the others, because those are links to it.
+fn is_pointer_job(job: &Job) -> bool {
+    let name = job.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    is_pointer(name) && job.metadata.size <= POINTER_BYTES_MAX && job.metadata.link_group.is_none()
 }
 
 /// The error of a run that the user has asked to end.

@@ -6,7 +6,7 @@ use ckpt::error::Result;
 use ckpt::events::Silent;
 use ckpt::ids::ChunkId;
 use ckpt::metadata::FileTime;
-use ckpt::ops::backup::{self, BackupOptions, BackupReport, Input};
+use ckpt::ops::backup::{self, BackupOptions, BackupReport, Input, Unfinished};
 use ckpt::ops::init::{self, InitOptions};
 use ckpt::ops::prune::{MaxUnused, PruneOptions};
 use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreReport};
@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 /// The smallest pack size that a repository may have.
 pub const PACK_BYTES_MIN: u64 = 64 << 10;
@@ -74,6 +75,8 @@ pub fn backup_options(threads: usize) -> BackupOptions<'static> {
         cuts_by_content: false,
         delta_depth: 4,
         limit_read: None,
+        settle: Duration::ZERO,
+        unfinished: Unfinished::Skip,
         started: now(),
         now: &now,
         resources: resources(threads),
