@@ -70,6 +70,11 @@ impl<'a> Assembly<'a> {
         Ok(assembly)
     }
 
+    /// The place that [`Assembly::reserve`] will take next.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
     /// Takes the next place for an entry whose content is still to come.
     pub(super) fn reserve(&mut self) -> u64 {
         self.slots.push_back(Slot::Waiting);

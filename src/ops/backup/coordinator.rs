@@ -3,29 +3,24 @@
 //! It gives out tasks while the content under way stays within its budget, chooses cuts, collects results, and passes
 //! finished entries to the tree in the order of the scan. It does no work for each byte.
 
+use super::approach::Approach;
 use super::assembly::Assembly;
-use super::bases::catalog::{Catalog, FILE_BYTES_MIN};
 use super::big_file::{BigFile, Decided, Dispatch};
 use super::deferred::Deferred;
-use super::feed::{Feed, Item};
-use super::gate::Gate;
+use super::feed::{self, Feed, Item};
 use super::shared::{Segment, Shared};
-use super::storer::Origin;
 use super::worker::{Done, SegmentSource, SmallFile, SmallRead, Task, Unread};
 use super::{Harvest, interrupted, shared};
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
 use crate::ops::Resources;
 use crate::repo::entry::Entry;
 use crate::source::chunker::Candidates;
-use crate::source::layout::{self, Layout, Parsed};
 use crate::source::open::SourceFile;
 use crate::source::scan::Found;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Files up to this size are one task; larger ones are divided into segments of it.
@@ -59,33 +54,24 @@ pub(super) struct Coordinator<'a> {
     /// Whether the parent had something at the path of a small file under way.
     existed: HashMap<u64, bool>,
     assembly: Assembly<'a>,
-    catalog: Catalog<'a>,
-    policy: Policy,
+    approach: Approach<'a>,
     /// Where answers come from, when files are read.
     answers: Option<Receiver<Done>>,
-}
-
-/// How files are cut and coded.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Policy {
-    pub(super) cuts_by_content: bool,
-    pub(super) deltas: bool,
 }
 
 impl<'a> Coordinator<'a> {
     pub(super) fn new(
         shared: &'a Shared<'a>,
-        gate: &'a Gate,
+        assembly: Assembly<'a>,
         tasks: Sender<Task>,
         roots: &'a [PathBuf],
         feed: Feed<'a>,
-        catalog: Catalog<'a>,
-        policy: Policy,
+        approach: Approach<'a>,
         resources: Resources,
-    ) -> Result<Coordinator<'a>> {
+    ) -> Coordinator<'a> {
         // Enough that no worker waits; the rest of the memory is for packs, codecs and the index.
         let enough = resources.threads.max(2) as u64 * 4 * SEGMENT_BYTES;
-        Ok(Coordinator {
+        Coordinator {
             shared,
             tasks,
             roots,
@@ -102,11 +88,10 @@ impl<'a> Coordinator<'a> {
             big: HashMap::new(),
             segment_sizes: HashMap::new(),
             existed: HashMap::new(),
-            assembly: Assembly::new(shared, gate)?,
-            catalog,
-            policy,
+            assembly,
+            approach,
             answers: None,
-        })
+        }
     }
 
     /// Backs up everything that the feed brings.
@@ -209,7 +194,7 @@ impl<'a> Coordinator<'a> {
             Item::Read(found, earlier) => return self.take_file(found, earlier),
             Item::Other(found, xattrs) => self.take_other(*found, xattrs),
             Item::Problem(root, path, error) => {
-                let path = absolute(self.roots, root, &path);
+                let path = feed::absolute(self.roots, root, &path);
                 self.assembly.problem(path, error);
             }
             Item::Socket => self.assembly.report.sockets_skipped += 1,
@@ -233,9 +218,7 @@ impl<'a> Coordinator<'a> {
         let existed = earlier.is_some();
         let Err(found) = self.assembly.push_link(found, existed) else { return Ok(()) };
         let size = found.metadata.size;
-        // A file of some size is handled by itself if its layout matters, or if there is something to code it against.
-        let is_special = size >= FILE_BYTES_MIN
-            && (layout::has_layout_name(found.absolute.as_os_str().as_bytes()) || (existed && self.policy.deltas));
+        let is_special = self.approach.is_special(&found, existed);
         if size <= self.segment_bytes && !is_special {
             let sequence = self.assembly.reserve();
             self.existed.insert(sequence, existed);
@@ -247,63 +230,36 @@ impl<'a> Coordinator<'a> {
             }
             return Ok(());
         }
-        let path = found.absolute.as_os_str().as_bytes().to_vec();
-        match SourceFile::open(&found) {
-            Ok(file) => self.begin_big(found, earlier.as_deref(), file),
-            Err(error) => {
-                self.assembly.problem(path, error);
-                Ok(())
-            }
-        }
+        self.begin_big(found, earlier.as_deref())
     }
 
-    fn begin_big(&mut self, found: Box<Found>, earlier: Option<&Entry>, file: SourceFile) -> Result<()> {
-        let layout = if self.policy.cuts_by_content { None } else { self.layout_of(&found, &file) };
-        // What it may be coded against must be known to its end.
-        while let Some(sequence) = layout.as_deref().and_then(|layout| self.catalog.awaited(layout))
-            && let Some(done) = self.answers.clone()
-        {
-            self.receive(&done)?;
-            self.finish_if_complete(sequence)?;
-        }
-        let bases = if self.policy.deltas { self.catalog.plan(&found, layout.as_deref(), earlier) } else { None };
-        let existed = earlier.is_some();
+    fn begin_big(&mut self, found: Box<Found>, earlier: Option<&Entry>) -> Result<()> {
         let path = found.absolute.as_os_str().as_bytes().to_vec();
-        let (chunker, segment_bytes) = (&self.shared.chunker, self.segment_bytes);
-        let origin = Arc::new((*found).clone());
-        match BigFile::open(found, existed, file, layout.as_deref(), chunker, segment_bytes) {
-            Ok(mut big) => {
+        let file = match SourceFile::open(&found) {
+            Ok(file) => file,
+            Err(error) => {
+                self.assembly.problem(path, error);
+                return Ok(());
+            }
+        };
+        let layout = self.approach.layout_of(&found, &file);
+        // What it may be coded against must be known to its end.
+        let done = self.answers.clone();
+        while self.tasks_under_way > 0
+            && let (Some(_), Some(done)) = (self.approach.awaited(layout.as_deref()), &done)
+        {
+            self.receive(done)?;
+        }
+        let place = (self.assembly.next_sequence(), self.segment_bytes);
+        match self.approach.begin(found, earlier, file, layout, place) {
+            Ok(big) => {
                 let sequence = self.assembly.reserve();
-                if self.policy.deltas {
-                    self.catalog.begin(sequence, &big.found, layout);
-                    big.origin = Some(Origin { file: origin, bases });
-                }
                 self.big.insert(sequence, big);
                 self.dispatching = Some(sequence);
             }
             Err(error) => self.assembly.problem(path, error),
         }
         Ok(())
-    }
-
-    /// The layout of a file; one that is malformed is cut by content, which is worth a note.
-    fn layout_of(&self, found: &Found, file: &SourceFile) -> Option<Arc<Layout>> {
-        match layout::parse_beside(file, &found.absolute) {
-            Parsed::Layout(layout) => {
-                if layout.is_truncated {
-                    let text = format!("{} ends before its headers say", found.absolute.display());
-                    self.shared.observer.on_event(&Event::Detail { text: &text });
-                }
-                Some(Arc::from(layout))
-            }
-            Parsed::Malformed(container, reason) => {
-                let (path, container) = (found.absolute.display(), container.name());
-                let text = format!("{path} is cut by its content: no sound {container} file: {reason}");
-                self.shared.observer.on_event(&Event::Detail { text: &text });
-                None
-            }
-            Parsed::Plain => None,
-        }
     }
 
     fn send(&mut self, task: Task) -> Result<()> {
@@ -414,7 +370,7 @@ impl<'a> Coordinator<'a> {
         under_way.into_iter().for_each(|index| self.release(sequence, index));
         let path = big.found.absolute.as_os_str().as_bytes().to_vec();
         if let Some(error) = big.failure.take() {
-            self.catalog.finish(sequence, Vec::new());
+            self.approach.finish(sequence, Vec::new());
             self.assembly.give_up(sequence, path, error);
             return Ok(());
         }
@@ -425,7 +381,7 @@ impl<'a> Coordinator<'a> {
             big.found.metadata.xattrs = file.read_xattrs()?;
         }
         let known = if changed || is_stream { Vec::new() } else { std::mem::take(&mut big.chunks) };
-        self.catalog.finish(sequence, known);
+        self.approach.finish(sequence, known);
         let assembly = &mut self.assembly;
         let (mut found, content, bytes) = big.finish(&mut |node| assembly.store(&node))?;
         if changed || is_stream {
@@ -439,14 +395,4 @@ impl<'a> Coordinator<'a> {
     pub(super) fn harvest(self) -> Result<Harvest> {
         self.assembly.harvest()
     }
-}
-
-fn absolute(roots: &[PathBuf], root: u32, path: &[u8]) -> Vec<u8> {
-    let root = usize::try_from(root).ok().and_then(|number| roots.get(number));
-    let mut absolute = root.map(|root| root.as_os_str().as_bytes().to_vec()).unwrap_or_default();
-    if !path.is_empty() {
-        absolute.push(b'/');
-        absolute.extend_from_slice(path);
-    }
-    absolute
 }

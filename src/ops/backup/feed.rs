@@ -18,6 +18,8 @@ use crate::source::scan::{Found, Scan, Scanned};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::iter::Peekable;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// How many entries are looked up in the index together.
 const BATCH_ENTRIES: usize = 512;
@@ -208,4 +210,15 @@ fn is_stream_known(transaction: &Transaction<'_>, content: StreamRef) -> Result<
         level = below;
     }
     Ok(true)
+}
+
+/// The path as the user knows it.
+pub(super) fn absolute(roots: &[PathBuf], root: u32, path: &[u8]) -> Vec<u8> {
+    let root = usize::try_from(root).ok().and_then(|number| roots.get(number));
+    let mut absolute = root.map(|root| root.as_os_str().as_bytes().to_vec()).unwrap_or_default();
+    if !path.is_empty() {
+        absolute.push(b'/');
+        absolute.extend_from_slice(path);
+    }
+    absolute
 }

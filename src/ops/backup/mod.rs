@@ -5,6 +5,7 @@
 //! comes out in order goes into the tree, and the transaction commits it. All memory beyond small constants is file
 //! content under way, which the coordinator bounds. Cuts, and so chunks, are the same whatever the number of threads.
 
+mod approach;
 mod assembly;
 mod bases;
 mod big_file;

@@ -4,33 +4,29 @@
 //! under way, so the queues to and from it need no bound of their own; the one to the lanes has one, so that slow storage
 //! slows the workers.
 
+use super::approach::{Approach, Policy};
+use super::assembly::Assembly;
 use super::bases::catalog::Catalog;
-use super::bases::recent::Recent;
-use super::coordinator::{Coordinator, Policy};
+use super::coordinator::Coordinator;
 use super::feed::{Feed, Merge};
 use super::gate::Gate;
-use super::shared::{Buffers, Pace, Shared};
+use super::shared::Shared;
 use super::worker::{Done, Task};
 use super::{BackupOptions, Harvest, Input, forecast, packs, worker};
 use crate::codec::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, FileTime, Metadata};
-use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::transaction::Transaction;
-use crate::source::chunker::{ChunkSizes, Chunker};
 use crate::source::scan::{Found, ScanOptions};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Batches of frames that may wait for a lane, of some 3 MB each: while a lane makes a pack durable, which takes as long
 /// as several batches, no worker has to wait.
 const BATCHES_WAITING: usize = 7;
-/// Chunks further from one that stands alone than this are not made: a restore decodes every step.
-const DELTA_DEPTH_MAX: u8 = 8;
 
 /// Reads, cuts, codes and stores everything; on return all packs are durable.
 pub(super) fn run(
@@ -41,25 +37,7 @@ pub(super) fn run(
     options: &BackupOptions<'_>,
     observer: &dyn Observer,
 ) -> Result<Harvest> {
-    let config = transaction.repo().config();
-    let sizes = (config.chunk_min, config.chunk_average, config.chunk_max);
-    let sizes = ChunkSizes::new(sizes.0.into(), sizes.1.into(), sizes.2.into())?;
-    let shared = Shared {
-        transaction,
-        observer,
-        chunker: Chunker::new(sizes, &config.chunker_key()),
-        compression: options.compression,
-        pace: options.limit_read.map(Pace::new),
-        buffers: Arc::new(Buffers::new()),
-        frames: FrameCache::new(transaction.repo()),
-        recent: Recent::default(),
-        delta_depth: options.delta_depth.min(DELTA_DEPTH_MAX),
-        stop: AtomicBool::new(false),
-        bytes_read: AtomicU64::new(0),
-        bytes_new: AtomicU64::new(0),
-        bytes_stored: AtomicU64::new(0),
-        chunks_new: AtomicU64::new(0),
-    };
+    let shared = Shared::new(transaction, options, observer)?;
     let gate = match input {
         Input::Paths(roots) => {
             observer.on_event(&Event::Phase { name: "looking for checkpoints", bytes_total: None, files_total: None });
@@ -133,8 +111,9 @@ fn drive(
             cuts_by_content: options.cuts_by_content,
             deltas: options.delta_depth > 0 && options.compression != Compression::Off,
         };
-        let catalog = Catalog::new(shared, parent);
-        let mut coordinator = Coordinator::new(shared, gate, tasks, &roots, feed, catalog, policy, options.resources)?;
+        let approach = Approach::new(shared, Catalog::new(shared, parent), policy);
+        let assembly = Assembly::new(shared, gate)?;
+        let mut coordinator = Coordinator::new(shared, assembly, tasks, &roots, feed, approach, options.resources);
         let result = match input {
             Input::Paths(_) => coordinator.run_paths(done),
             Input::Stream { name, reader, finish } => {

@@ -1,13 +1,13 @@
 //! What all threads of a backup share: counters, the pace of reading, and memory that goes round.
 
 use super::bases::recent::Recent;
-use super::interrupted;
+use super::{BackupOptions, interrupted};
 use crate::codec::Compression;
 use crate::error::{Error, Result};
 use crate::events::Observer;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::transaction::Transaction;
-use crate::source::chunker::{CONTEXT_BYTES, Chunker};
+use crate::source::chunker::{CONTEXT_BYTES, ChunkSizes, Chunker};
 use crate::source::open::SourceFile;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const PACED_BYTES: usize = 64 << 10;
 /// A thread that wakes late may make up for so much: without it, every piece would lose a little of the pace.
 const CATCH_UP: Duration = Duration::from_millis(50);
+
+/// Chunks further from one that stands alone than this are not made: a restore decodes every step.
+const DELTA_DEPTH_MAX: u8 = 8;
 
 /// What all threads of a run share.
 pub(super) struct Shared<'a> {
@@ -37,6 +40,35 @@ pub(super) struct Shared<'a> {
     pub(super) bytes_new: AtomicU64,
     pub(super) bytes_stored: AtomicU64,
     pub(super) chunks_new: AtomicU64,
+}
+
+impl<'a> Shared<'a> {
+    /// What a run begins with.
+    pub(super) fn new(
+        transaction: &'a Transaction<'a>,
+        options: &BackupOptions<'_>,
+        observer: &'a dyn Observer,
+    ) -> Result<Shared<'a>> {
+        let config = transaction.repo().config();
+        let sizes = (config.chunk_min, config.chunk_average, config.chunk_max);
+        let sizes = ChunkSizes::new(sizes.0.into(), sizes.1.into(), sizes.2.into())?;
+        Ok(Shared {
+            transaction,
+            observer,
+            chunker: Chunker::new(sizes, &config.chunker_key()),
+            compression: options.compression,
+            pace: options.limit_read.map(Pace::new),
+            buffers: Arc::new(Buffers::new()),
+            frames: FrameCache::new(transaction.repo()),
+            recent: Recent::default(),
+            delta_depth: options.delta_depth.min(DELTA_DEPTH_MAX),
+            stop: AtomicBool::new(false),
+            bytes_read: AtomicU64::new(0),
+            bytes_new: AtomicU64::new(0),
+            bytes_stored: AtomicU64::new(0),
+            chunks_new: AtomicU64::new(0),
+        })
+    }
 }
 
 impl Shared<'_> {
