@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Containers that nothing reads yet: their files may count as plain ones. To be emptied.
-const NOT_READ_YET: &[&str] = &[];
+/// Whose arrays are all compressed, so that nothing in it can be cut.
+const WITHOUT_LAYOUT: &[&str] = &["numpy/compressed.npz"];
 
 #[test]
 fn every_container_comes_back_byte_by_byte() {
@@ -114,7 +114,7 @@ fn parsed(path: &Path, bytes: &[u8]) -> Parsed {
 fn differences(name: &str, wanted: &ExpectedFile) -> Vec<String> {
     let bytes = fs::read(folder().join(name)).expect("a fixture");
     let layout = match parsed(&folder().join(name), &bytes) {
-        Parsed::Plain if wanted.is_old || NOT_READ_YET.contains(&wanted.container.as_str()) => return Vec::new(),
+        Parsed::Plain if wanted.is_old || WITHOUT_LAYOUT.contains(&name) => return Vec::new(),
         Parsed::Layout(layout) if !wanted.is_old => layout,
         other => return vec![format!("taken for {other:?}")],
     };
