@@ -119,26 +119,35 @@ def document(data, kind, what):
 # Frames ---------------------------------------------------------------------------------------------------------------
 
 
-def unzstd(data, length):
-    with zstandard.ZstdDecompressor().stream_reader(b"\x28\xb5\x2f\xfd" + data) as reader:
+def unzstd(data, length, base=b""):
+    dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if base else None
+    decompressor = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << 26)
+    with decompressor.stream_reader(b"\x28\xb5\x2f\xfd" + data) as reader:
         raw = reader.read(length + 1)
     check(len(raw) == length, "compressed bytes decode to another length")
     return raw
 
 
-def decode_frame(frame):
+def decode_frame(frame, base):
     source = Input(frame, "a frame")
     codec, element, phase, base_count = source.take(4)
     length = source.number(4)
-    check(length <= CHUNK_BYTES_MAX and base_count == 0, "the header of a frame is impossible")
-    check(codec == 3 or (element, phase) == (0, 0), "the header of a frame is impossible")
+    check(length <= CHUNK_BYTES_MAX, "the header of a frame is impossible")
+    check(codec in (3, 4, 6) or (element, phase) == (0, 0), "the header of a frame is impossible")
+    check(1 <= base_count <= 8 if codec in (4, 5) else base_count == 0, "a frame has an impossible number of bases")
     if codec == 1:
         check(source.left() == length, "a raw frame has another length")
         return source.take(length)
     if codec == 2:
         return unzstd(source.take(source.left()), length)
-    check(codec == 3, f"a frame of unknown codec {codec}")
-    return decode_planes(source, element, phase, length)
+    if codec == 3:
+        return decode_planes(source, element, phase, length)
+    if codec == 4:
+        return decode_difference(source, element, phase, length, base)
+    if codec == 5:
+        return unzstd(source.take(source.left()), length, base)
+    check(codec == 6, f"a frame of unknown codec {codec}")
+    return decode_palette(source, element, phase, length)
 
 
 def decode_planes(source, element, phase, length):
@@ -149,7 +158,7 @@ def decode_planes(source, element, phase, length):
     words = (length - phase) // width
     head = source.take(phase)
     tail = source.take(length - phase - words * width)
-    planes = [decode_plane(source, words) for _ in range(width)]
+    planes = [decode_run(source, words) for _ in range(width)]
     check(source.left() == 0, "a frame of planes is too long")
     body = bytearray(words * width)
     for weight, plane in enumerate(planes):
@@ -163,33 +172,128 @@ def decode_planes(source, element, phase, length):
     return bytes(head) + bytes(body) + bytes(tail)
 
 
-def decode_plane(source, words):
+def decode_run(source, count, depth=0):
     mode = source.number(1)
     data = source.take(source.number(4))
     if mode == 0:
-        check(len(data) == words, "a raw plane has another length")
+        check(len(data) == count, "a raw run has another length")
         return data
     if mode == 1:
-        return unzstd(data, words)
-    check(mode == 2 and len(data) == 1, f"a plane of mode {mode} and {len(data)} bytes")
-    return data * words
+        return unzstd(data, count)
+    if mode == 2:
+        check(len(data) == 1, "a constant run has several bytes")
+        return data * count
+    check(mode == 3 and depth < 4, f"a run of mode {mode} at depth {depth}")
+    inner = Input(data, "a sparse run")
+    common = inner.number(1)
+    places = mask_places(decode_run(inner, (count + 7) // 8, depth + 1), count)
+    others = decode_run(inner, len(places), 4)
+    check(inner.left() == 0, "a sparse run is too long")
+    run = bytearray([common]) * count
+    for place, other in zip(places, others):
+        run[place] = other
+    return bytes(run)
+
+
+def mask_places(mask, count):
+    """Where the bits of a mask are set."""
+    bits = int.from_bytes(mask, "little")
+    check(bits >> count == 0, "a mask is longer than what it is for")
+    return [place for place in range(count) if mask[place // 8] >> place % 8 & 1]
+
+
+def words_of(data, width, count):
+    """The first words of the data, as if zeros followed it."""
+    data = data[: width * count] + bytes(max(0, width * count - len(data)))
+    return [int.from_bytes(data[at : at + width], "little") for at in range(0, width * count, width)]
+
+
+def narrowed(word):
+    half = word >> 16
+    if word & 0x7FFFFFFF > 0x7F800000:
+        return half | 0x40
+    return (word + 0x7FFF + (half & 1) & 0xFFFFFFFF) >> 16
+
+
+def decode_difference(source, element, phase, length, base):
+    kind, limit_count = element >> 4, phase & 15
+    check(element & 15 <= 3 and kind <= 4 and phase < 32, "the header of a frame is impossible")
+    width = 1 << (element & 15)
+    check(kind not in (0, 1) or limit_count == 0, "integers have no classes")
+    check(kind != 3 or width == 4, "only numbers of four bytes can be widened")
+    check(kind != 4 or width == 2, "only numbers of two bytes can be narrowed")
+    count, bits = length // width, 8 * width
+    top, every = 1 << (bits - 1), (1 << bits) - 1
+    tail = source.take(length - count * width)
+    limits = [source.number(2) for _ in range(limit_count)]
+    check(all(limit <= 0x7FFF for limit in limits), "a limit is too high")
+    stored = range(count)
+    if phase & 16:
+        stored = mask_places(decode_run(source, (count + 7) // 8), count)
+    if kind == 3:
+        predictions = [word << 16 for word in words_of(base, 2, count)]
+    elif kind == 4:
+        predictions = [narrowed(word) for word in words_of(base, 4, count)]
+    else:
+        predictions = words_of(base, width, count)
+    members = [[] for _ in range(limit_count + 1)]
+    for place in stored:
+        magnitude = (predictions[place] & ~top) >> max(0, bits - 16)
+        members[sum(magnitude >= limit for limit in limits)].append(place)
+    differences = [0] * count
+    for places in members:
+        if not places and phase:
+            continue
+        for weight in range(width):
+            for place, byte in zip(places, decode_run(source, len(places))):
+                differences[place] |= byte << (8 * weight)
+    check(source.left() == 0, "a frame of differences is too long")
+    raw = bytearray()
+    for prediction, difference in zip(predictions, differences):
+        unfolded = -(difference + 1) // 2 if difference & 1 else difference // 2
+        if kind == 0:
+            word = prediction + unfolded & every
+        elif kind == 1:
+            word = prediction ^ difference
+        else:
+            ordered = ~prediction & every if prediction & top else prediction | top
+            ordered = ordered + unfolded & every
+            word = ordered & ~top if ordered & top else ~ordered & every
+        raw += word.to_bytes(width, "little")
+    return bytes(raw) + bytes(tail)
+
+
+def decode_palette(source, element, phase, length):
+    check(element <= 3, "the header of a frame is impossible")
+    width = 1 << element
+    check(phase < width and phase <= length, "an impossible phase")
+    words = (length - phase) // width
+    head = source.take(phase)
+    tail = source.take(length - phase - words * width)
+    entries = [source.take(width) for _ in range(source.number(1) + 1)]
+    bits = 1 if len(entries) <= 2 else 2 if len(entries) <= 4 else 4 if len(entries) <= 16 else 8
+    packed = decode_run(source, (words * bits + 7) // 8)
+    check(source.left() == 0, "a frame with a palette is too long")
+    indices = [packed[at * bits // 8] >> at * bits % 8 & (1 << bits) - 1 for at in range(words)]
+    check(all(index < len(entries) for index in indices), "an index lies outside its palette")
+    return bytes(head) + b"".join(entries[index] for index in indices) + bytes(tail)
 
 
 # Packs and index objects ----------------------------------------------------------------------------------------------
 
 
 def table(data):
-    """For each frame: offset, stored bytes, content bytes, [(chunk id, bytes)]; and where the last one ends."""
+    """For each frame: offset, stored bytes, content bytes, [(chunk id, bytes)], [base id]; and where the last one ends."""
     source, frames, offset = Input(data, "a table"), [], 64
     while source.left():
         stored, raw = source.number(4), source.number(4)
         source.take(1)
         bases, count = source.number(1), source.number(2)
         check(raw <= CHUNK_BYTES_MAX and bases <= 8 and count >= 1, "a record of a table is impossible")
-        source.take(32 * bases)
+        bases = [source.take(32) for _ in range(bases)]
         chunks = [(source.take(32), source.number(4)) for _ in range(count)]
         check(sum(length for _, length in chunks) == raw, "chunks do not fill their frame")
-        frames.append((offset, stored, raw, chunks))
+        frames.append((offset, stored, raw, chunks, bases))
         offset += stored
     return frames, offset
 
@@ -202,7 +306,7 @@ class Repository:
         for name in self.list("condemned", r"[0-9]+\.end"):
             end = record(self.document(f"condemned/{name}", KIND_CONDEMNED), name, (0, 1))
             self.dead.update(end[1])
-        self.homes = {}  # chunk id -> [(pack id, frame offset, stored bytes, content bytes, offset in the content, bytes)]
+        self.homes = {}  # chunk id -> [(pack id, frame offset, stored bytes, content bytes, offset in the content, bytes, base ids)]
         self.learn_packs()
 
     def read(self, name):
@@ -245,10 +349,10 @@ class Repository:
                     self.learn(pack, frames)
 
     def learn(self, pack, frames):
-        for offset, stored, raw, chunks in frames:
+        for offset, stored, raw, chunks, bases in frames:
             at = 0
             for chunk, length in chunks:
-                self.homes.setdefault(chunk, []).append((pack, offset, stored, raw, at, length))
+                self.homes.setdefault(chunk, []).append((pack, offset, stored, raw, at, length, bases))
                 at += length
 
     def index_object(self, name):
@@ -295,13 +399,15 @@ class Repository:
         check(offset + length + 64 == len(data), f"the table of {name} lies elsewhere")
         return frames
 
-    def chunk(self, chunk):
+    def chunk(self, chunk, needed_by=()):
         failure = Damaged(f"chunk {chunk.hex()} is in no pack")
-        for pack, offset, stored, raw, at, length in self.homes.get(chunk, []):
+        for pack, offset, stored, raw, at, length, bases in self.homes.get(chunk, []):
             try:
+                check(not bases or chunk not in needed_by, "a frame needs itself")
+                base = b"".join(self.chunk(needed, (*needed_by, chunk)) for needed in bases)
                 with open(self.root / self.pack_name(pack), "rb") as file:
                     file.seek(offset)
-                    content = decode_frame(file.read(stored))
+                    content = decode_frame(file.read(stored), base)
                 check(len(content) == raw, "a frame decodes to another length than its table says")
                 found = content[at : at + length]
                 check(digest(found) == chunk, f"pack {pack.hex()} holds other bytes than it should")

@@ -7,11 +7,11 @@
 //!
 //! Reading is exact for any base or refuses the frame; its memory is a few times that of the longest frame.
 
+use super::classes::{Classes, PIECE_BYTES, Places, UNCHANGED, classify, first_places};
 use super::frame::FrameHeader;
 use super::planes::{self, PLANES_MAX, PlaneLayout};
 use super::runs::{RunReader, RunWriter, StoredRun, grow, mask_count};
-use super::words::{Prediction, classify};
-use super::words::{of_8, of_16, of_32, of_64};
+use super::words::Prediction;
 use crate::error::{Error, Result};
 
 /// The most limits between classes in a frame.
@@ -20,15 +20,12 @@ pub(super) const LIMITS_MAX: usize = 15;
 /// The bit of the phase byte that says that a mask tells changed words.
 const MASKED: u8 = 1 << 4;
 
-/// Bytes that are predicted at once: a few such pieces fit into the innermost cache.
-const PIECE_BYTES: usize = 8 << 10;
-
 /// How words are coded against a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DifferencePlan {
     pub(super) prediction: Prediction,
     /// The magnitudes at which classes begin, ascending; as many as `limit_count`.
-    pub(super) limits: [u16; LIMITS_MAX],
+    pub(super) limits: [i16; LIMITS_MAX],
     pub(super) limit_count: usize,
     /// Whether a mask tells which words are not as predicted.
     pub(super) is_masked: bool,
@@ -40,7 +37,8 @@ impl DifferencePlan {
         DifferencePlan { prediction, limits: [0; LIMITS_MAX], limit_count: 0, is_masked: false }
     }
 
-    fn limits(&self) -> &[u16] {
+    /// The magnitudes at which classes begin.
+    pub(super) fn limits(&self) -> &[i16] {
         &self.limits[..self.limit_count]
     }
 
@@ -70,56 +68,24 @@ impl DifferencePlan {
             .ok_or_else(|| Error::damaged("words of an impossible width"))
     }
 
-    /// The classes of all words, from 1 on, into `classes`; no mask is looked at.
+    /// Sets the classes of all words, from 1 on, unless there is but one; no mask is looked at.
     fn sort(&self, base: &[u8], classes: &mut [u8], mut each_piece: impl FnMut(usize, &[u8])) {
         let width = self.prediction.width();
-        let mut predicted = [0u8; PIECE_BYTES];
-        let mut magnitudes = [0u16; PIECE_BYTES];
+        let mut memory = [0u8; PIECE_BYTES];
+        let mut magnitudes = [0i16; PIECE_BYTES];
         let words = classes.len();
         let step = PIECE_BYTES / width;
         for first in (0..words).step_by(step) {
             let now = (words - first).min(step);
-            let predicted = &mut predicted[..now * width];
-            self.prediction.predict(base, first, predicted);
-            if self.limit_count > 0 {
+            let predicted = self.prediction.lend(base, first, &mut memory[..now * width]);
+            if self.is_sorted() {
                 let magnitudes = &mut magnitudes[..now];
                 self.prediction.magnitudes(predicted, magnitudes);
-                classify(self.limits(), magnitudes, &mut classes[first..first + now]);
+                classify(UNCHANGED + 1, self.limits(), magnitudes, &mut classes[first..first + now]);
             }
             each_piece(first, predicted);
         }
     }
-}
-
-/// How many words each class has.
-fn count(classes: &[u8]) -> [usize; 32] {
-    // Several tables, since counting the same class again has to wait for the last time.
-    let mut tables = [[0u32; 32]; 4];
-    let (fours, rest) = classes.as_chunks::<4>();
-    for four in fours {
-        for (table, &class) in tables.iter_mut().zip(four) {
-            table[usize::from(class & 31)] += 1;
-        }
-    }
-    for &class in rest {
-        tables[0][usize::from(class & 31)] += 1;
-    }
-    std::array::from_fn(|class| tables.iter().map(|table| table[class] as usize).sum())
-}
-
-/// The class of words that are as predicted, where a mask tells; all others come behind it.
-const UNCHANGED: usize = 0;
-
-/// Where each class begins among the stored words. Word 0 is a zero for all that are unchanged.
-fn places(counts: &[usize; 32]) -> ([usize; 32], [usize; 32]) {
-    let (mut places, mut steps) = ([0; 32], [1; 32]);
-    steps[UNCHANGED] = 0;
-    let mut next = 1;
-    for (place, count) in places.iter_mut().zip(counts).skip(1) {
-        *place = next;
-        next += count;
-    }
-    (places, steps)
 }
 
 /// Reads differences; keeps its memory.
@@ -127,7 +93,7 @@ fn places(counts: &[usize; 32]) -> ([usize; 32], [usize; 32]) {
 pub(super) struct DifferenceReader {
     planes: Vec<u8>,
     words: Vec<u8>,
-    classes: Vec<u8>,
+    classes: Classes,
 }
 
 impl DifferenceReader {
@@ -149,7 +115,10 @@ impl DifferenceReader {
         let (tail, rest) = payload.split_at_checked(raw_len % width).ok_or_else(short)?;
         let (limits, mut rest) = rest.split_at_checked(2 * plan.limit_count).ok_or_else(short)?;
         for (limit, &bytes) in plan.limits.iter_mut().zip(limits.as_chunks::<2>().0) {
-            *limit = u16::from_le_bytes(bytes);
+            *limit = i16::from_le_bytes(bytes);
+        }
+        if plan.limits().iter().any(|limit| *limit < 0) {
+            return Err(Error::damaged("a class begins where no magnitude can be"));
         }
         let merged = match plan.is_sorted() {
             false => self.read_in_order(runs, &plan, words, &mut rest, base, sink)?,
@@ -175,14 +144,13 @@ impl DifferenceReader {
         for plane in &mut stored[..width] {
             *plane = StoredRun::read(rest, words)?;
         }
-        let mut predicted = [0u8; PIECE_BYTES];
+        let mut memory = [0u8; PIECE_BYTES];
         let mut restored = [0u8; PIECE_BYTES];
         if stored.iter().all(|plane| matches!(plane, StoredRun::Constant(0))) {
             let step = PIECE_BYTES / width;
             return Ok((0..words).step_by(step).all(|first| {
-                let predicted = &mut predicted[..(words - first).min(step) * width];
-                plan.prediction.predict(base, first, predicted);
-                sink(predicted)
+                let memory = &mut memory[..(words - first).min(step) * width];
+                sink(plan.prediction.lend(base, first, memory))
             }));
         }
         let coded = stored[..width].iter().filter(|plane| !matches!(plane, StoredRun::Raw(_))).count();
@@ -202,9 +170,8 @@ impl DifferenceReader {
         let mut first = 0;
         Ok(planes::merge(plan.layout()?, &planes, words, &mut |differences| {
             differences.chunks(PIECE_BYTES).all(|differences| {
-                let predicted = &mut predicted[..differences.len()];
+                let predicted = plan.prediction.lend(base, first, &mut memory[..differences.len()]);
                 let restored = &mut restored[..differences.len()];
-                plan.prediction.predict(base, first, predicted);
                 plan.prediction.add(predicted, differences, restored);
                 first += differences.len() / width;
                 sink(restored)
@@ -222,15 +189,12 @@ impl DifferenceReader {
         sink: &mut impl FnMut(&[u8]) -> bool,
     ) -> Result<bool> {
         let width = plan.prediction.width();
-        grow(&mut self.classes, words);
-        let classes = &mut self.classes[..words];
-        classes.fill(0);
+        let classes = self.classes.begin(width, words);
         plan.sort(base, classes, |_, _| {});
-        match plan.is_masked {
-            true => self.planes = read_mask(runs, std::mem::take(&mut self.planes), rest, classes)?,
-            false => classes.iter_mut().for_each(|class| *class += 1),
+        if plan.is_masked {
+            self.planes = read_mask(runs, std::mem::take(&mut self.planes), rest, classes)?;
         }
-        let counts = count(classes);
+        let counts = self.classes.count().map(|count| count as usize);
         let stored: usize = counts[1..].iter().sum();
         grow(&mut self.planes, stored * width);
         let mut done = 0;
@@ -253,36 +217,34 @@ impl DifferenceReader {
             at += piece.len();
             true
         });
-        Ok(self.gather(plan, &counts, words, base, sink))
+        let totals = counts.map(|count| count as u32);
+        Ok(self.gather(plan, &totals, words, base, sink))
     }
 
     /// Puts the words back in order, and adds their predictions.
     fn gather(
         &self,
         plan: &DifferencePlan,
-        counts: &[usize; 32],
+        totals: &Places,
         words: usize,
         base: &[u8],
         sink: &mut impl FnMut(&[u8]) -> bool,
     ) -> bool {
         let width = plan.prediction.width();
-        let (mut places, steps) = places(counts);
-        let step = PIECE_BYTES / width;
-        let mut predicted = [0u8; PIECE_BYTES];
+        let mut places = first_places(totals);
+        let mut memory = [0u8; PIECE_BYTES];
         let mut differences = [0u8; PIECE_BYTES];
         let mut restored = [0u8; PIECE_BYTES];
-        (0..words).step_by(step).all(|first| {
-            let now = (words - first).min(step);
-            let classes = &self.classes[first..first + now];
-            let (predicted, differences) = (&mut predicted[..now * width], &mut differences[..now * width]);
-            let restored = &mut restored[..now * width];
+        (0..words).step_by(PIECE_BYTES / width).enumerate().all(|(piece, first)| {
+            let len = ((words - first) * width).min(PIECE_BYTES);
+            let (differences, restored) = (&mut differences[..len], &mut restored[..len]);
             match width {
-                1 => of_8::gather(&self.words, classes, &mut places, &steps, differences),
-                2 => of_16::gather(&self.words, classes, &mut places, &steps, differences),
-                4 => of_32::gather(&self.words, classes, &mut places, &steps, differences),
-                _ => of_64::gather(&self.words, classes, &mut places, &steps, differences),
+                1 => self.classes.gather::<1>(&self.words, piece, &mut places, differences),
+                2 => self.classes.gather::<2>(&self.words, piece, &mut places, differences),
+                4 => self.classes.gather::<4>(&self.words, piece, &mut places, differences),
+                _ => self.classes.gather::<8>(&self.words, piece, &mut places, differences),
             }
-            plan.prediction.predict(base, first, predicted);
+            let predicted = plan.prediction.lend(base, first, &mut memory[..len]);
             plan.prediction.add(predicted, differences, restored);
             sink(restored)
         })
@@ -298,7 +260,7 @@ fn read_mask(runs: &mut RunReader, mut mask: Vec<u8>, rest: &mut &[u8], classes:
     mask_count(&mask[..len], classes.len())?;
     for (bits, classes) in mask.iter().zip(classes.chunks_mut(8)) {
         for (j, class) in classes.iter_mut().enumerate() {
-            *class = (*class + 1) * (bits >> j & 1);
+            *class *= bits >> j & 1;
         }
     }
     Ok(mask)
@@ -309,7 +271,7 @@ fn read_mask(runs: &mut RunReader, mut mask: Vec<u8>, rest: &mut &[u8], classes:
 pub(super) struct DifferenceWriter {
     differences: Vec<u8>,
     dealt: Vec<u8>,
-    classes: Vec<u8>,
+    classes: Classes,
     mask: Vec<u8>,
 }
 
@@ -327,10 +289,8 @@ impl DifferenceWriter {
         let words = raw.len() / width;
         out.extend_from_slice(&raw[words * width..]);
         plan.limits().iter().for_each(|limit| out.extend_from_slice(&limit.to_le_bytes()));
-        grow(&mut self.classes, words);
+        let classes = self.classes.begin(width, words);
         grow(&mut self.differences, words * width);
-        let classes = &mut self.classes[..words];
-        classes.fill(0);
         let differences = &mut self.differences[..words * width];
         plan.sort(base, classes, |first, predicted| {
             let range = first * width..first * width + predicted.len();
@@ -339,23 +299,18 @@ impl DifferenceWriter {
         let mut counts = [0; 32];
         counts[1] = words;
         if plan.is_sorted() {
-            match plan.is_masked {
-                true => {
-                    mask_unchanged(width, differences, classes, &mut self.mask);
-                    runs.append_mask(&self.mask, out)?;
-                }
-                false => classes.iter_mut().for_each(|class| *class += 1),
+            if plan.is_masked {
+                mask_unchanged(width, differences, classes, &mut self.mask);
+                runs.append_mask(&self.mask, out)?;
             }
-            counts = count(classes);
-            let (mut places, _) = places(&counts);
-            // Unchanged words are dealt to a place behind all.
-            places[UNCHANGED] = usize::MAX / 2;
+            let totals = self.classes.count();
+            counts = totals.map(|count| count as usize);
             grow(&mut self.dealt, (words + 1) * width);
             match width {
-                1 => of_8::deal(differences, classes, &mut places, &mut self.dealt),
-                2 => of_16::deal(differences, classes, &mut places, &mut self.dealt),
-                4 => of_32::deal(differences, classes, &mut places, &mut self.dealt),
-                _ => of_64::deal(differences, classes, &mut places, &mut self.dealt),
+                1 => self.classes.deal::<1>(differences, &totals, &mut self.dealt),
+                2 => self.classes.deal::<2>(differences, &totals, &mut self.dealt),
+                4 => self.classes.deal::<4>(differences, &totals, &mut self.dealt),
+                _ => self.classes.deal::<8>(differences, &totals, &mut self.dealt),
             }
         }
         let stored: usize = counts[1..].iter().sum();
@@ -381,14 +336,14 @@ impl DifferenceWriter {
     }
 }
 
-/// Puts the words whose difference is zero into the class of unchanged ones, moves the others up, and notes them in `mask`.
+/// Puts the words whose difference is zero into the class of unchanged ones, and notes them in `mask`.
 fn mask_unchanged(width: usize, differences: &[u8], classes: &mut [u8], mask: &mut Vec<u8>) {
     mask.clear();
     for (classes, words) in classes.chunks_mut(8).zip(differences.chunks(8 * width)) {
         let mut bits = 0;
         for (j, (class, word)) in classes.iter_mut().zip(words.chunks_exact(width)).enumerate() {
             let is_changed = u8::from(word.iter().any(|byte| *byte != 0));
-            *class = (*class + 1) * is_changed;
+            *class *= is_changed;
             bits |= is_changed << j;
         }
         mask.push(bits);

@@ -53,7 +53,9 @@ pub struct Encoder {
     pub(super) difference: DifferenceWriter,
     palette: Palette,
     planes: Vec<u8>,
-    pub(super) other: Vec<u8>,
+    other: Vec<u8>,
+    /// A frame that stands alone, beside one that needs a base.
+    pub(super) alone: Vec<u8>,
     decoder: Decoder,
 }
 
@@ -73,6 +75,7 @@ impl Encoder {
             palette: Palette::new(),
             planes: Vec::new(),
             other: Vec::new(),
+            alone: Vec::new(),
             decoder: Decoder::new()?,
         })
     }
@@ -118,7 +121,7 @@ impl Encoder {
         }
     }
 
-    fn encode_unchecked(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
+    pub(super) fn encode_unchecked(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
         let start = out.len();
         if self.compression == Compression::Off {
             append_raw(raw, out);
@@ -170,13 +173,15 @@ impl Encoder {
     fn palette_layout(&mut self, plan: &PlanePlan) -> Option<PlaneLayout> {
         let width = plan.layout.width();
         // Where words begin shows only in planes of rotated ones.
-        let phases = [plan.layout.phase(), 0, width / 2];
-        let known = if plan.layout.rotation() > 0 { &phases[..1] } else { &phases[1..] };
-        known.iter().find_map(|&phase| {
-            let sample = self.sampler.sample().get(phase..)?;
-            let worth = self.palette.learn(width, sample) && self.palette.bits(width) < PALETTE_SHARE * plan.bits;
-            if worth { PlaneLayout::new(plan.layout.width_log2(), 0, phase as u8) } else { None }
-        })
+        let phases = if plan.layout.rotation() > 0 { plan.layout.phase()..plan.layout.phase() + 1 } else { 0..width };
+        let mut best = (PALETTE_SHARE * plan.bits, None);
+        for phase in phases {
+            let Some(sample) = self.sampler.sample().get(phase..) else { break };
+            if self.palette.learn(width, sample) && self.palette.bits(width) < best.0 {
+                best = (self.palette.bits(width), PlaneLayout::new(plan.layout.width_log2(), 0, phase as u8));
+            }
+        }
+        best.1
     }
 
     /// Appends a palette, or zstd if repeats make that shorter; if the words are too many after all, planes.

@@ -11,6 +11,7 @@
 
 mod against;
 mod base;
+mod classes;
 mod decoder;
 mod difference;
 mod encoder;

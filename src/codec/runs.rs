@@ -17,8 +17,11 @@ const LEVEL_PLANES: i32 = -3;
 /// The level of zstd for masks, which are short and full of repeats.
 const LEVEL_MASKS: i32 = 1;
 
-/// The share of its commonest byte above which a run may be stored sparsely. Huffman coding spends a whole bit on that byte.
-const COMMON_SHARE: f32 = 0.5;
+/// The share of its commonest byte above which a run is stored sparsely: Huffman coding spends a whole bit on that byte.
+const COMMON_SHARE: f32 = 0.65;
+
+/// The share above which it is tried which of both is shorter.
+const CLUSTER_SHARE: f32 = 0.35;
 
 /// Bytes of a run that are looked at to choose how it is stored.
 const SAMPLE_BYTES: usize = 2048;
@@ -59,37 +62,53 @@ impl<'a> StoredRun<'a> {
     }
 }
 
+/// How deep sparse runs may lie in each other, each the mask of the one around it.
+const DEPTH_MAX: usize = 4;
+
 /// Decodes runs; keeps its memory, which stays below that of the longest run.
 pub(super) struct RunReader {
     pub(super) zstd: Decompressor<'static>,
-    mask: Vec<u8>,
-    others: Vec<u8>,
+    /// Mask and others of each depth.
+    memory: [[Vec<u8>; 2]; DEPTH_MAX],
 }
 
 impl RunReader {
     pub(super) fn new() -> Result<Self> {
-        Ok(RunReader { zstd: Decompressor::new()?, mask: Vec::new(), others: Vec::new() })
+        Ok(RunReader { zstd: Decompressor::new()?, memory: Default::default() })
     }
 
     /// Fills `place` with the run.
     pub(super) fn fill(&mut self, run: StoredRun<'_>, place: &mut [u8]) -> Result<()> {
-        match run {
-            StoredRun::Sparse(data) => self.fill_sparse(data, place),
-            run => fill_plain(&mut self.zstd, run, place),
-        }
+        self.fill_at(0, run, place)
     }
 
-    fn fill_sparse(&mut self, data: &[u8], place: &mut [u8]) -> Result<()> {
+    fn fill_at(&mut self, depth: usize, run: StoredRun<'_>, place: &mut [u8]) -> Result<()> {
+        let StoredRun::Sparse(data) = run else { return fill_plain(&mut self.zstd, run, place) };
+        let memory = self.memory.get_mut(depth).ok_or_else(|| Error::damaged("sparse runs lie too deep"))?;
+        let [mut mask, mut others] = std::mem::take(memory);
+        let filled = self.fill_sparse(depth, data, &mut mask, &mut others, place);
+        self.memory[depth] = [mask, others];
+        filled
+    }
+
+    fn fill_sparse(
+        &mut self,
+        depth: usize,
+        data: &[u8],
+        mask: &mut Vec<u8>,
+        others: &mut Vec<u8>,
+        place: &mut [u8],
+    ) -> Result<()> {
         let (&common, mut rest) = data.split_first().ok_or_else(|| Error::damaged("a sparse run is empty"))?;
         let mask_len = place.len().div_ceil(8);
         let run = StoredRun::read(&mut rest, mask_len)?;
-        grow(&mut self.mask, mask_len);
-        let mask = &mut self.mask[..mask_len];
-        fill_plain(&mut self.zstd, run, mask)?;
+        grow(mask, mask_len);
+        let mask = &mut mask[..mask_len];
+        self.fill_at(depth + 1, run, mask)?;
         let count = mask_count(mask, place.len())?;
         let run = StoredRun::read(&mut rest, count)?;
-        grow(&mut self.others, count);
-        let others = &mut self.others[..count];
+        grow(others, count);
+        let others = &mut others[..count];
         fill_plain(&mut self.zstd, run, others)?;
         expand(common, mask, others, place);
         match rest.is_empty() {
@@ -105,7 +124,9 @@ fn fill_plain(zstd: &mut Decompressor<'_>, run: StoredRun<'_>, place: &mut [u8])
         StoredRun::Raw(bytes) if bytes.len() == place.len() => place.copy_from_slice(bytes),
         StoredRun::Coded(bytes) => zstd.fill(bytes, place)?,
         StoredRun::Constant(byte) => place.fill(byte),
-        StoredRun::Raw(_) | StoredRun::Sparse(_) => return Err(Error::damaged("a sparse run lies within another")),
+        StoredRun::Raw(_) | StoredRun::Sparse(_) => {
+            return Err(Error::damaged("a run of bytes has another length, or is sparse"));
+        }
     }
     Ok(())
 }
@@ -133,31 +154,25 @@ pub(super) fn mask_count(mask: &[u8], len: usize) -> Result<usize> {
 /// `common` where the bit of `mask` is clear, the next of `others` where it is set.
 #[inline(never)]
 fn expand(common: u8, mask: &[u8], others: &[u8], place: &mut [u8]) {
+    place.fill(common);
     let mut next = others;
-    for (bits, place) in mask.iter().zip(place.chunks_mut(8)) {
-        match (next.first_chunk::<8>(), place.first_chunk_mut::<8>()) {
-            _ if *bits == 0 => place.fill(common),
-            (Some(ahead), Some(place)) => {
-                // Eight others are there whatever the bits are: no branch for each.
-                let mut taken = 0;
-                for (j, byte) in place.iter_mut().enumerate() {
-                    let is_other = bits >> j & 1;
-                    *byte = if is_other == 1 { ahead[taken & 7] } else { common };
-                    taken += usize::from(is_other);
-                }
-                next = &next[taken..];
-            }
-            _ => {
-                for (j, byte) in place.iter_mut().enumerate() {
-                    *byte = common;
-                    if bits >> j & 1 == 1
-                        && let Some((&other, rest)) = next.split_first()
-                    {
-                        *byte = other;
-                        next = rest;
-                    }
-                }
-            }
+    let (blocks, rest) = place.as_chunks_mut::<64>();
+    let (masks, mask_rest) = mask.split_at(mask.len().min(8 * blocks.len()));
+    for (&bits, block) in masks.as_chunks::<8>().0.iter().zip(blocks) {
+        let mut bits = u64::from_le_bytes(bits);
+        let (now, behind) = next.split_at(next.len().min(bits.count_ones() as usize));
+        for &other in now {
+            block[bits.trailing_zeros() as usize & 63] = other;
+            bits &= bits.wrapping_sub(1);
+        }
+        next = behind;
+    }
+    for (at, byte) in rest.iter_mut().enumerate() {
+        if mask_rest.get(at / 8).is_some_and(|bits| bits >> (at % 8) & 1 == 1)
+            && let Some((&other, behind)) = next.split_first()
+        {
+            *byte = other;
+            next = behind;
         }
     }
 }
@@ -186,9 +201,7 @@ pub(super) struct RunWriter {
     huffman: Compressor<'static>,
     matching: Compressor<'static>,
     masks: Compressor<'static>,
-    mask: Vec<u8>,
-    others: Vec<u8>,
-    trial: Vec<u8>,
+    memory: [[Vec<u8>; 2]; DEPTH_MAX],
 }
 
 impl RunWriter {
@@ -197,9 +210,7 @@ impl RunWriter {
             huffman: Compressor::huffman_only()?,
             matching: Compressor::at_level(LEVEL_PLANES)?,
             masks: Compressor::at_level(LEVEL_MASKS)?,
-            mask: Vec::new(),
-            others: Vec::new(),
-            trial: Vec::new(),
+            memory: Default::default(),
         })
     }
 
@@ -240,60 +251,77 @@ impl RunWriter {
         if is_constant(run) || bits >= 7.85 {
             return self.append(run, PlaneHint::Raw, out);
         }
-        let start = out.len();
-        let mut trial = std::mem::take(&mut self.trial);
-        trial.clear();
-        let appended = match share > COMMON_SHARE {
-            true => self.append_sparse(common, run, &mut trial),
-            false => Ok(()),
-        };
-        let plain = self.append(run, PlaneHint::Huffman, out);
-        if !trial.is_empty() && trial.len() < out.len() - start {
-            out.truncate(start);
-            out.extend_from_slice(&trial);
+        if share > COMMON_SHARE {
+            return self.append_sparse(0, common, run, out);
         }
-        self.trial = trial;
-        appended.and(plain)
+        let start = out.len();
+        self.append(run, PlaneHint::Huffman, out)?;
+        let stored = out.len() - start;
+        if share > CLUSTER_SHARE {
+            // The common byte may come in rows.
+            self.append_sparse(0, common, run, out)?;
+            keep_last(start, stored, out);
+        }
+        Ok(())
     }
 
-    fn append_sparse(&mut self, common: u8, run: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    /// Appends a sparse run that lies `depth` deep in others.
+    fn append_sparse(&mut self, depth: usize, common: u8, run: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         out.extend_from_slice(&[0; RUN_HEADER_BYTES]);
         out.push(common);
-        let (mut mask, mut others) = (std::mem::take(&mut self.mask), std::mem::take(&mut self.others));
+        let [mut mask, mut others] = std::mem::take(&mut self.memory[depth]);
         contract(common, run, &mut mask, &mut others);
-        let appended = self.append_mask(&mask, out).and_then(|()| self.append(&others, PlaneHint::Huffman, out));
-        (self.mask, self.others) = (mask, others);
+        let appended = self.append_mask_at(depth + 1, &mask, out);
+        let appended = appended.and_then(|()| self.append(&others, PlaneHint::Huffman, out));
+        self.memory[depth] = [mask, others];
         finish(run_mode::SPARSE, start, out);
         appended
     }
 
     /// Appends a mask: bytes of eight flags, which differ little or come in rows.
     pub(super) fn append_mask(&mut self, mask: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        if is_constant(mask) {
+        self.append_mask_at(0, mask, out)
+    }
+
+    fn append_mask_at(&mut self, depth: usize, mask: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let (common, share, bits) = sampled(mask);
+        if is_constant(mask) || bits >= 7.85 {
             return self.append(mask, PlaneHint::Raw, out);
         }
         let start = out.len();
         out.extend_from_slice(&[0; RUN_HEADER_BYTES]);
         let stored = self.huffman.append(mask, out)?;
-        if keep_smaller(&mut self.masks, mask, stored, out)? < mask.len() {
-            finish(run_mode::CODED, start, out);
-            return Ok(());
+        keep_smaller(&mut self.masks, mask, stored, out)?;
+        finish(run_mode::CODED, start, out);
+        if share > COMMON_SHARE && depth < DEPTH_MAX {
+            let stored = out.len() - start;
+            self.append_sparse(depth, common, mask, out)?;
+            keep_last(start, stored, out);
         }
-        out.truncate(start);
-        self.append(mask, PlaneHint::Raw, out)
+        if out.len() - start - RUN_HEADER_BYTES >= mask.len() {
+            out.truncate(start);
+            self.append(mask, PlaneHint::Raw, out)?;
+        }
+        Ok(())
     }
+}
+
+/// Of the `stored` bytes from `start` on and what stands behind them keeps the shorter.
+fn keep_last(start: usize, stored: usize, out: &mut Vec<u8>) {
+    let last = out.len() - start - stored;
+    if last < stored {
+        out.copy_within(start + stored.., start);
+    }
+    out.truncate(start + stored.min(last));
 }
 
 /// Compresses `run` again, behind the `stored` bytes at the end of `out` that it took, and leaves the shorter there.
 fn keep_smaller(compressor: &mut Compressor<'_>, run: &[u8], stored: usize, out: &mut Vec<u8>) -> Result<usize> {
     let at = out.len() - stored;
-    let other = compressor.append(run, out)?;
-    if other < stored {
-        out.copy_within(at + stored.., at);
-    }
-    out.truncate(at + stored.min(other));
-    Ok(stored.min(other))
+    compressor.append(run, out)?;
+    keep_last(at, stored, out);
+    Ok(out.len() - at)
 }
 
 fn finish(mode: u8, start: usize, out: &mut [u8]) {

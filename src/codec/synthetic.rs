@@ -115,6 +115,20 @@ pub fn gaussian(seed: u64, float: Float, scale: f64, phase: usize, len: usize) -
     made(seed, float, phase, len, |random| random.gaussian() * scale)
 }
 
+/// Like [`gaussian`] from a whole number on, and the same numbers after steps of deviation `step`.
+pub fn two_steps(seed: u64, float: Float, scale: f64, step: f64, len: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut random = Random::new(seed);
+    let (mut before, mut after) = (Vec::with_capacity(len + 16), Vec::with_capacity(len + 16));
+    while before.len() < len {
+        let value = random.gaussian() * scale;
+        float.push(value, &mut before);
+        float.push(value + random.gaussian() * step, &mut after);
+    }
+    before.truncate(len);
+    after.truncate(len);
+    (before, after)
+}
+
 /// Like [`gaussian`], of numbers that look like Adam's second moment: positive, over many orders of magnitude.
 pub fn adam_v(seed: u64, float: Float, phase: usize, len: usize) -> Vec<u8> {
     made(seed, float, phase, len, |random| {

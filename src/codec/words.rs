@@ -79,8 +79,21 @@ impl Prediction {
         matches!(self.kind, Kind::Floats | Kind::Widened | Kind::Narrowed)
     }
 
+    /// The predictions of the words from number `first`, as many as `memory` has room for: as they stand in the base if
+    /// they can, otherwise put into `memory`.
+    pub(super) fn lend<'a>(self, base: &'a [u8], first: usize, memory: &'a mut [u8]) -> &'a [u8] {
+        let from = first.saturating_mul(self.width());
+        match (self.kind, base.get(from..from.saturating_add(memory.len()))) {
+            (Kind::Integers | Kind::Bits | Kind::Floats, Some(predicted)) => predicted,
+            _ => {
+                self.predict(base, first, memory);
+                memory
+            }
+        }
+    }
+
     /// Fills `predicted` with the predictions of the words from number `first`.
-    pub(super) fn predict(self, base: &[u8], first: usize, predicted: &mut [u8]) {
+    fn predict(self, base: &[u8], first: usize, predicted: &mut [u8]) {
         match self.kind {
             Kind::Integers | Kind::Bits | Kind::Floats => {
                 let from = rest(base, first.saturating_mul(self.width()));
@@ -146,7 +159,7 @@ impl Prediction {
     }
 
     /// The magnitudes of the predicted words: their upper 16 bits (8 for single bytes) without the sign.
-    pub(super) fn magnitudes(self, predicted: &[u8], magnitudes: &mut [u16]) {
+    pub(super) fn magnitudes(self, predicted: &[u8], magnitudes: &mut [i16]) {
         match self.width_log2 {
             0 => of_8::magnitudes(predicted, magnitudes),
             1 => of_16::magnitudes(predicted, magnitudes),
@@ -188,17 +201,6 @@ fn narrowed(bits: u32) -> u16 {
 fn exclusive_or(left: &[u8], right: &[u8], to: &mut [u8]) {
     for ((to, left), right) in to.iter_mut().zip(left).zip(right) {
         *to = left ^ right;
-    }
-}
-
-/// The class of each word: how many of `limits` its magnitude reaches.
-#[inline(never)]
-pub(super) fn classify(limits: &[u16], magnitudes: &[u16], classes: &mut [u8]) {
-    classes.fill(0);
-    for &limit in limits {
-        for (class, &magnitude) in classes.iter_mut().zip(magnitudes) {
-            *class += u8::from(magnitude >= limit);
-        }
     }
 }
 
@@ -261,47 +263,16 @@ macro_rules! loops {
             }
 
             #[inline(never)]
-            pub(in crate::codec) fn magnitudes(words: &[u8], to: &mut [u16]) {
+            pub(in crate::codec) fn magnitudes(words: &[u8], to: &mut [i16]) {
                 for (to, &word) in to.iter_mut().zip(words.as_chunks::<$bytes>().0) {
                     *to = $magnitude(<$word>::from_le_bytes(word) & !TOP);
-                }
-            }
-
-            /// Deals `words` out: each to the place of its class in `places`, which then moves on by one word.
-            #[inline(never)]
-            pub(in crate::codec) fn deal(words: &[u8], classes: &[u8], places: &mut [usize; 32], to: &mut [u8]) {
-                let to = to.as_chunks_mut::<$bytes>().0;
-                for (&word, &class) in words.as_chunks::<$bytes>().0.iter().zip(classes) {
-                    let place = &mut places[usize::from(class & 31)];
-                    if let Some(to) = to.get_mut(*place) {
-                        *to = word;
-                    }
-                    *place += 1;
-                }
-            }
-
-            /// Gathers what [`deal`] dealt out; a place moves on by the step of its class.
-            #[inline(never)]
-            pub(in crate::codec) fn gather(
-                from: &[u8],
-                classes: &[u8],
-                places: &mut [usize; 32],
-                steps: &[usize; 32],
-                words: &mut [u8],
-            ) {
-                let from = from.as_chunks::<$bytes>().0;
-                for (word, &class) in words.as_chunks_mut::<$bytes>().0.iter_mut().zip(classes) {
-                    let class = usize::from(class & 31);
-                    let place = places[class];
-                    *word = from.get(place).copied().unwrap_or_default();
-                    places[class] = place + steps[class];
                 }
             }
         }
     };
 }
 
-loops!(of_8, u8, i8, 1, u16::from);
-loops!(of_16, u16, i16, 2, std::convert::identity);
-loops!(of_32, u32, i32, 4, |bits: u32| (bits >> 16) as u16);
-loops!(of_64, u64, i64, 8, |bits: u64| (bits >> 48) as u16);
+loops!(of_8, u8, i8, 1, i16::from);
+loops!(of_16, u16, i16, 2, |bits: u16| bits as i16);
+loops!(of_32, u32, i32, 4, |bits: u32| (bits >> 16) as i16);
+loops!(of_64, u64, i64, 8, |bits: u64| (bits >> 48) as i16);

@@ -3,7 +3,6 @@
 //! Small chunks share frames, so that the general codec sees more than one of them; chunks of one batch stay together. A chunk that
 //! may have a base is offered it, and stands in a frame of its own.
 
-use super::bases::numbers::Offer;
 use super::bases::recent::RecentChunk;
 use super::bases::{BasePlan, PlannedRun, numbers, text};
 use super::packs::FrameBatch;
@@ -40,6 +39,20 @@ pub(super) struct Origin {
     pub(super) file: Arc<Found>,
     /// What they may be coded against.
     pub(super) bases: Option<Arc<BasePlan>>,
+}
+
+/// How a chunk was stored.
+struct Stored {
+    /// Bytes of its frame.
+    bytes: usize,
+    bases: Vec<ChunkId>,
+    depth: u8,
+}
+
+impl Stored {
+    fn alone(bytes: usize) -> Stored {
+        Stored { bytes, bases: Vec::new(), depth: 0 }
+    }
 }
 
 /// See the module.
@@ -138,29 +151,29 @@ impl<'a> Storer<'a> {
 
     /// Stores a chunk against the first of its possible bases that is worth it, otherwise alone; it may become a base itself.
     fn store_offered(&mut self, chunk: &Incoming<'_>, id: ChunkId, origin: &Origin) -> Result<()> {
-        let mut used = None;
+        let mut stored = None;
         if let Some(planned) = origin.bases.as_ref().and_then(|plan| plan.run(chunk.run)) {
             for number in 0..planned.bases.len() {
-                used = self.store_against(chunk, id, planned, number)?;
-                if used.is_some() {
+                stored = self.store_against(chunk, id, planned, number)?;
+                if stored.is_some() {
                     break;
                 }
             }
         }
-        let (stored, bases, depth) = match used {
-            Some((stored, offer)) => (stored, offer.chunks, offer.depth),
+        let Stored { bytes, bases, depth } = match stored {
+            Some(stored) => stored,
             None if chunk.bytes.len() < self.group_below => {
                 self.add_to_group(chunk.bytes, id)?;
                 // What its part of the frame takes is not known yet.
-                (chunk.bytes.len(), Vec::new(), 0)
+                Stored::alone(chunk.bytes.len())
             }
-            None => (self.store_alone(chunk.bytes, id)?, Vec::new(), 0),
+            None => Stored::alone(self.store_alone(chunk.bytes, id)?),
         };
         let recent = RecentChunk {
             bases,
             depth,
             bytes: chunk.bytes.len() as u64,
-            stored: stored as u64,
+            stored: bytes as u64,
             file: Arc::clone(&origin.file),
             offset: chunk.offset,
         };
@@ -168,13 +181,14 @@ impl<'a> Storer<'a> {
         Ok(())
     }
 
+    /// Stores a chunk against one of its bases, or alone if that was found to be better on the way; none if nothing was stored.
     fn store_against(
         &mut self,
         chunk: &Incoming<'_>,
         id: ChunkId,
         planned: &PlannedRun,
         number: usize,
-    ) -> Result<Option<(usize, Offer)>> {
+    ) -> Result<Option<Stored>> {
         let Some(base) = planned.bases.get(number) else { return Ok(None) };
         let within = chunk.offset.saturating_sub(planned.range.offset());
         let offer = match base.relation {
@@ -189,16 +203,24 @@ impl<'a> Storer<'a> {
             stored_bytes_max: offer.stored_bytes_max,
         };
         let before = self.batch.bytes.len();
-        let Some(codec) = self.encoder.encode_only_against(chunk.bytes, &base, &mut self.batch.bytes)? else {
-            return Ok(None);
-        };
-        let stored = self.batch.bytes.len() - before;
-        let record = FrameRecord::delta(id, chunk.bytes.len(), stored, codec.code(), offer.chunks.clone())?;
-        self.batch.records.push(record);
-        if let (Codec::Difference, Some(&anchor)) = (codec, offer.chunks.first()) {
-            self.shared.recent.count(anchor, stored as u64);
+        let raw_bytes = chunk.bytes.len();
+        let encoded = self.encoder.encode_against(chunk.bytes, &base, &mut self.batch.bytes)?;
+        let bytes = self.batch.bytes.len() - before;
+        if encoded.needs_base {
+            let record = FrameRecord::delta(id, raw_bytes, bytes, encoded.codec.code(), offer.chunks.clone())?;
+            self.batch.records.push(record);
+            if let (Codec::Difference, Some(&anchor)) = (encoded.codec, offer.chunks.first()) {
+                self.shared.recent.count(anchor, bytes as u64);
+            }
+            return Ok(Some(Stored { bytes, bases: offer.chunks, depth: offer.depth }));
         }
-        Ok(Some((stored, offer)))
+        // Another base may be worth it, and small chunks share frames.
+        if number + 1 < planned.bases.len() || raw_bytes < self.group_below {
+            self.batch.bytes.truncate(before);
+            return Ok(None);
+        }
+        self.batch.records.push(FrameRecord::single(id, raw_bytes, bytes, encoded.codec.code())?);
+        Ok(Some(Stored::alone(bytes)))
     }
 
     fn add_to_group(&mut self, chunk: &[u8], id: ChunkId) -> Result<()> {
