@@ -71,8 +71,9 @@ pub(super) struct BigFile {
     /// The chunks so far, for files that may be coded against this one.
     pub(super) chunks: Vec<PlacedChunk>,
     bytes: u64,
-    /// Set when the file turned out shorter than it was: parts behind are void.
-    pub(super) ended_early: bool,
+    /// The first part known in which the file ended, shorter than it was. What lies behind is void, even what was read
+    /// before the file was cut: the rest would stand in the wrong place.
+    ended_in: Option<u64>,
     pub(super) failure: Option<Error>,
 }
 
@@ -140,7 +141,7 @@ impl BigFile {
             nodes: NodeBuilder::default(),
             chunks: Vec::new(),
             bytes: 0,
-            ended_early: false,
+            ended_in: None,
             failure: None,
         }
     }
@@ -148,7 +149,7 @@ impl BigFile {
     /// The next segment to read, passing over holes; none when all have been given out.
     pub(super) fn next_segment(&mut self) -> Option<Dispatch> {
         let file = self.file.as_ref()?.clone();
-        while let Some(&piece) = self.pieces.front().filter(|_| !self.ended_early && self.failure.is_none()) {
+        while let Some(&piece) = self.pieces.front().filter(|_| self.ended_in.is_none() && self.failure.is_none()) {
             let index = self.dispatched;
             self.dispatched += 1;
             match piece.kind {
@@ -252,7 +253,7 @@ impl BigFile {
                 }
                 Part::Hole { bytes } => {
                     let hole = Child { id: ChunkId::HOLE, bytes };
-                    let children = if self.ended_early { Vec::new() } else { vec![hole] };
+                    let children = if self.is_void(index) { Vec::new() } else { vec![hole] };
                     self.stored.insert(index, children);
                     self.parts.pop_front();
                     self.next_cut += 1;
@@ -266,7 +267,14 @@ impl BigFile {
             if starts {
                 self.begin_piece(offset);
             }
-            let chunks = if self.ended_early { Vec::new() } else { self.cut(segment, &candidates, ends, bytes) };
+            let is_short = (segment.bytes().len() as u64) < bytes;
+            let chunks = match self.is_void(index) {
+                true => Vec::new(),
+                false => self.cut(segment, &candidates, ends || is_short),
+            };
+            if is_short {
+                self.end_in(index);
+            }
             if chunks.is_empty() {
                 self.stored.insert(index, Vec::new());
             }
@@ -280,12 +288,11 @@ impl BigFile {
         (self.piece_start, self.chunk_start, self.segment_start, self.previous) = (offset, 0, 0, None);
     }
 
-    fn cut(&mut self, segment: Segment, candidates: &Candidates, ends: bool, bytes: u64) -> Vec<ChunkPlace> {
+    fn cut(&mut self, segment: Segment, candidates: &Candidates, ends: bool) -> Vec<ChunkPlace> {
         let read = segment.bytes().len() as u64;
-        self.ended_early |= read < bytes;
         let mut cuts = Vec::new();
         self.cutter.push(candidates, &mut cuts);
-        if ends || self.ended_early {
+        if ends {
             std::mem::replace(&mut self.cutter, self.chunker.cutter()).finish(&mut cuts);
         }
         let segment = Arc::new(segment);
@@ -324,7 +331,9 @@ impl BigFile {
         is_short: bool,
         store: &mut dyn FnMut(Vec<u8>) -> Result<ChunkId>,
     ) -> Result<()> {
-        self.ended_early |= is_short;
+        if is_short {
+            self.end_in(index);
+        }
         self.stored.insert(index, children);
         self.settle(store)
     }
@@ -332,14 +341,28 @@ impl BigFile {
     /// Adds to the chunk list what has become ready without a worker: holes and segments without a cut.
     pub(super) fn settle(&mut self, store: &mut dyn FnMut(Vec<u8>) -> Result<ChunkId>) -> Result<()> {
         while let Some(children) = self.stored.remove(&self.next_stored) {
+            let is_void = self.is_void(self.next_stored);
             self.next_stored += 1;
-            for child in children {
+            for child in children.into_iter().filter(|_| !is_void) {
                 self.chunks.push(PlacedChunk { offset: self.bytes, child });
                 self.bytes = self.bytes.saturating_add(child.bytes);
                 self.nodes.push(child, store)?;
             }
         }
         Ok(())
+    }
+
+    /// True if the file turned out shorter than it was.
+    pub(super) fn ended_early(&self) -> bool {
+        self.ended_in.is_some()
+    }
+
+    fn end_in(&mut self, index: u64) {
+        self.ended_in = Some(self.ended_in.map_or(index, |known| known.min(index)));
+    }
+
+    fn is_void(&self, index: u64) -> bool {
+        self.ended_in.is_some_and(|last| index > last)
     }
 
     /// True when nothing more will come.
@@ -357,5 +380,142 @@ impl BigFile {
         store: &mut dyn FnMut(Vec<u8>) -> Result<ChunkId>,
     ) -> Result<(Box<Found>, Option<StreamRef>, u64)> {
         Ok((self.found, self.nodes.finish(store)?, self.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shared::Buffers;
+    use super::*;
+    use crate::bytes::{KIB, MIB};
+    use crate::source::chunker::ChunkSizes;
+    use crate::source::layout::{Container, Cut, Dtype, Run};
+    use crate::source::scan::{ScanOptions, Scanned, scan};
+
+    const BYTES: u64 = 9 * MIB + 77;
+
+    fn below(state: &mut u64, bound: u64) -> u64 {
+        *state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (*state >> 33) % bound
+    }
+
+    fn noise(bytes: u64) -> Vec<u8> {
+        let mut out = vec![0; usize::try_from(bytes).expect("small")];
+        blake3::Hasher::new().finalize_xof().fill(&mut out);
+        out
+    }
+
+    /// Numbers and columns in turns.
+    fn layout() -> Layout {
+        let run = |from: u64, to: u64, dtype, cut| Run {
+            range: ByteRange::new(from, to - from).expect("in order"),
+            key: from.to_string(),
+            dtype,
+            cut,
+        };
+        let runs = vec![
+            run(100, 2 * MIB + 5, Some(Dtype::U8), Cut::Fixed),
+            run(2 * MIB + 5, 5 * MIB + 9, None, Cut::Content),
+            run(5 * MIB + 10, 7 * MIB, Some(Dtype::F32), Cut::Fixed),
+            run(7 * MIB, 9 * MIB, None, Cut::Content),
+        ];
+        Layout { container: Container::Parquet, tensors: vec![], runs, metadata: vec![], is_truncated: false }
+    }
+
+    /// What a worker finds of a segment when the file has `len` bytes.
+    fn read(big: &mut BigFile, content: &[u8], dispatch: &Dispatch, len: usize) -> Vec<(u64, Vec<Child>, bool)> {
+        let hashed = |from: usize, to: usize| Child { id: ChunkId::of(&content[from..to]), bytes: (to - from) as u64 };
+        match &dispatch.source {
+            SegmentSource::Fixed { offset, cuts, .. } => {
+                let mut at = usize::try_from(*offset).expect("small");
+                let (mut children, end) = (Vec::new(), at + cuts.iter().map(|cut| cut.bytes).sum::<usize>());
+                for cut in cuts {
+                    let to = (at + cut.bytes).min(len);
+                    children.extend((at < to).then(|| hashed(at, to)));
+                    at += cut.bytes;
+                }
+                vec![(dispatch.index, children, len < end)]
+            }
+            SegmentSource::File { offset, bytes, context, .. } => {
+                let from = usize::try_from(*offset).expect("small");
+                let to = (from + bytes).min(len).max(from);
+                let mut candidates = Candidates::new();
+                big.chunker.scan(&content[from - context..from], &content[from..to], &mut candidates);
+                let segment = Segment::new(content[from..to].to_vec(), 0, to - from, &Arc::new(Buffers::new()));
+                let decided = big.push_scanned(dispatch.index, Ok((segment, candidates)));
+                let stored = |place: &ChunkPlace| {
+                    let mut bytes = place.first.0.bytes()[place.first.1.clone()].to_vec();
+                    bytes.extend(place.second.iter().flat_map(|(s, range)| s.bytes()[range.clone()].to_vec()));
+                    Child { id: ChunkId::of(&bytes), bytes: bytes.len() as u64 }
+                };
+                let decided = decided.into_iter().filter(|decided| !decided.chunks.is_empty());
+                decided.map(|d| (d.index, d.chunks.iter().map(stored).collect(), false)).collect()
+            }
+            SegmentSource::Loaded(_) => panic!("not a stream"),
+        }
+    }
+
+    /// Reads the file in any order, the segments numbered in `short` after it was cut to `len`; the length that comes of it.
+    fn backed_up(path: &std::path::Path, content: &[u8], seed: u64, len: usize) -> u64 {
+        let mut state = seed;
+        let Some(Scanned::Entry(found)) = scan(&[path.to_path_buf()], ScanOptions::default()).next() else {
+            panic!("it is there")
+        };
+        let found = Box::new(found);
+        let file = SourceFile::open(&found).expect("opens");
+        let sizes = ChunkSizes::new(2 * KIB, 8 * KIB, 32 * KIB).expect("sound");
+        let chunker = Chunker::new(sizes, &[7; 32]);
+        let mut big = BigFile::open(found, false, file, Some(&layout()), &chunker, MIB).expect("has extents");
+        let store = &mut |node: Vec<u8>| Ok(ChunkId::of(&node));
+        let (mut waiting, mut answers) = (Vec::new(), Vec::new());
+        let mut has_more = true;
+        while has_more || !waiting.is_empty() || !answers.is_empty() {
+            match below(&mut state, 3) {
+                0 if has_more => match big.next_segment() {
+                    Some(dispatch) => waiting.push(dispatch),
+                    None => has_more = false,
+                },
+                1 if !waiting.is_empty() => {
+                    let number = below(&mut state, waiting.len() as u64);
+                    let dispatch = waiting.swap_remove(usize::try_from(number).expect("small"));
+                    // Some reads come before the file is cut, and some after.
+                    let len = if below(&mut state, 2) == 0 { content.len() } else { len };
+                    answers.extend(read(&mut big, content, &dispatch, len));
+                }
+                2 if !answers.is_empty() => {
+                    let number = below(&mut state, answers.len() as u64);
+                    let (index, children, is_short) = answers.swap_remove(usize::try_from(number).expect("small"));
+                    big.push_stored(index, children, is_short, store).expect("stores");
+                }
+                _ => {}
+            }
+            big.settle(store).expect("stores");
+        }
+        assert!(big.is_complete(), "seed {seed}");
+        big.settle(store).expect("stores");
+        let mut end = 0;
+        for chunk in &big.chunks {
+            assert_eq!(chunk.offset, end, "seed {seed}");
+            end += chunk.child.bytes;
+            let [from, to] = [chunk.offset, end].map(|at| usize::try_from(at).expect("small"));
+            assert_eq!(chunk.child.id, ChunkId::of(&content[from..to]), "seed {seed}: not what stands at {from}");
+        }
+        assert!(end >= len as u64 && (big.ended_early() || end == BYTES), "seed {seed}: {end} of {len}");
+        end
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_stored_up_to_where_it_first_ended() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let (path, content) = (folder.path().join("file"), noise(BYTES));
+        std::fs::write(&path, &content).expect("written");
+        let mut state = 1;
+        let mut shorter = 0;
+        for seed in 0..50 {
+            let len = usize::try_from(below(&mut state, BYTES + 1)).expect("small");
+            shorter += u64::from(backed_up(&path, &content, seed, len) < BYTES);
+        }
+        assert!(shorter > 25, "{shorter}");
+        assert_eq!(backed_up(&path, &content, 0, content.len()), BYTES);
     }
 }

@@ -374,7 +374,7 @@ impl<'a> Coordinator<'a> {
             self.assembly.give_up(sequence, path, error);
             return Ok(());
         }
-        let mut changed = big.ended_early;
+        let mut changed = big.ended_early();
         let (existed, is_stream) = (big.existed, big.file.is_none());
         if let Some(file) = big.file.clone() {
             changed |= file.changed_since(&big.found.metadata)?;
