@@ -232,7 +232,7 @@ type Expected = (String, String, Vec<u64>, bool, Option<(usize, usize)>);
 fn tensors_of_pytorch_are_listed_dumped_and_restored() {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch");
     let place = Place::with_repository();
-    place.succeed(&["backup", samples.to_str().expect("text")]);
+    place.succeed(&["backup", "--settle", "0", samples.to_str().expect("text")]);
     let expected = serde_json::from_slice::<BTreeMap<String, Vec<Expected>>>(&read(&samples.join("expected.json")));
     let target = place.text("target");
     expect(place.command(&["restore", "latest", "--tensor", "*", "--target", &target]), 3);

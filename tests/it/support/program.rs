@@ -101,7 +101,7 @@ impl Place {
 
     /// Backs up a folder of the place; the id of the snapshot.
     pub fn backup(&self, name: &str) -> String {
-        let text = self.succeed(&["backup", &self.text(name), "--json"]);
+        let text = self.succeed(&["backup", &self.text(name), "--settle", "0", "--json"]);
         let summary = documents(&text).pop().expect("a summary");
         summary["data"]["snapshot"].as_str().expect("a snapshot").to_owned()
     }
