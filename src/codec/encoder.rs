@@ -205,7 +205,7 @@ impl Encoder {
         }
         FrameHeader::write(Codec::Palette, layout.codes(), 0, raw.len(), out);
         self.palette.append(&mut self.runs, layout.width(), [head, tail], out)?;
-        if verdict.repeats == Repeats::Unlikely {
+        if verdict.repeats != Repeats::Found && !self.repeats_nearby(raw, out.len() - start)? {
             return Ok(Codec::Palette);
         }
         let mut other = std::mem::take(&mut self.other);
@@ -220,9 +220,18 @@ impl Encoder {
         Ok(if smaller { Codec::Zstd } else { Codec::Palette })
     }
 
+    /// True if zstd makes of a part of `raw` little more than its share of `stored` bytes.
+    fn repeats_nearby(&mut self, raw: &[u8], stored: usize) -> Result<bool> {
+        let part = middle(raw);
+        let mut trial = std::mem::take(&mut self.other);
+        trial.clear();
+        let by_zstd = self.general.append(part, &mut trial);
+        self.other = trial;
+        Ok((by_zstd? as f64) * (raw.len() as f64) < 1.1 * stored as f64 * part.len() as f64)
+    }
+
     fn try_part(&mut self, plan: Option<PlanePlan>, repeats: Repeats, raw: &[u8]) -> Result<Choice> {
-        let start = raw.len().saturating_sub(TRIAL_BYTES) / 2 / 8 * 8;
-        let part = &raw[start..raw.len().min(start + TRIAL_BYTES)];
+        let part = middle(raw);
         let mut trial = std::mem::take(&mut self.other);
         trial.clear();
         let by_zstd = self.general.append(part, &mut trial)?;
@@ -315,6 +324,12 @@ enum Choice {
 fn append_raw(raw: &[u8], out: &mut Vec<u8>) {
     FrameHeader::write(Codec::Raw, (0, 0), 0, raw.len(), out);
     out.extend_from_slice(raw);
+}
+
+/// The part of `raw` on which ways to code it are tried against each other.
+fn middle(raw: &[u8]) -> &[u8] {
+    let start = raw.len().saturating_sub(TRIAL_BYTES) / 2 / 8 * 8;
+    &raw[start..raw.len().min(start + TRIAL_BYTES)]
 }
 
 /// The payload of a frame of one constant plane.

@@ -97,6 +97,35 @@ fn each_kind_of_data_gets_its_codec_and_its_size() {
     }
 }
 
+/// Gaussian numbers of one byte with `mantissa` bits behind the exponent, rounded towards zero.
+fn fp8(mantissa: u32, bias: i32, len: usize) -> Vec<u8> {
+    let mut random = Random::new(u64::from(mantissa));
+    let number = |value: f32| {
+        let bits = value.to_bits();
+        let exponent = ((bits >> 23 & 255) as i32 - 127 + bias).clamp(0, (1 << (7 - mantissa)) - 1) as u32;
+        (bits >> 31 << 7 | exponent << mantissa | (bits & 0x7f_ffff) >> (23 - mantissa)) as u8
+    };
+    (0..len).map(|_| number(random.gaussian() as f32 * 0.3)).collect()
+}
+
+#[test]
+fn numbers_of_one_byte_reach_their_entropy() {
+    for (name, mantissa, bias, most) in [("E4M3", 3, 7, 0.82), ("E5M2", 2, 15, 0.70)] {
+        let raw = fp8(mantissa, bias, 256 << 10);
+        let mut counts = [0f64; 256];
+        raw.iter().for_each(|byte| counts[usize::from(*byte)] += 1.0);
+        let total = raw.len() as f64;
+        let bits: f64 = counts.iter().filter(|&&n| n > 0.0).map(|n| n / total * (total / n).log2()).sum();
+        let (codec, share) = stored(&raw);
+        assert_eq!(codec, Codec::Planes, "{name}");
+        assert!(
+            share <= most && share <= 1.015 * bits / 8.0,
+            "{name} is stored as {share:.4}, entropy {:.4}",
+            bits / 8.0
+        );
+    }
+}
+
 #[test]
 fn real_checkpoints_reach_their_sizes() {
     for (name, codec, most) in [
