@@ -169,15 +169,16 @@ fn count(classes: &[u8]) -> [u16; CLASSES] {
     counts
 }
 
-/// The class of each word, from `first` on: how many of `limits` its magnitude reaches.
+/// The class of each word, from `first` on: how many of `limits`, none below 0, its magnitude reaches.
 pub(super) fn classify(first: u8, limits: &[i16], magnitudes: &[i16], classes: &mut [u8]) {
     const BLOCK: usize = 512;
     let mut sums = [0i16; BLOCK];
     for (magnitudes, classes) in magnitudes.chunks(BLOCK).zip(classes.chunks_mut(BLOCK)) {
         let sums = &mut sums[..magnitudes.len()];
         sums.fill(i16::from(first));
-        for &limit in limits {
-            add_reached(limit, magnitudes, sums);
+        for limits in limits.chunks(4) {
+            // What is above one less than a limit reaches it; nothing is above the greatest number.
+            add_above(std::array::from_fn(|at| limits.get(at).map_or(i16::MAX, |limit| limit - 1)), magnitudes, sums);
         }
         for (class, sum) in classes.iter_mut().zip(sums) {
             *class = *sum as u8;
@@ -185,10 +186,12 @@ pub(super) fn classify(first: u8, limits: &[i16], magnitudes: &[i16], classes: &
     }
 }
 
+/// Adds to each sum how many of `bounds` its magnitude is above.
 // A function of its own, with no other loop beside it: only so does the compiler vectorise it.
 #[inline(never)]
-fn add_reached(limit: i16, magnitudes: &[i16], sums: &mut [i16]) {
+fn add_above([a, b, c, d]: [i16; 4], magnitudes: &[i16], sums: &mut [i16]) {
+    let above = |magnitude: i16, bound: i16| i16::from(magnitude > bound);
     for (sum, &magnitude) in sums.iter_mut().zip(magnitudes) {
-        *sum += i16::from(magnitude >= limit);
+        *sum += above(magnitude, a) + above(magnitude, b) + above(magnitude, c) + above(magnitude, d);
     }
 }
