@@ -6,6 +6,7 @@
 
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::trees::Tree;
+use crate::support::weights::{Tensor, narrow, safetensors, trained, weights};
 use crate::support::{Chance, in_parallel, noise, quick_folder, say, seed, setting};
 use ckpt::events::Silent;
 use ckpt::ops::tag;
@@ -31,16 +32,23 @@ impl Sample {
         let repo = runs::open(&storage).expect("a new repository");
         write("noise", &noise(1, 60_000));
         write("text", &b"some text that shrinks\n".repeat(2_000));
-        let weights: Vec<u8> = (0..10_000u32).flat_map(|n| (1.0 + f32::sin(n as f32) / 50.0).to_le_bytes()).collect();
-        write("sub/weights", &weights);
+        let waves: Vec<u8> = (0..10_000u32).flat_map(|n| (1.0 + f32::sin(n as f32) / 50.0).to_le_bytes()).collect();
+        write("sub/weights", &waves);
+        let mut numbers = weights(8, 36_000);
+        let model = |numbers: &[f32]| safetensors(&[Tensor::new("w", "BF16", narrow(numbers))], 0);
+        write("sub/moving.safetensors", &model(&numbers));
         let doomed = runs::save(&repo, &source);
         write("noise", &noise(2, 70_000));
+        numbers = trained(&numbers, 1);
+        write("sub/moving.safetensors", &model(&numbers));
         let first = (runs::save(&repo, &source), Tree::read(&source));
         runs::forget(&repo, &doomed).expect("forgotten");
         ckpt::ops::prune::prune(&repo, &runs::prune_options(), &Silent).expect("pruned");
         write("sub/new", &noise(3, 50_000));
+        write("sub/moving.safetensors", &model(&trained(&numbers, 2)));
         std::os::unix::fs::symlink("sub/new", source.join("link")).expect("a link");
         let second = (runs::save(&repo, &source), Tree::read(&source));
+        assert_eq!(runs::deltas_between_packs(&storage), 2, "both versions stand on the one that was forgotten");
         tag::tag(&repo, &[second.0.id], &["good".to_owned()], &[], None).expect("tagged");
         // A killed run leaves its announcement.
         let dead = storage.another_host();

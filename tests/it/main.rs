@@ -18,5 +18,6 @@ mod restore_into;
 mod round_trip;
 mod storage_conformance;
 mod support;
+mod tensor_cuts;
 mod tensors;
 mod tidy;

@@ -7,11 +7,13 @@
 
 use crate::support::runs::{self, PACK_BYTES_MIN, contents};
 use crate::support::trees::Tree;
+use crate::support::weights::{Tensor, narrow, safetensors, trained, weights, wide};
 use crate::support::{in_parallel, noise, quick_folder, say, seed, setting};
 use ckpt::error::Result;
-use ckpt::ids::PackId;
+use ckpt::ids::{ChunkId, PackId};
 use ckpt::ops::prune::prune;
 use ckpt::repo::pack::{PackKind, summary_of};
+use ckpt::repo::pack_table::FrameRecord;
 use ckpt::repo::snapshots::Snapshot;
 use ckpt::repo::{Repo, names};
 use ckpt::storage::simulated::SimulatedStorage;
@@ -43,7 +45,26 @@ fn speckled(seed: u64, bytes: usize) -> Vec<u8> {
 struct Sizes {
     large: usize,
     small: usize,
+    /// Elements of the tensors, of which the second state has another version; none if there are no tensors.
+    tensor: usize,
     pack_bytes: u64,
+}
+
+/// Tensors of the first state, or of the second: a new version, and one tensor in two precisions.
+fn write_tensors(source: &Path, seed: u64, elements: usize, is_second: bool) {
+    let write = |name: &str, dtype, bytes| {
+        let file = safetensors(&[Tensor::new(name, dtype, bytes)], 0);
+        fs::write(source.join(format!("sub/{name}-{dtype}.safetensors")), file).expect("a file");
+    };
+    let (moving, pair) = (weights(seed + 5, elements), weights(seed + 6, elements));
+    match is_second {
+        false => write("moving", "BF16", narrow(&moving)),
+        true => {
+            write("moving", "BF16", narrow(&trained(&moving, seed + 7)));
+            write("pair", "BF16", narrow(&pair));
+            write("pair", "F32", wide(&pair));
+        }
+    }
 }
 
 impl Scene {
@@ -58,6 +79,9 @@ impl Scene {
         write("sub/text", b"the same line\n".repeat(sizes.small / 14));
         write("gone", noise(seed + 2, sizes.small));
         write("empty", Vec::new());
+        if sizes.tensor > 0 {
+            write_tensors(&source, seed, sizes.tensor, false);
+        }
         let storage = runs::simulated(sizes.pack_bytes);
         let repo = runs::open(&storage).expect("a new repository");
         let first = (runs::save(&repo, &source), Tree::read(&source));
@@ -66,9 +90,13 @@ impl Scene {
         write("sub/new", noise(seed + 4, sizes.small));
         fs::remove_file(source.join("gone")).expect("removed");
         std::os::unix::fs::symlink("sub/new", source.join("link")).expect("a link");
+        if sizes.tensor > 0 {
+            write_tensors(&source, seed, sizes.tensor, true);
+        }
         let second = Tree::read(&source);
         let whole = storage.copy();
         let report = runs::backup(&runs::open(&whole).expect("opens"), &source, 1).expect("an undisturbed backup");
+        assert!(sizes.tensor == 0 || runs::deltas_between_packs(&whole) > 1, "versions and precisions are coded so");
         Scene { _folder: folder, source, storage, first, second, bytes_new: report.bytes_new, seed }
     }
 
@@ -149,20 +177,41 @@ impl Scene {
         }
     }
 
-    /// Content of the second state in packs that the image has and the first backup had not written.
+    /// Content of the second state in packs that the image has and the first backup had not written, as far as all is there that it
+    /// was coded against.
     fn new_content_in(&self, image: &SimulatedStorage, repo: &Repo) -> u64 {
         let before: HashSet<_> = self.storage.names().into_iter().collect();
         let objects = image.objects();
-        let packs = objects.iter().filter(|(name, _)| !before.contains(name));
-        packs.filter_map(|(name, object)| data_bytes(object, names::pack_id(name)?, repo)).sum()
+        let packs =
+            objects.iter().filter_map(|(name, object)| Some((name, frames_of(object, names::pack_id(name)?, repo)?)));
+        let (old, mut new): (Vec<_>, Vec<_>) = packs.partition(|(name, _)| before.contains(*name));
+        let mut there: HashSet<ChunkId> = old.iter().flat_map(|(_, frames)| frames).flat_map(chunks_of).collect();
+        let mut bytes = 0;
+        loop {
+            let known = there.len();
+            for (_, frames) in &mut new {
+                let (usable, rest): (Vec<_>, Vec<_>) =
+                    std::mem::take(frames).into_iter().partition(|f| f.bases.iter().all(|base| there.contains(base)));
+                bytes += usable.iter().map(|frame| u64::from(frame.raw_bytes)).sum::<u64>();
+                there.extend(usable.iter().flat_map(chunks_of));
+                *frames = rest;
+            }
+            if there.len() == known {
+                return bytes;
+            }
+        }
     }
 }
 
-/// Bytes of all chunks of a pack of data.
-fn data_bytes(object: &[u8], id: PackId, repo: &Repo) -> Option<u64> {
+fn chunks_of(frame: &FrameRecord) -> impl Iterator<Item = ChunkId> {
+    frame.chunks.iter().map(|(id, _)| *id)
+}
+
+/// The frames of a pack of data.
+fn frames_of(object: &[u8], id: PackId, repo: &Repo) -> Option<Vec<FrameRecord>> {
     let summary = summary_of(object, id, repo.id()).expect("a published pack is whole");
     let frames = summary.frames().expect("a published table is sound");
-    (summary.kind == PackKind::Data).then(|| frames.iter().map(|frame| u64::from(frame.raw_bytes)).sum())
+    (summary.kind == PackKind::Data).then_some(frames)
 }
 
 /// A backup and nothing else: what comes after it may fail on a dead host.
@@ -178,7 +227,7 @@ fn cuts() -> u64 {
 
 #[test]
 fn a_backup_of_a_large_file_cut_at_any_step() {
-    let sizes = Sizes { large: 18 << 20, small: 20_000, pack_bytes: 256 << 10 };
+    let sizes = Sizes { large: 18 << 20, small: 20_000, tensor: 0, pack_bytes: 256 << 10 };
     let scene = Scene::new(seed(), sizes);
     let checked: u64 = [1, 2].iter().map(|&threads| scene.cut_everywhere(threads, 1)).sum();
     say(&format!("power_cut: {checked} crash points of a backup of a large file, seed {}", seed()));
@@ -187,7 +236,7 @@ fn a_backup_of_a_large_file_cut_at_any_step() {
 
 #[test]
 fn a_backup_cut_at_any_step() {
-    let sizes = Sizes { large: 400_000, small: 30_000, pack_bytes: PACK_BYTES_MIN };
+    let sizes = Sizes { large: 400_000, small: 30_000, tensor: 0, pack_bytes: PACK_BYTES_MIN };
     let mut checked = 0;
     for number in 0..setting("CKPT_TEST_SCENES", 5) {
         let scene = Scene::new(seed() + 100 * number, sizes);
@@ -195,6 +244,16 @@ fn a_backup_cut_at_any_step() {
     }
     say(&format!("power_cut: {checked} crash points of backups, seed {}", seed()));
     assert!(checked > 1_000, "{checked}");
+}
+
+/// New content that stands on old content, and on content of the same run, in packs of their own.
+#[test]
+fn a_backup_of_versions_and_precisions_cut_at_any_step() {
+    let sizes = Sizes { large: 0, small: 3_000, tensor: 60_000, pack_bytes: PACK_BYTES_MIN };
+    let scene = Scene::new(seed(), sizes);
+    let checked: u64 = [1, 2].iter().map(|&threads| scene.cut_everywhere(threads, cuts())).sum();
+    say(&format!("power_cut: {checked} crash points of backups of versions, seed {}", seed()));
+    assert!(checked > 200, "{checked}");
 }
 
 /// Three snapshots, of which the first is to be forgotten, with what the others hold; and the source as of the last.

@@ -5,6 +5,7 @@
 
 use crate::support::runs::{self, PACK_BYTES_MIN, contents};
 use crate::support::trees::Tree;
+use crate::support::weights::{Tensor, narrow, safetensors, trained, weights};
 use crate::support::world::{World, plain_backup};
 use crate::support::{in_parallel, noise, quick_folder, say};
 use ckpt::error::Kind;
@@ -36,17 +37,29 @@ impl Scene {
         let write = |name: &str, seed| fs::write(source.join(name), noise(seed, 60_000)).expect("a file");
         let storage = runs::simulated(PACK_BYTES_MIN);
         let repo = runs::open(&storage).expect("opens");
+        let numbers = weights(21, 36_000);
+        // Each version is coded against the first, which is to be forgotten.
+        let write_version = |step| {
+            let tensor =
+                Tensor::new("w", "BF16", narrow(&if step == 0 { numbers.clone() } else { trained(&numbers, step) }));
+            fs::write(source.join("moving.safetensors"), safetensors(&[tensor], 0)).expect("a file");
+        };
         ["a", "b", "c"].iter().zip(1..).for_each(|(name, seed)| write(name, seed));
+        write_version(0);
         let doomed = runs::save(&repo, &source);
         write("a", 11);
+        write_version(1);
         fs::remove_file(source.join("c")).expect("removed");
         let second = (runs::save(&repo, &source), Tree::read(&source));
         write("d", 12);
+        write_version(2);
         let third = (runs::save(&repo, &source), Tree::read(&source));
         runs::forget(&repo, &doomed).expect("forgotten");
         // Comes back from what only the forgotten snapshot holds, and what nothing holds.
         write("c", 3);
         write("e", 13);
+        write_version(3);
+        assert_eq!(runs::deltas_between_packs(&storage), 2, "both versions stand on the first");
         Scene { _folder: folder, source, storage, live: vec![second, third] }
     }
 
@@ -88,7 +101,7 @@ fn a_prune_at_any_step_of_a_backup() {
     let scene = Scene::new();
     for takes_it_for_dead in [true, false] {
         let retried = AtomicU64::new(0);
-        let checked = in_parallel(48, |step| {
+        let checked = in_parallel(56, |step| {
             let storage = scene.storage.copy();
             let repo = runs::open(&storage).expect("opens");
             at_step(&storage, step, move |repo| {
@@ -121,7 +134,7 @@ fn a_prune_at_any_step_of_a_backup() {
 #[test]
 fn a_backup_at_any_step_of_a_prune() {
     let scene = Scene::new();
-    in_parallel(160, |step| {
+    in_parallel(200, |step| {
         let storage = scene.storage.copy();
         let repo = runs::open(&storage).expect("opens");
         let saved = Arc::new(std::sync::Mutex::new(None));
@@ -144,7 +157,7 @@ fn a_backup_at_any_step_of_a_prune() {
 #[test]
 fn a_prune_at_any_step_of_a_restore_moves_content_and_hides_none() {
     let scene = Scene::new();
-    in_parallel(24, |step| {
+    in_parallel(28, |step| {
         let storage = scene.storage.copy();
         let repo = runs::open(&storage).expect("opens");
         at_step(&storage, step, |repo| {
@@ -162,7 +175,7 @@ fn a_prune_at_any_step_of_a_restore_moves_content_and_hides_none() {
 #[test]
 fn two_backups_at_once_are_both_whole() {
     let scene = Scene::new();
-    in_parallel(48, |step| {
+    in_parallel(56, |step| {
         let storage = scene.storage.copy();
         let repo = runs::open(&storage).expect("opens");
         let source = scene.source.clone();

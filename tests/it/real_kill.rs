@@ -7,32 +7,54 @@
 
 use crate::support::program::{Place, documents, expect};
 use crate::support::trees::Tree;
+use crate::support::weights::{Tensor, narrow, safetensors, weights};
 use crate::support::{Chance, noise, say, seed, setting};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const FILES: u64 = 12;
+/// The first of them hold a tensor: what changes is coded against what it was.
+const TENSOR_FILES: u64 = 4;
 const FILE_BYTES: usize = 5 << 20;
+const CHANGED_BYTES: usize = 1_000_000;
 /// How many kills pass between two looks at what a backup makes of the leftovers.
 const BATCH: u64 = 10;
+
+fn path(place: &Place, number: u64) -> PathBuf {
+    let extension = if number < TENSOR_FILES { ".safetensors" } else { "" };
+    place.path(&format!("data/{number}{extension}"))
+}
 
 fn write_source(place: &Place) {
     fs::create_dir(place.path("data")).expect("a folder");
     for number in 0..FILES {
-        fs::write(place.path(&format!("data/{number}")), noise(number, FILE_BYTES)).expect("a file");
+        let content = match number < TENSOR_FILES {
+            true => safetensors(&[Tensor::new("w", "BF16", narrow(&weights(number, FILE_BYTES / 2)))], 0),
+            false => noise(number, FILE_BYTES),
+        };
+        fs::write(path(place, number), content).expect("a file");
     }
 }
 
 /// Some new content in each file, so that there is as much to read as in the first backup.
 fn change_source(place: &Place, round: u64) {
     for number in 0..FILES {
-        let path = place.path(&format!("data/{number}"));
-        let file = fs::File::options().write(true).open(path).expect("a file");
-        let offset = (round * 7 + number) % (FILE_BYTES as u64 - 1_000_000);
-        file.write_all_at(&noise(round * 100 + number, 1_000_000), offset).expect("written");
+        let file = fs::File::options().read(true).write(true).open(path(place, number)).expect("a file");
+        let offset = match number < TENSOR_FILES {
+            true => 1000 + round * 100_000 % (FILE_BYTES - CHANGED_BYTES) as u64,
+            false => (round * 7 + number) % (FILE_BYTES - CHANGED_BYTES) as u64,
+        };
+        let mut changed = noise(round * 100 + number, CHANGED_BYTES);
+        if number < TENSOR_FILES {
+            file.read_exact_at(&mut changed, offset).expect("read");
+            // The lower bits of every third number.
+            changed.iter_mut().step_by(6).for_each(|byte| *byte ^= 1 + (round & 1) as u8);
+        }
+        file.write_all_at(&changed, offset).expect("written");
     }
 }
 

@@ -36,13 +36,14 @@ impl<'a> Approach<'a> {
     /// True for a file that is handled by itself whatever its size: its layout matters, or there is something to code it
     /// against.
     pub(super) fn is_special(&self, found: &Found, existed: bool) -> bool {
-        found.metadata.size >= FILE_BYTES_MIN
-            && (layout::has_layout_name(found.absolute.as_os_str().as_bytes()) || (existed && self.policy.deltas))
+        found.metadata.size >= FILE_BYTES_MIN && (has_layout_name(found) || (existed && self.policy.deltas))
     }
 
     /// The layout of a file. One that is malformed is cut by content, which is worth a note.
     pub(super) fn layout_of(&self, found: &Found, file: &SourceFile) -> Option<Arc<Layout>> {
-        if self.policy.cuts_by_content {
+        // A small file of another name is cut as when it was new: then nobody looked what it is.
+        let is_looked_at = found.metadata.size > self.shared.segment_bytes() || has_layout_name(found);
+        if self.policy.cuts_by_content || !is_looked_at {
             return None;
         }
         let note = |text: String| self.shared.observer.on_event(&Event::Detail { text: &text });
@@ -91,4 +92,8 @@ impl<'a> Approach<'a> {
     pub(super) fn finish(&mut self, sequence: u64, chunks: Vec<PlacedChunk>) {
         self.catalog.finish(sequence, chunks);
     }
+}
+
+fn has_layout_name(found: &Found) -> bool {
+    layout::has_layout_name(found.absolute.as_os_str().as_bytes())
 }

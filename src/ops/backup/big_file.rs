@@ -405,21 +405,29 @@ mod tests {
         out
     }
 
-    /// Numbers and columns in turns.
-    fn layout() -> Layout {
-        let run = |from: u64, to: u64, dtype, cut| Run {
-            range: ByteRange::new(from, to - from).expect("in order"),
-            key: from.to_string(),
-            dtype,
-            cut,
-        };
-        let runs = vec![
-            run(100, 2 * MIB + 5, Some(Dtype::U8), Cut::Fixed),
-            run(2 * MIB + 5, 5 * MIB + 9, None, Cut::Content),
-            run(5 * MIB + 10, 7 * MIB, Some(Dtype::F32), Cut::Fixed),
-            run(7 * MIB, 9 * MIB, None, Cut::Content),
-        ];
-        Layout { container: Container::Parquet, tensors: vec![], runs, metadata: vec![], is_truncated: false }
+    /// Runs anywhere, most of them at, before or behind a boundary of segments.
+    fn layout(state: &mut u64) -> Layout {
+        let mut places: Vec<u64> = (0..2 + 2 * below(state, 5))
+            .map(|_| {
+                let boundary = [256 * KIB, 512 * KIB, MIB, 4 * MIB][usize::try_from(below(state, 4)).expect("small")];
+                let near = below(state, 1 + BYTES / boundary) * boundary + below(state, 3);
+                near.saturating_sub(1).min(BYTES)
+            })
+            .collect();
+        places.sort_unstable();
+        let runs = places.chunks_exact(2).map(|place| Run {
+            range: ByteRange::new(place[0], place[1] - place[0]).expect("in order"),
+            key: String::new(),
+            dtype: [None, Some(Dtype::U8), Some(Dtype::F32)][usize::try_from(below(state, 3)).expect("small")],
+            cut: if below(state, 2) == 0 { Cut::Fixed } else { Cut::Content },
+        });
+        Layout {
+            container: Container::Parquet,
+            tensors: vec![],
+            runs: runs.collect(),
+            metadata: vec![],
+            is_truncated: false,
+        }
     }
 
     /// What a worker finds of a segment when the file has `len` bytes.
@@ -465,7 +473,7 @@ mod tests {
         let file = SourceFile::open(&found).expect("opens");
         let sizes = ChunkSizes::new(2 * KIB, 8 * KIB, 32 * KIB).expect("sound");
         let chunker = Chunker::new(sizes, &[7; 32]);
-        let mut big = BigFile::open(found, false, file, Some(&layout()), &chunker, MIB).expect("has extents");
+        let mut big = BigFile::open(found, false, file, Some(&layout(&mut state)), &chunker, MIB).expect("has extents");
         let store = &mut |node: Vec<u8>| Ok(ChunkId::of(&node));
         let (mut waiting, mut answers) = (Vec::new(), Vec::new());
         let mut has_more = true;
@@ -516,6 +524,8 @@ mod tests {
             shorter += u64::from(backed_up(&path, &content, seed, len) < BYTES);
         }
         assert!(shorter > 25, "{shorter}");
-        assert_eq!(backed_up(&path, &content, 0, content.len()), BYTES);
+        for seed in 0..10 {
+            assert_eq!(backed_up(&path, &content, seed, content.len()), BYTES);
+        }
     }
 }

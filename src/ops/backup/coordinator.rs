@@ -8,7 +8,7 @@ use super::assembly::Assembly;
 use super::big_file::{BigFile, Decided, Dispatch};
 use super::deferred::Deferred;
 use super::feed::{self, Feed, Item};
-use super::shared::{Segment, Shared};
+use super::shared::{SEGMENT_BYTES, Segment, Shared};
 use super::worker::{Done, SegmentSource, SmallFile, SmallRead, Task, Unread};
 use super::{Harvest, interrupted, shared};
 use crate::error::{Error, Kind, Result};
@@ -23,8 +23,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Files up to this size are one task; larger ones are divided into segments of it.
-const SEGMENT_BYTES: u64 = 4 << 20;
 /// Small files that share a task.
 const SMALL_FILES_MAX: usize = 512;
 /// How often an idle coordinator looks whether it is to stop, and tells the progress: often enough that an estimate of
@@ -76,7 +74,7 @@ impl<'a> Coordinator<'a> {
             tasks,
             roots,
             budget: (resources.memory_bytes / 6).min(enough).max(SEGMENT_BYTES),
-            segment_bytes: SEGMENT_BYTES.max(shared.chunker.sizes().max()),
+            segment_bytes: shared.segment_bytes(),
             feed,
             feed_ended: false,
             small: Vec::new(),

@@ -21,6 +21,9 @@ const CATCH_UP: Duration = Duration::from_millis(50);
 /// Chunks further from one that stands alone than this are not made: a restore decodes every step.
 const DELTA_DEPTH_MAX: u8 = 8;
 
+/// Files up to this size are one task; larger ones are divided into segments of it.
+pub(super) const SEGMENT_BYTES: u64 = 4 << 20;
+
 /// What all threads of a run share.
 pub(super) struct Shared<'a> {
     pub(super) transaction: &'a Transaction<'a>,
@@ -72,6 +75,11 @@ impl<'a> Shared<'a> {
 }
 
 impl Shared<'_> {
+    /// The length of segments: no chunk is longer.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        SEGMENT_BYTES.max(self.chunker.sizes().max())
+    }
+
     /// An error once the run is to end.
     pub(super) fn check_stop(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) || self.observer.is_interrupted() { Err(interrupted()) } else { Ok(()) }

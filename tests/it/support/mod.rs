@@ -6,6 +6,7 @@ pub mod containers;
 pub mod program;
 pub mod runs;
 pub mod trees;
+pub mod weights;
 pub mod world;
 
 use std::path::Path;

@@ -4,7 +4,7 @@ use super::trees::{Content, Tree};
 use ckpt::codec::Compression;
 use ckpt::error::Result;
 use ckpt::events::Silent;
-use ckpt::ids::ChunkId;
+use ckpt::ids::{ChunkId, PackId};
 use ckpt::metadata::FileTime;
 use ckpt::ops::backup::{self, BackupOptions, BackupReport, Input, Unfinished};
 use ckpt::ops::init::{self, InitOptions};
@@ -12,9 +12,11 @@ use ckpt::ops::prune::{MaxUnused, PruneOptions};
 use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreReport};
 use ckpt::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
 use ckpt::ops::{Resources, forget};
+use ckpt::repo::pack::summary_of;
+use ckpt::repo::pack_table::FrameRecord;
 use ckpt::repo::records::WriterRecord;
 use ckpt::repo::snapshots::{Narrow, Snapshot};
-use ckpt::repo::{Cache, Repo};
+use ckpt::repo::{Cache, Repo, names};
 use ckpt::storage::simulated::SimulatedStorage;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -151,6 +153,25 @@ pub fn forget(repo: &Repo, snapshot: &Snapshot) -> Result<()> {
         time_zone: jiff::tz::TimeZone::UTC,
     };
     forget::forget(repo, &options, &Silent).map(|_| ())
+}
+
+/// The frames of every pack.
+pub fn frames(storage: &SimulatedStorage) -> BTreeMap<PackId, Vec<FrameRecord>> {
+    let repository = open(storage).expect("opens").id();
+    let frames = |(name, object): (_, Vec<u8>)| {
+        let id = names::pack_id(&name)?;
+        let summary = summary_of(&object, id, repository).expect("a published pack is whole");
+        Some((id, summary.frames().expect("a published table is sound")))
+    };
+    storage.objects().into_iter().filter_map(frames).collect()
+}
+
+/// The frames that are coded against chunks of other packs than their own.
+pub fn deltas_between_packs(storage: &SimulatedStorage) -> usize {
+    let packs = frames(storage);
+    let holds = |frames: &[FrameRecord], id| frames.iter().any(|f| f.chunks.iter().any(|(chunk, _)| *chunk == id));
+    let stands_elsewhere = |frames: &[FrameRecord], frame: &FrameRecord| frame.bases.iter().any(|&b| !holds(frames, b));
+    packs.values().map(|frames| frames.iter().filter(|frame| stands_elsewhere(frames, frame)).count()).sum()
 }
 
 /// What the snapshot holds, read chunk by chunk and checked: much faster than a restore.

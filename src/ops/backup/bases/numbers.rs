@@ -45,7 +45,10 @@ pub(crate) fn offer(shared: &Shared<'_>, id: ChunkId, base: &RunBase, within: u6
     let is_version = matches!(base.relation, Relation::Words { .. });
     let (anchor, known, depth) = match known.bases.first() {
         None => (found, known, 1),
-        Some(_) if !is_version => (found, known, 2),
+        Some(_) if !is_version => match depth(shared, found, shared.delta_depth.saturating_sub(1))? {
+            Some(steps) => (found, known, steps.saturating_add(1)),
+            None => return Ok(None),
+        },
         // Numbers are one step from their anchor: what this chunk was coded against is the base.
         Some(&anchor) => match look_up(shared, anchor)? {
             Some(further) if further.bases.is_empty() && further.bytes == known.bytes => (anchor, further, 1),
