@@ -195,7 +195,9 @@ impl<'a> Storer<'a> {
         let stored = self.batch.bytes.len() - before;
         let record = FrameRecord::delta(id, chunk.bytes.len(), stored, codec.code(), offer.chunks.clone())?;
         self.batch.records.push(record);
-        if let (Codec::Difference, Some(&anchor)) = (codec, offer.chunks.first()) {
+        if let (Codec::Difference, Relation::Words { .. }, Some(&anchor)) =
+            (codec, offer.relation, offer.chunks.first())
+        {
             self.shared.recent.count(anchor, stored as u64);
         }
         Ok(Some((stored, offer)))
