@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Trains a small language model on Python's own library and writes its checkpoints, for `benches/sequences.py`.
 
-    train.py OUT CHECKPOINTS STEPS WIDTH LAYERS
+    train.py OUT CHECKPOINTS STEPS WIDTH LAYERS [NEAR]
 
 OUT gets CHECKPOINTS directories, STEPS steps apart: model.safetensors (bf16), model_fp32.safetensors, optimizer.pt (AdamW)
-and trainer_state.json. Letters are the vocabulary. Needs torch and safetensors; one thread, seeds fixed.
+and trainer_state.json; and one each NEAR steps (1,10,50) behind the middle one. Letters are the vocabulary. Needs torch and
+safetensors; one thread, seeds fixed.
 """
 
 import json
@@ -48,6 +49,8 @@ class Model(torch.nn.Module):
 def main():
     out = pathlib.Path(sys.argv[1])
     checkpoints, steps, width, layers = map(int, sys.argv[2:6])
+    near = [int(number) for number in sys.argv[6].split(",")] if len(sys.argv) > 6 else []
+    wanted = {steps * number for number in range(1, checkpoints + 1)} | {(checkpoints + 1) // 2 * steps + n for n in near}
     torch.manual_seed(1)
     torch.set_num_threads(1)
     library = pathlib.Path(sysconfig.get_paths()["stdlib"])
@@ -64,7 +67,7 @@ def main():
         loss.backward()
         optimizer.step()
         scheduler.step()
-        if step % steps == 0:
+        if step in wanted:
             folder = out / f"checkpoint-{step}"
             folder.mkdir(parents=True)
             state = model.state_dict()

@@ -1,5 +1,6 @@
 //! Whole runs over chunks that are coded against others: backed up, restored, verified, pruned, and stored again when lost.
 
+use crate::support::program::Place;
 use crate::support::runs;
 use crate::support::trees::Tree;
 use crate::support::{noise, quick_folder};
@@ -96,4 +97,23 @@ fn deltas_are_backed_up_restored_verified_and_pruned_as_everything_else() {
             assert_restores(&storage, snapshot, &wanted, "stored again");
         }
     }
+}
+
+#[test]
+fn versions_without_a_layout_find_each_other_within_one_run() {
+    let place = Place::with_repository();
+    let mut rows = noise(7, 6 << 20);
+    for number in 0..3 {
+        // Changed so often that no chunk stays as it was.
+        rows.iter_mut().step_by(20_000).for_each(|byte| *byte = byte.wrapping_add(1));
+        let folder = place.path(&format!("data/v{number}"));
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join("rows.txt"), &rows).expect("a file");
+    }
+    place.backup("data");
+    let stats = place.succeed(&["stats", "--json"]);
+    let last: serde_json::Value = serde_json::from_str(stats.lines().last().expect("a line")).expect("JSON");
+    let stored = last["data"]["stored_bytes"].as_u64().expect("a number");
+    assert!(stored < 7 << 20, "{stored} bytes for three versions of 6 MiB");
+    place.succeed(&["verify", "--read-data"]);
 }

@@ -63,9 +63,11 @@ impl<'a> Approach<'a> {
         }
     }
 
-    /// A file under way that must be stored to its end before one with this layout is planned for.
-    pub(super) fn awaited(&self, layout: Option<&Layout>) -> Option<u64> {
-        self.catalog.awaited(layout.filter(|_| self.policy.deltas)?)
+    /// A file under way that must be stored to its end before this one is planned for; `existed` if the parent had it.
+    pub(super) fn awaited(&self, found: &Found, layout: Option<&Layout>, existed: bool) -> Option<u64> {
+        // Without a layout, what the parent has at the same path is the base.
+        let may_need_any = self.policy.deltas && (layout.is_some() || !existed);
+        may_need_any.then(|| self.catalog.awaited(found, layout)).flatten()
     }
 
     /// Begins with a file, whose place in the order of the scan will be `sequence`.

@@ -244,7 +244,7 @@ impl<'a> Coordinator<'a> {
         // What it may be coded against must be known to its end.
         let done = self.answers.clone();
         while self.tasks_under_way > 0
-            && let (Some(_), Some(done)) = (self.approach.awaited(layout.as_deref()), &done)
+            && let (Some(_), Some(done)) = (self.approach.awaited(&found, layout.as_deref(), earlier.is_some()), &done)
         {
             self.receive(done)?;
         }

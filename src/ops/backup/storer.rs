@@ -209,7 +209,8 @@ impl<'a> Storer<'a> {
         if encoded.needs_base {
             let record = FrameRecord::delta(id, raw_bytes, bytes, encoded.codec.code(), offer.chunks.clone())?;
             self.batch.records.push(record);
-            if let (Codec::Difference, Some(&anchor)) = (encoded.codec, offer.chunks.first()) {
+            let is_version = matches!(offer.relation, Relation::Words { .. }) && encoded.codec == Codec::Difference;
+            if let Some(&anchor) = offer.chunks.first().filter(|_| is_version) {
                 self.shared.recent.count(anchor, bytes as u64);
             }
             return Ok(Some(Stored { bytes, bases: offer.chunks, depth: offer.depth }));

@@ -106,15 +106,19 @@ impl Index {
         found.map_err(|e| sqlite_error(&self.path, e))
     }
 
-    /// How many chunks are coded against `base` as their first base, and the bytes that they take: from this a writer
-    /// decides when it is time for a new anchor. A chunk that is coded so in several packs counts once, at its smallest.
-    pub fn deltas_on(&self, base: ChunkId) -> Result<DeltaUse> {
+    /// How many chunks of `bytes` bytes are coded against `base` as their first base, and the bytes that they take: from this a
+    /// writer decides when it is time for a new anchor. Given the length of the base itself, what stands on it in another
+    /// precision does not count. A chunk that is coded so in several packs counts once, at its smallest.
+    pub fn deltas_on(&self, base: ChunkId, bytes: u64) -> Result<DeltaUse> {
         let sql = "SELECT count(*), coalesce(sum(stored), 0) FROM
                    (SELECT min(c.stored) AS stored FROM bases b
                     CROSS JOIN chunks c ON c.id = b.chunk AND c.pack = b.pack AND c.frame = b.frame
-                    WHERE b.base = ? AND b.ordinal = 0 GROUP BY b.chunk)";
+                    WHERE b.base = ? AND b.ordinal = 0 AND c.bytes = ? GROUP BY b.chunk)";
         let (count, bytes): (i64, i64) = self.query(|db| {
-            db.prepare_cached(sql)?.query_row(params![base.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+            db.prepare_cached(sql)?
+                .query_row(params![base.as_bytes(), i64::try_from(bytes).unwrap_or(i64::MAX)], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
         })?;
         Ok(DeltaUse { count: u64::try_from(count).unwrap_or(0), stored_bytes: u64::try_from(bytes).unwrap_or(0) })
     }
@@ -200,15 +204,20 @@ mod tests {
         let repo = open(&test_support::storage());
         let id = |number: u64| ChunkId::of(&version(number));
         let index = repo.index();
-        assert_eq!(index.deltas_on(id(0)).expect("an index"), DeltaUse::default());
+        let bytes = version(0).len() as u64;
+        assert_eq!(index.deltas_on(id(0), bytes).expect("an index"), DeltaUse::default());
         store(&repo, &[(&version(1), &[&version(0)]), (&version(2), &[&version(0), &version(5)])]);
         store(&repo, &[(&version(3), &[&version(5), &version(0)])]);
         let stored = |n: u64| u64::from(index.homes(&[id(n)]).expect("an index")[0][0].frame_stored);
         let expected = DeltaUse { count: 2, stored_bytes: stored(1) + stored(2) };
-        assert_eq!(index.deltas_on(id(0)).expect("an index"), expected);
+        assert_eq!(index.deltas_on(id(0), bytes).expect("an index"), expected);
         // The same again elsewhere is the same chunk.
         store(&repo, &[(&version(1), &[&version(0)])]);
-        assert_eq!(index.deltas_on(id(0)).expect("an index"), expected);
-        assert_eq!(index.deltas_on(id(5)).expect("an index").count, 1);
+        assert_eq!(index.deltas_on(id(0), bytes).expect("an index"), expected);
+        assert_eq!(index.deltas_on(id(5), bytes).expect("an index").count, 1);
+        // What has another length is the same in another precision.
+        store(&repo, &[(&version(6).repeat(2), &[&version(0)])]);
+        assert_eq!(index.deltas_on(id(0), bytes).expect("an index"), expected);
+        assert_eq!(index.deltas_on(id(0), 2 * bytes).expect("an index").count, 1);
     }
 }

@@ -31,6 +31,8 @@ const FILES_MAX: usize = 200_000;
 /// Files of one shape beyond which a name says nothing: pictures with numbers.
 const SHAPE_FILES_MAX: usize = 20_000;
 const PLAIN_SHAPE_FILES_MAX: usize = 64;
+/// Parts of the path in which a file without a layout may differ from the earlier version of it, but for digits.
+const PLAIN_WORDS_MAX: u32 = 1;
 /// Files whose headers are parsed to find the earlier version of one.
 const TRIES_MAX: usize = 6;
 /// Stored files that stay loaded.
@@ -83,11 +85,17 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    /// A file under way that must be finished before `layout` is planned for: it holds tensors of the same names.
-    pub(crate) fn awaited(&self, layout: &Layout) -> Option<u64> {
-        let is_related =
-            |other: &Option<Arc<Layout>>| other.as_ref().is_some_and(|o| pairing::have_common_run(o, layout));
-        self.under_way.iter().find(|(_, (_, other))| is_related(other)).map(|(sequence, _)| *sequence)
+    /// A file under way that must be finished before `found` is planned for: it holds tensors of the same names or, where neither
+    /// has a layout, has the same name in a directory near by. Files that are numbered are more often parts than versions, so
+    /// none of them waits for another.
+    pub(crate) fn awaited(&self, found: &Found, layout: Option<&Layout>) -> Option<u64> {
+        let path = found.absolute.as_os_str().as_bytes();
+        let is_related = |other: &(Vec<u8>, Option<Arc<Layout>>)| match (&other.1, layout) {
+            (Some(other), Some(layout)) => pairing::have_common_run(other, layout),
+            (None, None) => is_version_of(path, &other.0),
+            _ => false,
+        };
+        self.under_way.iter().find(|(_, other)| is_related(other)).map(|(sequence, _)| *sequence)
     }
 
     /// A big file is begun.
@@ -155,7 +163,7 @@ impl<'a> Catalog<'a> {
             Some(content) => self.load(content, path),
             None => {
                 let nearest = self.nearest(path, PLAIN_SHAPE_FILES_MAX);
-                let (_, number) = nearest.into_iter().find(|(distance, _)| distance.words <= 1)?;
+                let (_, number) = nearest.into_iter().find(|(distance, _)| distance.words <= PLAIN_WORDS_MAX)?;
                 self.load_candidate(number)
             }
         }?;
@@ -272,6 +280,11 @@ impl<'a> Catalog<'a> {
             self.add(path, place);
         }
     }
+}
+
+/// True if one of two files without a layout may be a version of the other by their names alone.
+fn is_version_of(path: &[u8], other: &[u8]) -> bool {
+    file_name(path) == file_name(other) && distance(path, other).words <= PLAIN_WORDS_MAX
 }
 
 /// The newest snapshot of each source, oldest first, the parent at the end.

@@ -59,7 +59,10 @@ pub(crate) fn offer(shared: &Shared<'_>, id: ChunkId, base: &RunBase, within: u6
         return Ok(None);
     }
     let stored_bytes_max = match is_version {
-        true => shared.recent.stored_bytes_max(shared.transaction.repo().index(), anchor, known.stored)?,
+        true => {
+            let index = shared.transaction.repo().index();
+            shared.recent.stored_bytes_max(index, anchor, known.bytes, known.stored)?
+        }
         false => usize::MAX,
     };
     let Some(content) = read(shared, anchor)? else { return Ok(None) };
