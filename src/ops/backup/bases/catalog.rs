@@ -14,7 +14,7 @@ use crate::repo::entry::Entry;
 use crate::repo::paths::absolute_path;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::stream::StreamRef;
-use crate::source::layout::{self, COMPANION, Layout, Parsed};
+use crate::source::layout::{self, COMPANION, Container, Layout, Parsed};
 use crate::source::scan::Found;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -29,15 +29,20 @@ const SNAPSHOT_FILES_MAX: u64 = 1_000_000;
 /// Files that are listed.
 const FILES_MAX: usize = 200_000;
 /// Files of one shape beyond which a name says nothing: pictures with numbers.
-const SHAPE_FILES_MAX: usize = 20_000;
 const PLAIN_SHAPE_FILES_MAX: usize = 64;
+/// For files with a layout that many more are looked through as the file has bytes: comparing paths may cost no more than
+/// coding what is in it, and 100,000 small arrays are no versions of each other.
+const SHAPE_FILES_MAX: (usize, usize) = (64, 20_000);
+const BYTES_FOR_EACH_PATH: u64 = 1 << 10;
+/// Smaller files are not worth waiting for.
+const AWAITED_BYTES_MIN: u64 = 1 << 20;
 /// Parts of the path in which a file without a layout may differ from the earlier version of it, but for digits.
 const PLAIN_WORDS_MAX: u32 = 1;
 /// Files whose headers are parsed to find the earlier version of one.
 const TRIES_MAX: usize = 6;
 /// Stored files that stay loaded.
 const LOADED_MAX: usize = 32;
-/// Chunks of files of this run that are remembered.
+/// Chunks of files of this run that are remembered, with their layouts: some 50 MB.
 const RUN_CHUNKS_MAX: usize = 1 << 20;
 
 #[derive(Clone)]
@@ -90,8 +95,15 @@ impl<'a> Catalog<'a> {
     /// none of them waits for another.
     pub(crate) fn awaited(&self, found: &Found, layout: Option<&Layout>) -> Option<u64> {
         let path = found.absolute.as_os_str().as_bytes();
+        if found.metadata.size < AWAITED_BYTES_MIN {
+            return None;
+        }
         let is_related = |other: &(Vec<u8>, Option<Arc<Layout>>)| match (&other.1, layout) {
-            (Some(other), Some(layout)) => pairing::have_common_run(other, layout),
+            // All lone arrays have one name.
+            (Some(known), Some(layout)) if layout.container == Container::Npy => {
+                known.container == Container::Npy && is_version_of(path, &other.0)
+            }
+            (Some(known), Some(layout)) => pairing::have_common_run(known, layout),
             (None, None) => is_version_of(path, &other.0),
             _ => false,
         };
@@ -106,10 +118,13 @@ impl<'a> Catalog<'a> {
     /// A big file is stored, or given up: then there are no chunks.
     pub(crate) fn finish(&mut self, sequence: u64, chunks: Vec<PlacedChunk>) {
         let Some((path, layout)) = self.under_way.remove(&sequence) else { return };
-        if chunks.is_empty() || self.run_chunks + chunks.len() > RUN_CHUNKS_MAX {
+        // A tensor and its run take some four times the memory of a chunk, a file of its own about eight times.
+        let headers = layout.as_ref().map_or(0, |layout| 4 * (layout.runs.len() + layout.tensors.len()));
+        let weight = chunks.len() + headers + 8;
+        if chunks.is_empty() || self.run_chunks + weight > RUN_CHUNKS_MAX {
             return;
         }
-        self.run_chunks += chunks.len();
+        self.run_chunks += weight;
         let file = Arc::new(BaseFile { chunks });
         self.add(path, Place::Run(Loaded { file, layout }));
     }
@@ -124,13 +139,15 @@ impl<'a> Catalog<'a> {
         let path = found.absolute.as_os_str().as_bytes();
         let earlier = earlier.and_then(|entry| entry.content).filter(|content| content.bytes >= FILE_BYTES_MIN);
         let plan = match layout {
-            Some(layout) => self.plan_runs(path, layout, earlier),
+            Some(layout) => self.plan_runs(path, found.metadata.size, layout, earlier),
             None => self.plan_whole(path, found.metadata.size, earlier),
         };
         plan.map(Arc::new)
     }
 
-    fn plan_runs(&mut self, path: &[u8], layout: &Layout, earlier: Option<StreamRef>) -> Option<BasePlan> {
+    fn plan_runs(&mut self, path: &[u8], bytes: u64, layout: &Layout, earlier: Option<StreamRef>) -> Option<BasePlan> {
+        let files_max = usize::try_from(bytes / BYTES_FOR_EACH_PATH).unwrap_or(usize::MAX);
+        let files_max = files_max.clamp(SHAPE_FILES_MAX.0, SHAPE_FILES_MAX.1);
         let mut runs = pairing::blank(layout);
         for other in self.neighbours(path) {
             if let Some(other_layout) = &other.layout {
@@ -147,7 +164,7 @@ impl<'a> Catalog<'a> {
             if pairing::is_complete(&runs, layout) {
                 break;
             }
-            let candidates = candidates.get_or_insert_with(|| self.nearest(path, SHAPE_FILES_MAX).into_iter());
+            let candidates = candidates.get_or_insert_with(|| self.nearest(path, files_max).into_iter());
             let Some((_, number)) = candidates.next() else { break };
             next = self.load_candidate(number);
         }
