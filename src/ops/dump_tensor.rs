@@ -25,8 +25,8 @@ pub enum TensorFormat {
 
 /// Writes the tensor `name` of the file at `path` to `out` and returns how many bytes its elements have.
 ///
-/// [`Kind::NotFound`](crate::error::Kind::NotFound) if there is no such file or tensor; [`Kind::Usage`](crate::error::Kind::Usage)
-/// if the file holds no tensors or the elements are not contiguous; [`Kind::Damaged`](crate::error::Kind::Damaged) if a part
+/// [`Kind::NotFound`] if there is no such file or tensor; [`Kind::Usage`]
+/// if the file holds no tensors or the elements are not contiguous; [`Kind::Damaged`] if a part
 /// of it cannot be read: what comes before that part has been written then.
 pub fn dump_tensor(
     repo: &Repo,

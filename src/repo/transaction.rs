@@ -7,7 +7,7 @@
 //! 5. `transactions/<id>` is removed and the index of this host is told.
 //!
 //! A chunk may be coded against others. Such a home counts only if what it needs may be relied on, too, and then all of
-//! it is relied on; [`reliance`] says how, and why chunks never come to need one another in a ring.
+//! it is relied on; `reliance` says how, and why chunks never come to need one another in a ring.
 //!
 //! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.

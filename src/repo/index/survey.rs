@@ -3,7 +3,7 @@
 //! The sets are temporary tables of the index's own connection, so SQLite keeps them in a file of its own that vanishes
 //! with the run. A survey sees the index as it is; it changes nothing in it. One survey at a time.
 //!
-//! A chunk that is coded against others lies somewhere only if they do. [`founded`] finds out which do, chooses a home for
+//! A chunk that is coded against others lies somewhere only if they do. `founded` finds out which do, chooses a home for
 //! each, and with it the bases that are needed: every question about homes is answered by that choice.
 
 mod founded;

@@ -34,7 +34,7 @@ const PLAIN_SHAPE_FILES_MAX: usize = 64;
 /// coding what is in it, and 100,000 small arrays are no versions of each other.
 const SHAPE_FILES_MAX: (usize, usize) = (64, 20_000);
 const BYTES_FOR_EACH_PATH: u64 = 1 << 10;
-/// Smaller files are not worth waiting for.
+/// Smaller files are not waited for where there are many of a shape.
 const AWAITED_BYTES_MIN: u64 = 1 << 20;
 /// Parts of the path in which a file without a layout may differ from the earlier version of it, but for digits.
 const PLAIN_WORDS_MAX: u32 = 1;
@@ -95,7 +95,8 @@ impl<'a> Catalog<'a> {
     /// none of them waits for another.
     pub(crate) fn awaited(&self, found: &Found, layout: Option<&Layout>) -> Option<u64> {
         let path = found.absolute.as_os_str().as_bytes();
-        if found.metadata.size < AWAITED_BYTES_MIN {
+        let alike = self.by_shape.get(&shape(file_name(path))).map_or(0, Vec::len);
+        if found.metadata.size < AWAITED_BYTES_MIN && alike >= PLAIN_SHAPE_FILES_MAX {
             return None;
         }
         let is_related = |other: &(Vec<u8>, Option<Arc<Layout>>)| match (&other.1, layout) {
