@@ -12,6 +12,7 @@ use crate::repo::Repo;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::snapshots::Snapshot;
 use crate::source::layout::{Dtype, Tensor};
+use crate::source::npy;
 use std::io::Write;
 
 /// What stands around the elements.
@@ -62,9 +63,7 @@ pub fn dump_tensor(
 fn npy_front(tensor: &Tensor, bytes: u64, observer: &dyn Observer) -> Result<Vec<u8>> {
     let refused = |text: String| Error::new(Kind::Usage, text).with_hint("--format raw writes the bytes as they are");
     let dtype = numpy_dtype(tensor.dtype, tensor.elements() == Some(bytes));
-    let Some(descr) = descr(dtype) else {
-        return Err(refused(format!("numpy has no type for elements of type {dtype}")));
-    };
+    let header = npy::header(dtype, &tensor.shape).map_err(|error| refused(error.to_string()))?;
     if tensor.elements().zip(dtype.element_bytes()).and_then(|(n, each)| n.checked_mul(each)) != Some(bytes) {
         return Err(refused(format!("{} has {bytes} bytes, which its type and shape do not give", tensor.name)));
     }
@@ -73,10 +72,11 @@ fn npy_front(tensor: &Tensor, bytes: u64, observer: &dyn Observer) -> Result<Vec
         let text = format!("numpy has no type {}: written as uint{bits}", tensor.dtype);
         observer.on_event(&Event::Warning { text: &text });
     }
-    Ok(npy_header(descr, &tensor.shape))
+    Ok(header)
 }
 
-/// The type that numpy has for elements of `dtype`, or that stands in for it.
+/// The type that numpy has for elements of `dtype`, or the integers that stand in for it:
+/// unlike plain bytes, numpy counts with them.
 fn numpy_dtype(dtype: Dtype, is_one_byte_each: bool) -> Dtype {
     match dtype {
         Dtype::Bf16 => Dtype::U16,
@@ -84,51 +84,6 @@ fn numpy_dtype(dtype: Dtype, is_one_byte_each: bool) -> Dtype {
         Dtype::Blocks(_) if is_one_byte_each => Dtype::U8,
         _ => dtype,
     }
-}
-
-/// The type as numpy writes it; none if it has no such type.
-fn descr(dtype: Dtype) -> Option<&'static str> {
-    Some(match dtype {
-        Dtype::F64 => "<f8",
-        Dtype::F32 => "<f4",
-        Dtype::F16 => "<f2",
-        Dtype::I64 => "<i8",
-        Dtype::I32 => "<i4",
-        Dtype::I16 => "<i2",
-        Dtype::I8 => "|i1",
-        Dtype::U64 => "<u8",
-        Dtype::U32 => "<u4",
-        Dtype::U16 => "<u2",
-        Dtype::U8 => "|u1",
-        Dtype::Bool => "|b1",
-        Dtype::C64 => "<c8",
-        Dtype::C128 => "<c16",
-        Dtype::Bf16 | Dtype::F8E4m3 | Dtype::F8E5m2 | Dtype::Blocks(_) | Dtype::Other(_) => return None,
-    })
-}
-
-/// What a file of numpy begins with: of version 1.0, or 2.0 where that is too short for the shape.
-fn npy_header(descr: &str, shape: &[u64]) -> Vec<u8> {
-    const ALIGNMENT: usize = 64;
-    let dimensions: Vec<String> = shape.iter().map(u64::to_string).collect();
-    let comma = if shape.len() == 1 { "," } else { "" };
-    let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", dimensions.join(", "));
-    let front = |fixed: usize| (fixed + text.len() + 1).next_multiple_of(ALIGNMENT) - fixed;
-    let mut header = b"\x93NUMPY".to_vec();
-    match u16::try_from(front(10)) {
-        Ok(length) => {
-            header.extend_from_slice(&[1, 0]);
-            header.extend_from_slice(&length.to_le_bytes());
-        }
-        Err(_) => {
-            header.extend_from_slice(&[2, 0]);
-            header.extend_from_slice(&u32::try_from(front(12)).unwrap_or(u32::MAX).to_le_bytes());
-        }
-    }
-    header.extend_from_slice(text.as_bytes());
-    header.resize((header.len() + 1).next_multiple_of(ALIGNMENT) - 1, b' ');
-    header.push(b'\n');
-    header
 }
 
 #[cfg(test)]
@@ -195,19 +150,5 @@ mod tests {
         assert!(npy("b").windows(24).any(|part| part == b"'<u2', 'fortran_order': "));
         assert_eq!(npy("b")[..10], *b"\x93NUMPY\x01\x00v\x00");
         assert_eq!(npy("b")[128..], bytes);
-    }
-
-    #[test]
-    fn headers_of_any_shape_are_aligned_and_say_their_length() {
-        for dimensions in [0, 1, 5, 20, 10_000] {
-            let header = npy_header("<f4", &vec![123_456; dimensions]);
-            let (fixed, length) = match header[6] {
-                1 => (10, usize::from(u16::from_le_bytes([header[8], header[9]]))),
-                _ => (12, u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize),
-            };
-            assert_eq!((header.len(), header.len() % 64, header.last()), (fixed + length, 0, Some(&b'\n')));
-        }
-        let refused = [Dtype::Other(3), Dtype::Blocks("Q4_0")].map(|dtype| descr(numpy_dtype(dtype, false)));
-        assert_eq!(refused, [None, None]);
     }
 }

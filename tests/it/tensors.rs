@@ -268,3 +268,27 @@ fn tensors_of_pytorch_are_listed_dumped_and_restored() {
     assert!(norm.stdout.starts_with(b"\x93NUMPY\x01\x00"));
     assert!(String::from_utf8_lossy(&norm.stderr).contains("uint16"));
 }
+
+#[test]
+fn an_array_that_was_dumped_is_understood_again() {
+    let place = place();
+    let model_path = place.text("data");
+    let arguments = ["dump", "latest", "checkpoint-100/model.safetensors", "--path", &model_path, "--tensor"];
+    fs::create_dir_all(place.path("arrays")).expect("a folder");
+    for (name, _, shape, bytes) in model(1) {
+        let output = place.run(&[&arguments[..], &[&name, "--format", "npy"]].concat());
+        assert_eq!(output.status.code(), Some(0));
+        fs::write(place.path("arrays/x.npy"), &output.stdout).expect("a file");
+        place.backup("arrays");
+        let path = place.text("arrays");
+        let listed = place.succeed(&["ls", "latest:x.npy", "--tensors", "--json", "--path", &path]);
+        let tensor = &validated(&place, &listed, "ls_tensors")["files"][0]["tensors"][0];
+        assert_eq!(tensor["shape"], json!(shape), "{name}");
+        let found = tensor["name"].as_str().expect("a name");
+        let raw = place.run(&["dump", "latest", "x.npy", "--path", &path, "--tensor", found]);
+        assert_eq!(raw.stdout, bytes, "{name}");
+        let target = place.text(&format!("{name}.safetensors"));
+        place.succeed(&["restore", "latest", "--path", &path, "--tensor", "*", "--target", &target]);
+        assert_eq!(taken_apart(&read(Path::new(&target))).1, [(found.to_owned(), bytes)]);
+    }
+}
