@@ -10,6 +10,7 @@ use crate::codec::Relation;
 use crate::error::Result;
 use crate::ids::ChunkId;
 use memchr::memmem;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 /// Chunks that are offered together.
@@ -35,14 +36,18 @@ pub(crate) fn offer(
     for guess in guesses(planned, base, within) {
         let from = guess.saturating_sub(MARGIN_BYTES);
         let to = guess.saturating_add(raw.len() as u64).saturating_add(MARGIN_BYTES);
-        let Some((first, content, _)) = contents(shared, id, base, from, to)? else { continue };
-        let Some((at, found)) = find(raw, &content) else { continue };
-        let begins = (first + found as u64).saturating_sub(at as u64);
+        let around = covering(base, from, to);
+        let Some(mut stretch) = read(shared, id, base, around.clone())? else { continue };
+        let Some((at, found)) = find(raw, &stretch.content) else { continue };
+        let begins = (stretch.first + found as u64).saturating_sub(at as u64);
         planned.shift.store(begins.cast_signed().wrapping_sub(within.cast_signed()), Ordering::Relaxed);
         // Now the place is known exactly: exactly those chunks.
-        let Some((_, content, chunks)) = contents(shared, id, base, begins, begins + raw.len() as u64)? else {
-            return Ok(None);
-        };
+        let exactly = covering(base, begins, begins.saturating_add(raw.len() as u64));
+        if exactly != around {
+            let Some(other) = read(shared, id, base, exactly)? else { return Ok(None) };
+            stretch = other;
+        }
+        let Stretch { content, chunks, .. } = stretch;
         let mut depth = 0;
         for &chunk in &chunks {
             match numbers::depth(shared, chunk, shared.delta_depth.saturating_sub(1))? {
@@ -74,32 +79,39 @@ fn guesses(planned: &PlannedRun, base: &RunBase, within: u64) -> Vec<u64> {
     guesses
 }
 
-/// The chunks that hold a range of the base's run: where they begin, relative to the run, their contents, their ids.
-#[expect(clippy::type_complexity, reason = "three words about one read")]
-fn contents(
-    shared: &Shared<'_>,
-    id: ChunkId,
-    base: &RunBase,
-    from: u64,
-    to: u64,
-) -> Result<Option<(u64, Vec<u8>, Vec<ChunkId>)>> {
+/// The chunks that hold a range of the base's run, by their numbers in its file.
+fn covering(base: &RunBase, from: u64, to: u64) -> Range<usize> {
     let start = base.range.offset();
     let end = start.saturating_add(to).min(base.range.end());
     let numbers = base.file.covering(start.saturating_add(from), end);
-    let Some(chunks) = base.file.chunks.get(numbers).filter(|chunks| !chunks.is_empty()) else { return Ok(None) };
-    let chunks = &chunks[..chunks.len().min(CHUNKS_MAX)];
-    let mut content = Vec::new();
-    let mut ids = Vec::with_capacity(chunks.len());
-    for chunk in chunks {
+    numbers.start..numbers.end.min(numbers.start + CHUNKS_MAX)
+}
+
+/// Some chunks of the base.
+struct Stretch {
+    /// Where they begin, relative to the run of the base.
+    first: u64,
+    /// Their contents, one behind the other.
+    content: Vec<u8>,
+    chunks: Vec<ChunkId>,
+}
+
+/// Reads chunks of the base; none if there are none, or if they cannot be a base of `id`.
+fn read(shared: &Shared<'_>, id: ChunkId, base: &RunBase, numbers: Range<usize>) -> Result<Option<Stretch>> {
+    let Some(placed) = base.file.chunks.get(numbers) else { return Ok(None) };
+    let Some(first) = placed.first().map(|chunk| chunk.offset.saturating_sub(base.range.offset())) else {
+        return Ok(None);
+    };
+    let mut stretch = Stretch { first, content: Vec::new(), chunks: Vec::with_capacity(placed.len()) };
+    for chunk in placed {
         if chunk.child.id == ChunkId::HOLE || chunk.child.id == id {
             return Ok(None);
         }
         let Some(bytes) = numbers::read(shared, chunk.child.id)? else { return Ok(None) };
-        content.extend_from_slice(&bytes);
-        ids.push(chunk.child.id);
+        stretch.content.extend_from_slice(&bytes);
+        stretch.chunks.push(chunk.child.id);
     }
-    let first = chunks.first().map_or(0, |chunk| chunk.offset);
-    Ok(Some((first.saturating_sub(start), content, ids)))
+    Ok(Some(stretch))
 }
 
 /// A place of `raw` and where it stands in `content`, if a few windows do: at the same shift for two of them, since one alone may be
