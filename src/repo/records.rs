@@ -2,6 +2,7 @@
 //!
 //! Each is a document under a name of [`super::names`]; a type here says what its body holds.
 
+use super::audit::AuditHead;
 use super::document::{self, DocumentKind};
 use super::names;
 use crate::error::{Error, Result};
@@ -53,6 +54,8 @@ pub fn this_boot() -> String {
 struct Marker {
     #[n(0)]
     seconds: i64,
+    #[n(1)]
+    audit: Option<AuditHead>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -121,9 +124,18 @@ pub fn read_transaction(storage: &dyn Storage, id: SnapshotId) -> Result<WriterR
     document::decode(&document::read(storage, DocumentKind::Transaction, &name)?.body, name.as_str())
 }
 
-/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done.
-pub fn create_forgotten(storage: &dyn Storage, id: SnapshotId, now: FileTime) -> Result<Published> {
-    create(storage, DocumentKind::Forgotten, &names::forgotten(id)?, &Marker { seconds: now.seconds })
+/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done. `audit` is the record that says who
+/// does it.
+pub fn create_forgotten(storage: &dyn Storage, id: SnapshotId, now: FileTime, audit: AuditHead) -> Result<Published> {
+    let marker = Marker { seconds: now.seconds, audit: Some(audit) };
+    create(storage, DocumentKind::Forgotten, &names::forgotten(id)?, &marker)
+}
+
+/// Reads which record of the audit log a marker follows.
+pub fn read_forgotten(storage: &dyn Storage, id: SnapshotId) -> Result<Option<AuditHead>> {
+    let name = names::forgotten(id)?;
+    let opened = document::read(storage, DocumentKind::Forgotten, &name)?;
+    Ok(document::decode::<Marker>(&opened.body, name.as_str())?.audit)
 }
 
 /// Creates a condemned list or, under the name of its end, the final list.

@@ -4,6 +4,7 @@ use super::*;
 use crate::error::Kind;
 use crate::events::Silent;
 use crate::ids::{ChunkId, SnapshotId};
+use crate::repo::audit::AuditHead;
 use crate::repo::pack::PackKind;
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::snapshots::Snapshot;
@@ -29,7 +30,7 @@ pub(super) fn options() -> PruneOptions {
 }
 
 pub(super) fn forget(storage: &SimulatedStorage, id: SnapshotId) {
-    assert_eq!(records::create_forgotten(storage, id, time(5)).expect("marked"), Published::Created);
+    assert_eq!(records::create_forgotten(storage, id, time(5), AuditHead::NONE).expect("marked"), Published::Created);
 }
 
 pub(super) fn pack_names(storage: &SimulatedStorage) -> Vec<String> {
