@@ -21,6 +21,7 @@ mod palette;
 mod planes;
 mod runs;
 mod sample;
+pub mod seal;
 #[cfg(test)]
 mod synthetic;
 mod words;

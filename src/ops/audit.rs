@@ -244,7 +244,7 @@ mod tests {
         let mut record = audit::read(&repo, number).expect("sound").record;
         record.host = "somebody else".to_owned();
         let body = document::encode(&record).expect("encodes");
-        let object = document::seal(document::DocumentKind::Audit, &body).expect("small");
+        let object = document::seal(repo.keys(), document::DocumentKind::Audit, &name(number), &body).expect("small");
         storage.insert(name(number), object);
     }
 
@@ -280,8 +280,9 @@ mod tests {
         let id = save(&repo, 9, &[("/f", Node::File(vec![2; 10]))]).id;
         // A map with the time alone: what a program without a log would write.
         let body = [0xa1, 0x00, 0x01];
-        let object = document::seal(document::DocumentKind::Forgotten, &body).expect("small");
-        storage.insert(names::forgotten(id).expect("a name"), object);
+        let name = names::forgotten(id).expect("a name");
+        let object = document::seal(repo.keys(), document::DocumentKind::Forgotten, &name, &body).expect("small");
+        storage.insert(name, object);
         let found = problems(&storage);
         assert!(found.len() == 1 && found[0].contains("without a record"), "{found:?}");
     }

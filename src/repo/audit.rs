@@ -159,7 +159,7 @@ fn append_one(
         };
         let body = document::encode(&record)?;
         let name = names::audit(record.number)?;
-        let object = document::seal(DocumentKind::Audit, &body)?;
+        let object = document::seal(repo.keys(), DocumentKind::Audit, &name, &body)?;
         let published = storage::create_new(repo.storage(), &name, &object)
             .map_err(|e| e.while_doing("writing down in the audit log what is to be done"))?;
         match published {
@@ -202,7 +202,7 @@ pub fn numbers(repo: &Repo) -> Result<Vec<u64>> {
 /// Reads one record. [`Kind::Damaged`] also if it carries another number than its name.
 pub fn read(repo: &Repo, number: u64) -> Result<ReadRecord> {
     let name = names::audit(number)?;
-    let opened = document::read(repo.storage(), DocumentKind::Audit, &name)?;
+    let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Audit, &name)?;
     let record: AuditRecord = document::decode(&opened.body, name.as_str())?;
     if record.number != number {
         return Err(Error::damaged(format!("{name} holds the record of number {}", record.number)));

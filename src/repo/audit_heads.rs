@@ -22,7 +22,7 @@ pub fn read(repo: &Repo) -> Result<Vec<StandingHead>> {
     let mut heads = Vec::new();
     for listed in storage.list(names::FORGOTTEN)? {
         let Some(id) = names::snapshot_id(names::FORGOTTEN, &listed.name) else { continue };
-        if let Some(head) = readable(records::read_forgotten(storage, id))? {
+        if let Some(head) = readable(records::read_forgotten(repo, id))? {
             heads.push(StandingHead { place: listed.name.as_str().to_owned(), head });
         }
     }

@@ -82,16 +82,16 @@ impl<'r> Transaction<'r> {
     pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
         let transaction = Transaction::new(repo, false)?;
         let id = transaction.id;
-        if records::create_transaction(repo.storage(), id, writer)? == Published::AlreadyExists {
+        if records::create_transaction(repo, id, writer)? == Published::AlreadyExists {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
-        transaction.survey(Condemned::read(repo.storage())?)
+        transaction.survey(Condemned::read(repo)?)
     }
 
     /// Begins a dry run: everything is done but nothing is written, and it can only be abandoned.
     pub fn rehearse(repo: &'r Repo) -> Result<Transaction<'r>> {
-        Transaction::new(repo, true)?.survey(Condemned::read(repo.storage())?)
+        Transaction::new(repo, true)?.survey(Condemned::read(repo)?)
     }
 
     fn new(repo: &'r Repo, is_rehearsal: bool) -> Result<Transaction<'r>> {
@@ -189,7 +189,7 @@ impl<'r> Transaction<'r> {
             true => Box::new(Nowhere),
             false => self.repo.storage().create(names::PACKS)?,
         };
-        PackWriter::create(object, self.repo.id(), self.id, kind)
+        PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)
     }
 
     /// Ends a pack: durable, then known to the index of this host and to the index object being written.
@@ -208,7 +208,7 @@ impl<'r> Transaction<'r> {
         }
         state.written.insert(summary.id);
         if state.index.is_none() {
-            state.index = Some(IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?);
+            state.index = Some(IndexWriter::create(self.repo, self.id)?);
         }
         if let Some(index) = &mut state.index {
             index.append(&summary)?;
@@ -250,7 +250,7 @@ impl<'r> Transaction<'r> {
         {
             let _ = self.repo.index().finish_index_object(index);
         }
-        if let Ok(object) = outcome.seal(self.id) {
+        if let Ok(object) = outcome.seal(self.repo.keys(), self.id) {
             let _ = self.repo.index().add_snapshot(self.id, &object);
         }
         let _ = names::transaction(self.id).and_then(|name| self.repo.storage().delete(&name));
@@ -271,11 +271,11 @@ impl<'r> Transaction<'r> {
         }
         let mut index = match index {
             None if adopted.is_empty() => return Ok(None),
-            None => IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?,
+            None => IndexWriter::create(self.repo, self.id)?,
             Some(index) => index,
         };
         for (&id, &bytes) in adopted {
-            index.append(&pack::read_summary(self.repo.storage(), id, bytes, self.repo.id())?)?;
+            index.append(&pack::read_summary(self.repo, id, bytes)?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;
@@ -302,7 +302,7 @@ impl<'r> Transaction<'r> {
 
     fn publish_outcome(&self, outcome: &Outcome) -> Result<()> {
         let name = names::snapshot(self.id)?;
-        let object = outcome.seal(self.id)?;
+        let object = outcome.seal(self.repo.keys(), self.id)?;
         let published = storage::create_new(self.repo.storage(), &name, &object);
         if matches!(published, Ok(Published::Created)) {
             return Ok(());
@@ -335,7 +335,7 @@ fn revoked() -> Error {
 
 /// Ends an open transaction as revoked and removes its announcement; harmless if it has ended otherwise.
 pub fn revoke(repo: &Repo, id: SnapshotId) -> Result<()> {
-    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(id)?)?;
+    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(repo.keys(), id)?)?;
     repo.storage().delete(&names::transaction(id)?)?;
     Ok(())
 }

@@ -77,7 +77,7 @@ impl<'t> Copier<'t> {
 
     fn copy(&mut self, id: PackId, bytes: u64, rank: usize) -> Result<()> {
         let repo = self.transaction.repo();
-        let summary = pack::read_summary(repo.storage(), id, bytes, repo.id())?;
+        let summary = pack::read_summary(repo, id, bytes)?;
         self.copied.clear();
         for frame in summary.frames()? {
             let mut needed = Vec::with_capacity(frame.chunks.len());
@@ -104,7 +104,7 @@ impl<'t> Copier<'t> {
         let mut kept = Vec::new();
         let mut raw = Vec::new();
         for (&(id, bytes), &is_needed) in frame.chunks.iter().zip(needed) {
-            let chunk = content.get(at..at + bytes as usize).filter(|chunk| ChunkId::of(chunk) == id);
+            let chunk = content.get(at..at + bytes as usize).filter(|chunk| repo.chunk_id(chunk) == id);
             at += bytes as usize;
             is_sound &= chunk.is_some();
             match (is_needed, chunk) {
@@ -116,7 +116,8 @@ impl<'t> Copier<'t> {
             kept.push((id, bytes));
         }
         if is_sound && kept.len() == frame.chunks.len() {
-            return self.append(kind, &stored, frame);
+            let record = FrameRecord { stored_bytes: length(&stored)?, ..frame };
+            return self.append(kind, &stored, record);
         }
         let mut coded = Vec::new();
         let codec = self.encoder.encode(&raw, &mut coded)?;
@@ -135,6 +136,7 @@ impl<'t> Copier<'t> {
         let repo = self.transaction.repo();
         let range = ByteRange::new(frame.offset, u64::from(frame.stored_bytes))?;
         repo.storage().read_range(&names::pack(pack)?, range, stored)?;
+        repo.open_frame(pack, frame.offset, stored)?;
         match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
             None => repo.with_decoder(|decoder| decoder.decode(stored, content)),
             Some((id, _)) => {

@@ -78,7 +78,7 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
     let mut report = VerifyReport::default();
     observer.on_event(&Event::Phase { name: "checking records", bytes_total: None, files_total: None });
     documents::check(repo, &mut found, observer)?;
-    let dead = Condemned::read(repo.storage()).map(|c| c.ended).unwrap_or_default();
+    let dead = Condemned::read(repo).map(|c| c.ended).unwrap_or_default();
     let mut packs = packs::check(repo, &dead, options.resources, &mut found, observer)?;
     report.packs_total = packs.present.len() as u64;
     report.packs_checked = packs.present.len() as u64;
@@ -128,7 +128,7 @@ fn remember(
     let mut random = [0u8; HistoryId::BYTES];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
     let id = HistoryId::from_bytes(random);
-    if let Err(error) = records::create_history(repo.storage(), id, &record) {
+    if let Err(error) = records::create_history(repo, id, &record) {
         let text = format!("what was verified is remembered on this host only: {error}");
         observer.on_event(&Event::Warning { text: &text });
     }
