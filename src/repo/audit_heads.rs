@@ -16,7 +16,7 @@ pub struct StandingHead {
     pub head: Option<AuditHead>,
 }
 
-/// All of them. What cannot be read is passed over: verification names it.
+/// All that live snapshots, markers and lists carry. What cannot be read is passed over: verification names it.
 pub fn read(repo: &Repo) -> Result<Vec<StandingHead>> {
     let storage = repo.storage();
     let mut heads = Vec::new();
@@ -24,6 +24,11 @@ pub fn read(repo: &Repo) -> Result<Vec<StandingHead>> {
         let Some(id) = names::snapshot_id(names::FORGOTTEN, &listed.name) else { continue };
         if let Some(head) = readable(records::read_forgotten(repo, id))? {
             heads.push(StandingHead { place: listed.name.as_str().to_owned(), head });
+        }
+    }
+    for snapshot in repo.snapshots() {
+        if let Some(head) = snapshot.audit {
+            heads.push(StandingHead { place: names::snapshot(snapshot.id)?.as_str().to_owned(), head: Some(head) });
         }
     }
     Ok(heads)
