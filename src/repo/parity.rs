@@ -60,6 +60,11 @@ pub fn mend(repo: &Repo, pack: PackId) -> Result<Mended> {
     Ok(Mended { bytes, shards_bad: patched.shards_bad() })
 }
 
+/// True if [`mend`] would succeed, as far as checksums tell; in bounded memory.
+pub fn can_mend(repo: &Repo, pack: PackId) -> bool {
+    Patched::reconstruct(repo.storage(), repo.id(), pack).is_ok()
+}
+
 /// Computes and publishes the parity of a pack that is there; nothing if it has some. [`Kind::Damaged`] if the pack is.
 pub fn create(repo: &Repo, pack: PackId) -> Result<()> {
     let (storage, name) = (repo.storage(), names::pack(pack)?);
@@ -126,9 +131,10 @@ pub(super) struct ParityWriter {
 }
 
 impl ParityWriter {
-    /// An empty buffer, in which a pack can be kept.
-    pub(super) fn buffer(&self) -> Vec<u8> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    /// An empty buffer, in which a pack of so many bytes can be kept. Room that is not used costs no memory.
+    pub(super) fn buffer(&self, bytes: usize) -> Vec<u8> {
+        let used = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        used.unwrap_or_else(|| Vec::with_capacity(bytes))
     }
 
     /// Publishes the parity of a pack that is durable: `kept` is all of it, or it is read again.

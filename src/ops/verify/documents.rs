@@ -42,29 +42,29 @@ pub(super) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> 
 fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<bool> {
     let storage = repo.storage();
     let unknown = || Error::damaged("nothing of this name belongs here");
-    let opened = |kind| Ok(document::read(storage, kind, name)?.both_copies_sound);
+    let opened = |kind| Ok(document::read(storage, repo.keys(), kind, name)?.both_copies_sound);
     match folder {
         names::SNAPSHOTS => {
             let id = names::snapshot_id(folder, name).ok_or_else(unknown)?;
             let object = storage.read(name, 2 * document::BODY_BYTES_MAX)?;
-            Ok(Outcome::open(id, &object)?.1)
+            Ok(Outcome::open(repo.keys(), id, &object)?.1)
         }
         names::TRANSACTIONS => {
-            records::read_transaction(storage, names::snapshot_id(folder, name).ok_or_else(unknown)?)?;
+            records::read_transaction(repo, names::snapshot_id(folder, name).ok_or_else(unknown)?)?;
             opened(DocumentKind::Transaction)
         }
         names::FORGOTTEN => opened(DocumentKind::Forgotten),
         names::CONDEMNED => {
-            records::read_pack_list(storage, name)?;
+            records::read_pack_list(repo, name)?;
             opened(DocumentKind::Condemned)
         }
         names::TAGS => {
             let (id, change) = names::tags_change(name).ok_or_else(unknown)?;
-            records::read_tags(storage, id, change)?;
+            records::read_tags(repo, id, change)?;
             opened(DocumentKind::Tags)
         }
         _ => {
-            records::read_history(storage, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
+            records::read_history(repo, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
             opened(DocumentKind::History)
         }
     }
