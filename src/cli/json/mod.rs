@@ -5,11 +5,13 @@
 //! hexadecimal when, and only when, the text is not exact.
 
 mod checkpoints;
+mod keys;
 mod looks;
 mod summaries;
 mod tensors;
 
 pub use checkpoints::CheckpointItem;
+pub use keys::{KeyDocument, KeyListDocument, KeyRotateDocument, KeySlotItem, standing_name};
 pub use looks::{
     CodecItem, DiffChange, DiffDocument, DiffHead, DiffTail, EntryItem, FindDocument, FindHead, FindMatch, FindTail,
     InfoDocument, InitDocument, ListDocument, ListHead, ListTail, SnapshotItem, SnapshotsDocument, StatsDocument,
@@ -119,6 +121,12 @@ pub enum Body {
     Info(InfoDocument),
     /// `tag`.
     Tag(TagDocument),
+    /// `key list`.
+    KeyList(KeyListDocument),
+    /// `key add`, `key remove`, `key passphrase`.
+    Key(KeyDocument),
+    /// `key rotate`.
+    KeyRotate(KeyRotateDocument),
     /// A file that could not be handled as asked, while a long command runs.
     Problem(ProblemDocument),
     /// The last line of a long command.
