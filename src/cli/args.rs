@@ -5,7 +5,8 @@
 
 use super::progress::Mode;
 use super::{
-    backup, diff, dump, find, forget, generate, info, init, ls, prune, restore, sizes, snapshots, stats, tag, verify,
+    audit, backup, diff, dump, find, forget, generate, info, init, ls, prune, restore, sizes, snapshots, stats, tag,
+    verify,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -181,6 +182,8 @@ pub enum Command {
     Forget(Box<forget::Arguments>),
     /// Free the space of what no snapshot needs any more
     Prune(prune::Arguments),
+    /// Show who forgot, deleted, repaired or changed keys, and check the log of it
+    Audit(audit::Arguments),
     /// Print the JSON Schema of all JSON documents
     Schema,
     /// Write man pages or shell completions

@@ -3,6 +3,8 @@
 //! [`Repo`] reads; only a [`transaction::Transaction`] adds, and only `ops::prune` takes away. Opening writes nothing to
 //! the repository, so a read-only mount is enough to list, restore and verify.
 
+pub mod audit;
+pub mod audit_heads;
 mod chain;
 pub mod checkpoints;
 pub mod chunks;

@@ -27,9 +27,12 @@ pub const TAGS: &str = "tags";
 /// The folder of verification records.
 pub const HISTORY: &str = "history";
 
+/// The folder of the audit log.
+pub const AUDIT: &str = "audit";
+
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 10] =
-    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, CONFIG];
+pub const FOLDERS: [&str; 11] =
+    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, AUDIT, CONFIG];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -130,4 +133,15 @@ pub fn history(id: HistoryId) -> Result<ObjectName> {
 /// The id in the name of a history record, if `name` is one.
 pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
+}
+
+/// `audit/<n>`: record number n of the audit log.
+pub fn audit(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{AUDIT}/{number}"))
+}
+
+/// The number in the name of a record of the audit log, if `name` is one.
+pub fn audit_number(name: &ObjectName) -> Option<u64> {
+    let digits = name.as_str().strip_prefix("audit/")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
 }

@@ -4,11 +4,13 @@
 //! A path is text, with every byte that is not UTF-8 replaced, beside a companion `..._bytes` that holds the exact bytes in
 //! hexadecimal when, and only when, the text is not exact.
 
+mod audit;
 mod checkpoints;
 mod looks;
 mod summaries;
 mod tensors;
 
+pub use audit::{AuditDocument, AuditItem, AuditSummary};
 pub use checkpoints::CheckpointItem;
 pub use looks::{
     CodecItem, DiffChange, DiffDocument, DiffHead, DiffTail, EntryItem, FindDocument, FindHead, FindMatch, FindTail,
@@ -119,6 +121,8 @@ pub enum Body {
     Info(InfoDocument),
     /// `tag`.
     Tag(TagDocument),
+    /// `audit list`.
+    Audit(AuditDocument),
     /// A file that could not be handled as asked, while a long command runs.
     Problem(ProblemDocument),
     /// The last line of a long command.
