@@ -4,6 +4,7 @@
 //! be restored on the fly. Beyond that no byte may ever be wrong, and whatever is lost must be named. The cases follow from
 //! `CKPT_TEST_SEED`, their number is `CKPT_TEST_DAMAGE`.
 
+use crate::support::program::{Place, documents, expect};
 use crate::support::runs::{self, PACK_BYTES_MIN, contents};
 use crate::support::trees::Tree;
 use crate::support::weights::{Tensor, narrow, safetensors, trained, weights};
@@ -226,4 +227,40 @@ fn what_parity_covers_is_restored_and_beyond_it_nothing_is_wrong() {
     let within = within.into_inner();
     say(&format!("random_damage: {count} cases, {within} of them within parity, seed {}", seed()));
     assert!(within > count / 3 && within < count - count / 20, "{within} of {count}: both sides are to be seen");
+}
+
+#[test]
+fn the_program_restores_through_parity_with_a_warning_and_says_how_to_mend() {
+    let place = Place::new();
+    for (parity, is_mended) in [("default", true), ("none", false)] {
+        let _ = fs::remove_dir_all(place.path("repository"));
+        place.succeed(&["init", "--parity", parity]);
+        fs::create_dir_all(place.path("data")).expect("a folder");
+        fs::write(place.path("data/a"), noise(5, 900_000)).expect("a file");
+        place.backup("data");
+        let objects = |folder: &str| {
+            let inner = fs::read_dir(place.path(folder)).map(|all| all.flatten().map(|e| e.path()).collect::<Vec<_>>());
+            let objects = inner.unwrap_or_default().into_iter().filter_map(|folder| fs::read_dir(folder).ok());
+            objects.flat_map(|all| all.flatten().map(|e| e.path())).collect::<Vec<_>>()
+        };
+        let packs = objects("repository/packs");
+        assert_eq!(objects("repository/parity").len(), if is_mended { packs.len() } else { 0 });
+        let largest = packs.into_iter().max_by_key(|path| fs::metadata(path).map_or(0, |m| m.len())).expect("a pack");
+        let mut bytes = fs::read(&largest).expect("a pack");
+        bytes[300_000..310_000].fill(0);
+        fs::remove_file(&largest).expect("removed");
+        fs::write(&largest, bytes).expect("written");
+        let code = if is_mended { 0 } else { 5 };
+        let target = place.text(parity);
+        let (_, err) = expect(place.command(&["restore", "latest", "--target", &target]), code);
+        let name = largest.file_name().and_then(|name| name.to_str()).expect("text").to_owned();
+        assert_eq!(err.contains("run `ckpt repair`") && err.contains(&name), is_mended, "{err}");
+        let restored = fs::read(place.path(parity).join("a")).ok();
+        assert_eq!(restored.as_deref() == Some(&noise(5, 900_000)[..]), is_mended);
+        let (out, err) = expect(place.command(&["verify", "--read-data"]), 5);
+        assert!(out.contains(&name) && out.contains("needed by") != is_mended, "{out}");
+        assert_eq!(out.contains("its parity can mend it") && err.contains("`ckpt repair`"), is_mended, "{out}{err}");
+        let stats = documents(&place.succeed(&["stats", "--json"])).remove(0);
+        assert_eq!(stats["data"]["parity_bytes"].as_u64().is_some_and(|bytes| bytes > 0), is_mended, "{stats}");
+    }
 }
