@@ -21,6 +21,7 @@ use crate::codec::parity::{ParityEncoder, Shape, checksum};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId};
 use crate::storage::{ObjectName, Storage};
+use mended::Remains;
 use sidecar::Sidecar;
 use std::sync::{Mutex, PoisonError};
 
@@ -62,7 +63,7 @@ pub fn mend(repo: &Repo, pack: PackId) -> Result<Mended> {
 
 /// True if [`mend`] would succeed, as far as checksums tell; in bounded memory.
 pub fn can_mend(repo: &Repo, pack: PackId) -> bool {
-    Patched::reconstruct(repo.storage(), repo.id(), pack).is_ok()
+    Remains::find(repo.storage(), repo.id(), pack).is_ok()
 }
 
 /// Computes and publishes the parity of a pack that is there; nothing if it has some. [`Kind::Damaged`] if the pack is.

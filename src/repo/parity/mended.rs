@@ -33,9 +33,21 @@ pub struct Patched {
     bytes_found: u64,
 }
 
-impl Patched {
-    /// Looks at all of the pack and computes what is lost, if it can be.
-    pub(super) fn reconstruct(storage: &dyn Storage, repository: RepositoryId, pack: PackId) -> Result<Patched> {
+/// What is left of a pack and of its parity: enough to compute the rest.
+pub(super) struct Remains {
+    name: ObjectName,
+    shape: Shape,
+    places: Vec<Option<u64>>,
+    lost: Vec<usize>,
+    parity_name: ObjectName,
+    /// As many parity shards as are lost of the pack, and where they lie.
+    given: Vec<(usize, u64)>,
+    bytes_found: u64,
+}
+
+impl Remains {
+    /// Looks at all of the pack. An error if more of it is lost than can be computed.
+    pub(super) fn find(storage: &dyn Storage, repository: RepositoryId, pack: PackId) -> Result<Remains> {
         let mut source = Source::open(storage, names::pack(pack)?)?;
         let mut sidecar = Sidecar::open(storage, repository, pack, source.bytes)?;
         let shape = sidecar.shape;
@@ -47,16 +59,49 @@ impl Patched {
         let places = source.locate(shape.data_shards, &|shard| shape.place(shard), shift, &is_right);
         let lost: Vec<usize> = (0..shape.data_shards).filter(|&shard| places[shard].is_none()).collect();
         refuse_beyond(&mut source, &shape, lost.len(), shape.parity_shards)?;
-        let patches = if lost.is_empty() {
-            BTreeMap::new()
-        } else {
-            let parity = sidecar.locate(true);
-            let given: Vec<(usize, u64)> =
-                parity.iter().enumerate().filter_map(|(n, place)| Some((n, (*place)?))).take(lost.len()).collect();
-            refuse_beyond(&mut sidecar.source, &shape, lost.len(), given.len())?;
-            compute(storage, (&source.name, &places), (&sidecar.source.name, &given), &shape, &lost)?
-        };
-        Ok(Patched { name: source.name, shape, places, patches, bytes_found: source.bytes })
+        let parity = if lost.is_empty() { Vec::new() } else { sidecar.locate(true) };
+        let given = parity.iter().enumerate().filter_map(|(n, place)| Some((n, (*place)?))).take(lost.len());
+        let given: Vec<(usize, u64)> = given.collect();
+        refuse_beyond(&mut sidecar.source, &shape, lost.len(), given.len())?;
+        let (parity_name, bytes_found) = (sidecar.source.name, source.bytes);
+        Ok(Remains { name: source.name, shape, places, lost, parity_name, given, bytes_found })
+    }
+
+    /// The bytes of the lost shards, from all others and as many parity shards.
+    fn compute(&self, storage: &dyn Storage) -> Result<BTreeMap<usize, Vec<u8>>> {
+        let Remains { name, shape, places, lost, parity_name, given, .. } = self;
+        let mut patches: BTreeMap<usize, Vec<u8>> = lost.iter().map(|&shard| (shard, Vec::new())).collect();
+        if lost.is_empty() {
+            return Ok(patches);
+        }
+        let numbers: Vec<usize> = given.iter().map(|(number, _)| *number).collect();
+        let (mut data, mut parity) = (Vec::new(), Vec::new());
+        for (column, width) in column_ranges(shape) {
+            read_columns(storage, name, shape, places, (column, width), &mut data)?;
+            parity.clear();
+            for (_, at) in given {
+                storage.read_range(parity_name, ByteRange::new(at + column as u64, width as u64)?, &mut parity)?;
+            }
+            let columns = Columns { width, data: &data, lost, given: &numbers, parity: &parity };
+            let computed = reconstruct(shape, &columns)?;
+            for (patch, bytes) in patches.values_mut().zip(computed.chunks_exact(width)) {
+                patch.extend_from_slice(bytes);
+            }
+        }
+        for (&shard, patch) in &mut patches {
+            patch.truncate(shape.place(shard).1);
+        }
+        Ok(patches)
+    }
+}
+
+impl Patched {
+    /// Looks at all of the pack and computes what is lost, if it can be.
+    pub(super) fn reconstruct(storage: &dyn Storage, repository: RepositoryId, pack: PackId) -> Result<Patched> {
+        let remains = Remains::find(storage, repository, pack)?;
+        let patches = remains.compute(storage)?;
+        let Remains { name, shape, places, bytes_found, .. } = remains;
+        Ok(Patched { name, shape, places, patches, bytes_found })
     }
 
     /// The length that the pack should have.
@@ -126,35 +171,6 @@ fn refuse_beyond(source: &mut Source<'_>, shape: &Shape, lost: usize, given: usi
         source.name, shape.data_shards
     );
     Err(source.take_failure().map_or_else(|| Error::damaged(text), |failure| failure))
-}
-
-/// The bytes of the lost shards, from all others and as many parity shards.
-fn compute(
-    storage: &dyn Storage,
-    (pack, places): (&ObjectName, &[Option<u64>]),
-    (parity_name, given): (&ObjectName, &[(usize, u64)]),
-    shape: &Shape,
-    lost: &[usize],
-) -> Result<BTreeMap<usize, Vec<u8>>> {
-    let mut patches: BTreeMap<usize, Vec<u8>> = lost.iter().map(|&shard| (shard, Vec::new())).collect();
-    let numbers: Vec<usize> = given.iter().map(|(number, _)| *number).collect();
-    let (mut data, mut parity) = (Vec::new(), Vec::new());
-    for (column, width) in column_ranges(shape) {
-        read_columns(storage, pack, shape, places, (column, width), &mut data)?;
-        parity.clear();
-        for (_, at) in given {
-            storage.read_range(parity_name, ByteRange::new(at + column as u64, width as u64)?, &mut parity)?;
-        }
-        let columns = Columns { width, data: &data, lost, given: &numbers, parity: &parity };
-        let computed = reconstruct(shape, &columns)?;
-        for (patch, bytes) in patches.values_mut().zip(computed.chunks_exact(width)) {
-            patch.extend_from_slice(bytes);
-        }
-    }
-    for (&shard, patch) in &mut patches {
-        patch.truncate(shape.place(shard).1);
-    }
-    Ok(patches)
 }
 
 /// The damaged packs that a run has met so far.
