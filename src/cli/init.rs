@@ -57,12 +57,17 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     });
     let mut report = init(&options, first.as_ref())?;
     let output = &context.output;
+    report.notes.iter().for_each(|note| output.warning(note));
     if report.slot.is_some() {
         let where_it_is = arguments.generate.as_ref().map_or_else(String::new, |path| format!(" ({})", path.display()));
-        report.notes.push(format!(
+        let keep = format!(
             "keep the key{where_it_is} apart from the repository, and a copy of it in a safe place: without it nothing \
              that is stored here can be read, by anybody"
-        ));
+        );
+        if output.manners.is_watched() {
+            output.talk("info", &keep);
+        }
+        report.notes.push(keep);
     }
     if output.manners.json {
         let document = InitDocument {
@@ -74,9 +79,6 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         };
         output.closing(output.document(Body::Init(document)))?;
         return Ok(Ending::Done);
-    }
-    if !report.exclusive_create || output.manners.is_watched() {
-        report.notes.iter().for_each(|note| output.warning(note));
     }
     if output.manners.is_talkative() {
         let encrypted = report.slot.map_or_else(String::new, |slot| format!(", encrypted; key slot {}", slot.short()));

@@ -39,7 +39,7 @@ use config::{Config, ConfigRead};
 use index::Index;
 use keys::Keys;
 use snapshots::Snapshot;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use unlock::{NoSecret, SecretSource, unlock};
@@ -64,6 +64,7 @@ pub struct Repo {
     snapshots: Mutex<Vec<Snapshot>>,
     has_recovered_index: Mutex<bool>,
     damage: Mutex<BTreeSet<String>>,
+    vanished: Mutex<Vec<SnapshotId>>,
 }
 
 impl Repo {
@@ -80,10 +81,14 @@ impl Repo {
         observer: &dyn Observer,
     ) -> Result<Repo> {
         let storage = open_location(location)?;
-        let opening = Opening::begin(storage, secrets, observer)?;
+        let mut opening = Opening::begin(storage, secrets, observer)?;
         if let Cache::Folder(folder) = cache {
+            let id = opening.read.config.repository_id();
+            // Nothing else tells which snapshots this host has seen.
+            let seen = Index::open(folder, id).and_then(|index| index.snapshots());
+            opening.seen = seen.unwrap_or_default();
             // A run that uses the old database goes on with it; it is only no longer found by others.
-            Index::remove(folder, opening.read.config.repository_id());
+            Index::remove(folder, id);
         }
         opening.finish(cache, observer)
     }
@@ -153,6 +158,11 @@ impl Repo {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// Snapshots that this host has seen and that are gone though nobody forgot them, as of the last [`Repo::refresh`].
+    pub fn vanished(&self) -> Vec<SnapshotId> {
+        self.vanished.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Brings index and snapshots up to date with the storage. [`Kind::Damaged`] if the index database is corrupt.
     pub fn refresh(&self, observer: &dyn Observer) -> Result<()> {
         let mut found = sync::Found::default();
@@ -162,9 +172,12 @@ impl Repo {
         *self.snapshots.lock().unwrap_or_else(PoisonError::into_inner) = snapshots;
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         for text in found.damage {
-            observer.on_event(&Event::Warning { text: &text });
-            damage.insert(text);
+            if !damage.contains(&text) {
+                observer.on_event(&Event::Warning { text: &text });
+                damage.insert(text);
+            }
         }
+        *self.vanished.lock().unwrap_or_else(PoisonError::into_inner) = found.vanished;
         Ok(())
     }
 
@@ -208,6 +221,8 @@ struct Opening {
     read: ConfigRead,
     keys: Keys,
     slot: Option<SlotId>,
+    /// Objects of snapshots that an index of this host knew.
+    seen: HashMap<SnapshotId, Vec<u8>>,
 }
 
 impl Opening {
@@ -217,11 +232,12 @@ impl Opening {
             observer.on_event(&Event::Warning { text });
         }
         let (keys, slot) = unlock(storage.as_ref(), &read, secrets, observer)?;
-        Ok(Opening { storage, read, keys, slot })
+        Ok(Opening { storage, read, keys, slot, seen: HashMap::new() })
     }
 
     fn finish(self, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
         let index = open_index(cache, self.read.config.repository_id(), observer)?;
+        self.seen.iter().try_for_each(|(id, object)| index.add_snapshot(*id, object))?;
         let mut repo = Repo {
             storage: self.storage,
             config: self.read.config,
@@ -232,6 +248,7 @@ impl Opening {
             snapshots: Mutex::new(Vec::new()),
             has_recovered_index: Mutex::new(false),
             damage: Mutex::new(self.read.damage.into_iter().collect()),
+            vanished: Mutex::new(Vec::new()),
         };
         match repo.refresh(observer) {
             Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {
