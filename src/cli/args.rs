@@ -5,8 +5,8 @@
 
 use super::progress::Mode;
 use super::{
-    backup, diff, dump, find, forget, generate, info, init, key, ls, prune, restore, sizes, snapshots, stats, tag,
-    verify,
+    audit, backup, diff, dump, find, forget, generate, info, init, key, ls, prune, restore, sizes, snapshots, stats,
+    tag, verify,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -190,6 +190,8 @@ pub enum Command {
     Forget(Box<forget::Arguments>),
     /// Free the space of what no snapshot needs any more
     Prune(prune::Arguments),
+    /// Show who forgot, deleted, repaired or changed keys, and check the log of it
+    Audit(audit::Arguments),
     /// Add, list, renew and remove the keys of an encrypted repository
     Key(key::Arguments),
     /// Print the JSON Schema of all JSON documents

@@ -38,6 +38,19 @@ pub struct Arguments {
 
     #[command(flatten)]
     cost: CostArguments,
+
+    /// What is stored beside each pack to mend it: `default`, about 3 %, or `none`
+    #[arg(long, value_name = "PARITY", value_enum, default_value = "default")]
+    parity: ParityArgument,
+}
+
+/// How much parity packs get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ParityArgument {
+    /// About 3 % of a pack: as much of it may be lost
+    Default,
+    /// None: what is damaged has to be stored again
+    None,
 }
 
 /// Creates the repository.
@@ -46,6 +59,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         location: context.location()?,
         chunk_sizes: None,
         pack_bytes: PACK_BYTES_DEFAULT,
+        parity: arguments.parity == ParityArgument::Default,
         now: context.started(),
     };
     let secret = first_secret(context, arguments)?;

@@ -4,6 +4,7 @@
 //! programs see is written here, through [`output::Output`] alone.
 
 mod args;
+mod audit;
 mod backup;
 mod cache;
 mod context;
@@ -100,6 +101,7 @@ fn dispatch(context: &Context, command: &Command, signals: &Signals) -> Result<E
         Command::Forget(arguments) => forget::run(context, arguments),
         Command::Prune(arguments) => prune::run(context, arguments),
         Command::Key(arguments) => key::run(context, arguments),
+        Command::Audit(arguments) => audit::run(context, arguments),
         Command::Schema => generate::run_schema(context),
         Command::Generate(arguments) => generate::run(context, arguments),
     }
@@ -123,6 +125,7 @@ fn manner(command: &Command) -> Manner {
         | Command::Find(_)
         | Command::Stats(_)
         | Command::Info(_)
+        | Command::Audit(_)
         | Command::Schema
         | Command::Generate(_) => Manner::AtOnce,
     }

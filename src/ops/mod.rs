@@ -4,6 +4,7 @@
 //! both are given in the Options.
 
 pub mod ahead;
+pub mod audit;
 pub mod backup;
 pub mod diff;
 pub mod diff_tensors;

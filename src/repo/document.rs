@@ -51,6 +51,8 @@ pub enum DocumentKind {
     Tags = 7,
     /// A key slot.
     KeySlot = 8,
+    /// A record of the audit log.
+    Audit = 10,
 }
 
 /// A body read back and whether both of its copies were sound.

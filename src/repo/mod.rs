@@ -3,6 +3,8 @@
 //! [`Repo`] reads; only a [`transaction::Transaction`] adds, and only `ops::prune` takes away. Opening writes nothing to
 //! the repository, so a read-only mount is enough to list, restore and verify.
 
+pub mod audit;
+pub mod audit_heads;
 mod chain;
 pub mod checkpoints;
 pub mod chunks;
@@ -18,6 +20,7 @@ pub mod keys;
 pub mod names;
 pub mod pack;
 pub mod pack_table;
+pub mod parity;
 pub mod paths;
 pub mod reach;
 pub mod records;
@@ -65,6 +68,7 @@ pub struct Repo {
     has_recovered_index: Mutex<bool>,
     damage: Mutex<BTreeSet<String>>,
     vanished: Mutex<Vec<SnapshotId>>,
+    mended: parity::MendedPacks,
 }
 
 impl Repo {
@@ -249,6 +253,7 @@ impl Opening {
             has_recovered_index: Mutex::new(false),
             damage: Mutex::new(self.read.damage.into_iter().collect()),
             vanished: Mutex::new(Vec::new()),
+            mended: parity::MendedPacks::default(),
         };
         match repo.refresh(observer) {
             Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {

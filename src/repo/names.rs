@@ -10,6 +10,8 @@ use crate::storage::ObjectName;
 pub const CONFIG: &str = "config";
 /// The folder of packs, two levels deep.
 pub const PACKS: &str = "packs";
+/// The folder of the parity of packs, two levels deep.
+pub const PARITY: &str = "parity";
 /// The folder of index objects.
 pub const INDEX: &str = "index";
 /// The folder of open transactions.
@@ -28,9 +30,12 @@ pub const HISTORY: &str = "history";
 /// The folder of key slots.
 pub const KEYS: &str = "keys";
 
+/// The folder of the audit log.
+pub const AUDIT: &str = "audit";
+
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 10] =
-    [PACKS, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, KEYS, CONFIG];
+pub const FOLDERS: [&str; 12] =
+    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, AUDIT, KEYS, CONFIG];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -46,6 +51,20 @@ pub fn pack(id: PackId) -> Result<ObjectName> {
 /// The id in the name of a pack, if `name` is one.
 pub fn pack_id(name: &ObjectName) -> Option<PackId> {
     let mut parts = name.as_str().strip_prefix("packs/")?.split('/');
+    let (folder, file) = (parts.next()?, parts.next()?);
+    let id = PackId::from_hex(file).ok()?;
+    (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
+}
+
+/// `parity/<first two digits>/<id>`: the parity of the pack of this id.
+pub fn parity(id: PackId) -> Result<ObjectName> {
+    let hex = id.to_hex();
+    ObjectName::new(format!("{PARITY}/{}/{hex}", &hex[..2]))
+}
+
+/// The pack's id in the name of its parity, if `name` is one.
+pub fn parity_id(name: &ObjectName) -> Option<PackId> {
+    let mut parts = name.as_str().strip_prefix("parity/")?.split('/');
     let (folder, file) = (parts.next()?, parts.next()?);
     let id = PackId::from_hex(file).ok()?;
     (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
@@ -130,4 +149,15 @@ pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
     // One object, one name: no leading zeros or signs.
     let number = generation.parse::<u32>().ok().filter(|n| n.to_string() == generation)?;
     Some((SlotId::from_hex(id).ok()?, number))
+}
+
+/// `audit/<n>`: record number n of the audit log.
+pub fn audit(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{AUDIT}/{number}"))
+}
+
+/// The number in the name of a record of the audit log, if `name` is one.
+pub fn audit_number(name: &ObjectName) -> Option<u64> {
+    let digits = name.as_str().strip_prefix("audit/")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
 }

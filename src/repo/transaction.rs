@@ -12,9 +12,11 @@
 //! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
+use super::config::Config;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
+use super::parity::{self, ParityWriter};
 use super::records::{self, Condemned, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, names};
@@ -45,6 +47,18 @@ pub struct Transaction<'r> {
     state: Mutex<State>,
     /// True if nothing is to be written: what a dry run would store is made and thrown away.
     is_rehearsal: bool,
+    /// None if packs get no parity.
+    parity: Option<ParityWriter>,
+    kept_bytes_max: usize,
+}
+
+/// The longest pack that is kept in memory until its parity is computed, unless told otherwise.
+const KEPT_BYTES_MAX: usize = 128 << 20;
+
+/// How long an ordinary pack becomes before it is ended, with some room: the last frames and the table come on top.
+pub fn kept_bytes(config: &Config) -> u64 {
+    let bytes = u64::from(config.pack_bytes);
+    bytes + bytes / 8 + (8 << 20)
 }
 
 /// Takes bytes and keeps none.
@@ -98,7 +112,14 @@ impl<'r> Transaction<'r> {
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
-        Ok(Transaction { repo, id, absent: HashSet::new(), state: Mutex::default(), is_rehearsal })
+        let parity = (repo.config().parity != 0 && !is_rehearsal).then(ParityWriter::default);
+        let (absent, state) = (HashSet::new(), Mutex::default());
+        Ok(Transaction { repo, id, absent, state, is_rehearsal, parity, kept_bytes_max: KEPT_BYTES_MAX })
+    }
+
+    /// Lets packs be kept in memory only up to this length; the parity of longer ones costs reading them again.
+    pub fn keep_packs_up_to(&mut self, bytes: usize) {
+        self.kept_bytes_max = bytes.min(KEPT_BYTES_MAX);
     }
 
     /// Makes unlisted packs known and marks as absent what is condemned, missing or of the wrong size.
@@ -189,12 +210,20 @@ impl<'r> Transaction<'r> {
             true => Box::new(Nowhere),
             false => self.repo.storage().create(names::PACKS)?,
         };
-        PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)
+        let mut writer = PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)?;
+        if let Some(parity) = &self.parity {
+            let bytes = usize::try_from(kept_bytes(self.repo.config())).unwrap_or(usize::MAX);
+            writer.keep(parity.buffer(bytes.min(self.kept_bytes_max)), self.kept_bytes_max);
+        }
+        Ok(writer)
     }
 
-    /// Ends a pack: durable, then known to the index of this host and to the index object being written.
+    /// Ends a pack: durable, with its parity, then known to the index of this host and to the index object being written.
     pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
-        let summary = writer.finish()?;
+        let (summary, kept) = writer.finish_keeping()?;
+        if let Some(parity) = &self.parity {
+            parity.write(self.repo, summary.id, kept)?;
+        }
         if self.is_rehearsal {
             return Ok(summary);
         }
@@ -275,11 +304,24 @@ impl<'r> Transaction<'r> {
             Some(index) => index,
         };
         for (&id, &bytes) in adopted {
+            self.complete_parity(id)?;
             index.append(&pack::read_summary(self.repo, id, bytes)?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;
         Ok(Some(id))
+    }
+
+    /// Makes the parity of an adopted pack, whose writer may have died before it could.
+    fn complete_parity(&self, pack: PackId) -> Result<()> {
+        if self.parity.is_none() || self.repo.storage().size(&names::parity(pack)?)?.is_some() {
+            return Ok(());
+        }
+        match parity::create(self.repo, pack) {
+            // Whether adopted packs are sound is for verification to say, which tells more.
+            Err(error) if error.kind() == Kind::Damaged => Ok(()),
+            other => other,
+        }
     }
 
     fn list_packs(&self, index: IndexId, state: &State) -> Result<()> {

@@ -51,7 +51,8 @@ impl Vault {
 
     fn add(&self, role: &str) -> String {
         let file = self.place.text(&format!("{role}.key"));
-        let text = self.succeed("admin", &["key", "add", "--role", role, "--label", role, "--generate", &file, "--json"]);
+        let text =
+            self.succeed("admin", &["key", "add", "--role", role, "--label", role, "--generate", &file, "--json"]);
         data(&text)["slot"]["id"].as_str().expect("an id").to_owned()
     }
 
@@ -232,7 +233,7 @@ fn no_secret_is_an_argument_or_is_stored_or_cached() {
     assert!(child.wait().expect("it ends").success());
     let everything = files(&vault.place.path("repository")).into_iter().chain(files(&vault.place.path("cache")));
     let mut seen = 0;
-    let bytes_of = |digits: &str| (0..digits.len() / 2).map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16));
+    let bytes_of = |digits: &str| (0..digits.len() / 2).map(move |n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16));
     let raw: Vec<u8> = bytes_of(secret).collect::<Result<_, _>>().expect("digits");
     for file in everything {
         let bytes = fs::read(&file).expect("readable");
@@ -331,7 +332,8 @@ fn on_a_terminal_the_key_is_asked_for_without_showing_it() {
     let (shown, code, asked) = on_terminal(&place.command(&init), &["tiger\r", "lion\r"]);
     assert_eq!((code, asked), (2, 2), "{shown}");
     assert!(shown.contains("not the same") && !place.path("repository/config").exists(), "{shown}");
-    let (shown, code, asked) = on_terminal(&place.command(&init), &["tyger\u{7f}\u{7f}\u{7f}\u{7f}iger\r", "x\u{15}tiger\r"]);
+    let (shown, code, asked) =
+        on_terminal(&place.command(&init), &["tyger\u{7f}\u{7f}\u{7f}\u{7f}iger\r", "x\u{15}tiger\r"]);
     assert_eq!((code, asked), (0, 2), "{shown}");
     assert!(shown.contains("keep the key") && !shown.contains("iger"), "{shown}");
     let (shown, code, asked) = on_terminal(&place.command(&["info"]), &["wrong\r", "tiger\r"]);

@@ -8,6 +8,7 @@ mod deltas;
 mod edge_of_field;
 mod encryption;
 mod faults;
+mod fence_model;
 mod format_document;
 mod gate;
 mod load_back;

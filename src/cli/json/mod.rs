@@ -4,12 +4,14 @@
 //! A path is text, with every byte that is not UTF-8 replaced, beside a companion `..._bytes` that holds the exact bytes in
 //! hexadecimal when, and only when, the text is not exact.
 
+mod audit;
 mod checkpoints;
 mod keys;
 mod looks;
 mod summaries;
 mod tensors;
 
+pub use audit::{AuditDocument, AuditItem, AuditSummary};
 pub use checkpoints::CheckpointItem;
 pub use keys::{KeyDocument, KeyListDocument, KeyRotateDocument, KeySlotItem, standing_name};
 pub use looks::{
@@ -127,6 +129,8 @@ pub enum Body {
     Key(KeyDocument),
     /// `key rotate`.
     KeyRotate(KeyRotateDocument),
+    /// `audit list`.
+    Audit(AuditDocument),
     /// A file that could not be handled as asked, while a long command runs.
     Problem(ProblemDocument),
     /// The last line of a long command.

@@ -10,12 +10,12 @@ use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
+use crate::repo::Repo;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::index::survey::Survey;
-use crate::repo::pack::{self, PackKind, PackWriter};
+use crate::repo::pack::{PackKind, PackWriter};
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::transaction::Transaction;
-use crate::repo::{Repo, names};
 use std::collections::HashSet;
 
 /// Copies and returns the packs that were written, durable and listed.
@@ -28,7 +28,8 @@ pub(super) fn repack(
 ) -> Result<Vec<PackId>> {
     let bytes_total = plan.sparse.iter().map(|p| p.bytes).sum();
     observer.on_event(&Event::Phase { name: "copying", bytes_total: Some(bytes_total), files_total: None });
-    let transaction = Transaction::begin(repo, &options.writer)?;
+    let mut transaction = Transaction::begin(repo, &options.writer)?;
+    transaction.keep_packs_up_to(usize::try_from(options.resources.memory_bytes / 4).unwrap_or(usize::MAX));
     let done = Copier::new(&transaction, survey).and_then(|mut copier| {
         for (position, pack) in plan.sparse.iter().enumerate() {
             if observer.is_interrupted() {
@@ -77,7 +78,7 @@ impl<'t> Copier<'t> {
 
     fn copy(&mut self, id: PackId, bytes: u64, rank: usize) -> Result<()> {
         let repo = self.transaction.repo();
-        let summary = pack::read_summary(repo, id, bytes)?;
+        let summary = repo.pack_summary(id, bytes)?;
         self.copied.clear();
         for frame in summary.frames()? {
             let mut needed = Vec::with_capacity(frame.chunks.len());
@@ -135,7 +136,7 @@ impl<'t> Copier<'t> {
     fn read_frame(&self, pack: PackId, frame: &FrameRecord, stored: &mut Vec<u8>, content: &mut Vec<u8>) -> Result<()> {
         let repo = self.transaction.repo();
         let range = ByteRange::new(frame.offset, u64::from(frame.stored_bytes))?;
-        repo.storage().read_range(&names::pack(pack)?, range, stored)?;
+        repo.read_pack(pack, range, stored)?;
         repo.open_frame(pack, frame.offset, stored)?;
         match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
             None => repo.with_decoder(|decoder| decoder.decode(stored, content)),

@@ -103,6 +103,8 @@ pub(super) struct Read {
     pub(super) bytes: u64,
     pub(super) chunks: u64,
     pub(super) sound: Vec<PackId>,
+    /// All that were read, sound or not.
+    pub(super) read: HashSet<PackId>,
     pub(super) bad: BadPacks,
 }
 
@@ -167,6 +169,7 @@ fn collect(results: Vec<Checked>, found: &mut Found) -> Result<Read> {
     let mut read = Read::default();
     for checked in results {
         read.packs += 1;
+        read.read.insert(checked.id);
         read.bytes += checked.bytes;
         read.chunks += checked.chunks;
         if checked.faults.is_empty() {

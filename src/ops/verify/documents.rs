@@ -7,10 +7,20 @@ use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
 use crate::repo::key_slots::Slots;
 use crate::repo::snapshots::Outcome;
-use crate::repo::{Repo, config, names, records};
+use crate::repo::{Repo, audit, config, names, records};
 use crate::storage::ObjectName;
 
 const ONE_COPY: &str = "one of its two copies is damaged; the other serves";
+
+const FOLDERS: [&str; 7] = [
+    names::SNAPSHOTS,
+    names::TRANSACTIONS,
+    names::FORGOTTEN,
+    names::CONDEMNED,
+    names::TAGS,
+    names::HISTORY,
+    names::AUDIT,
+];
 
 /// Checks all of them.
 pub(super) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> Result<()> {
@@ -25,9 +35,7 @@ pub(super) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> 
     for id in repo.vanished() {
         found.add(names::snapshot(id)?.as_str(), "is gone, though this host has seen it and nobody forgot it");
     }
-    for folder in
-        [names::SNAPSHOTS, names::TRANSACTIONS, names::FORGOTTEN, names::CONDEMNED, names::TAGS, names::HISTORY]
-    {
+    for folder in FOLDERS {
         for listed in repo.storage().list(folder)? {
             check_interrupt(observer)?;
             match check_one(repo, folder, &listed.name) {
@@ -71,6 +79,7 @@ fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<bool> {
             records::read_tags(repo, id, change)?;
             opened(DocumentKind::Tags)
         }
+        names::AUDIT => Ok(audit::read(repo, names::audit_number(name).ok_or_else(unknown)?)?.both_copies_sound),
         _ => {
             records::read_history(repo, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
             opened(DocumentKind::History)

@@ -12,6 +12,7 @@ use ckpt::ops::prune::{MaxUnused, PruneOptions};
 use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreReport};
 use ckpt::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
 use ckpt::ops::{Resources, forget};
+use ckpt::repo::audit::Actor;
 use ckpt::repo::pack::summary_of;
 use ckpt::repo::pack_table::FrameRecord;
 use ckpt::repo::records::WriterRecord;
@@ -44,6 +45,7 @@ pub fn init_options(location: &str, pack_bytes: u64) -> InitOptions {
         location: location.to_owned(),
         chunk_sizes: Some((2 << 10, 8 << 10, 32 << 10)),
         pack_bytes,
+        parity: true,
         now: FileTime { seconds: 1_700_000_000, nanoseconds: 0 },
     }
 }
@@ -150,6 +152,7 @@ pub fn forget(repo: &Repo, snapshot: &Snapshot) -> Result<()> {
         narrow: Narrow::default(),
         dry_run: false,
         now: now(),
+        actor: Actor::of_this_process(),
         time_zone: jiff::tz::TimeZone::UTC,
     };
     forget::forget(repo, &options, &Silent).map(|_| ())
