@@ -40,12 +40,11 @@ use crate::ids::{ChunkId, RepositoryId, SlotId, SnapshotId};
 use crate::storage::{self, Storage};
 use config::{Config, ConfigRead};
 use index::Index;
-use keys::Keys;
+use keys::{Keys, NoKey, Unlock};
 use snapshots::Snapshot;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use unlock::{NoSecret, SecretSource, unlock};
 
 /// Where the index database lies.
 #[derive(Debug, Clone)]
@@ -72,20 +71,25 @@ pub struct Repo {
 }
 
 impl Repo {
-    /// Opens the repository at `location`; `secrets` is asked if it is encrypted.
-    pub fn open(location: &str, cache: &Cache, secrets: &dyn SecretSource, observer: &dyn Observer) -> Result<Repo> {
-        Repo::open_storage_with(open_location(location)?, cache, secrets, observer)
+    /// Opens the repository at `location`, if nothing in it is encrypted.
+    pub fn open(location: &str, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+        Repo::open_with(location, cache, &NoKey, observer)
     }
 
-    /// As [`Repo::open`], but the index is made anew from the repository: for what deletes by it.
-    pub fn open_fresh(
+    /// As [`Repo::open`], with the means to unlock it.
+    pub fn open_with(location: &str, cache: &Cache, unlock: &dyn Unlock, observer: &dyn Observer) -> Result<Repo> {
+        Repo::open_storage_with(open_location(location)?, cache, unlock, observer)
+    }
+
+    /// As [`Repo::open_with`], but the index is made anew from the repository: for what deletes by it.
+    pub fn open_fresh_with(
         location: &str,
         cache: &Cache,
-        secrets: &dyn SecretSource,
+        unlock: &dyn Unlock,
         observer: &dyn Observer,
     ) -> Result<Repo> {
         let storage = open_location(location)?;
-        let mut opening = Opening::begin(storage, secrets, observer)?;
+        let mut opening = Opening::begin(storage, unlock, observer)?;
         if let Cache::Folder(folder) = cache {
             let id = opening.read.config.repository_id();
             // Nothing else tells which snapshots this host has seen.
@@ -97,19 +101,19 @@ impl Repo {
         opening.finish(cache, observer)
     }
 
-    /// Opens the repository that `storage` holds, which is not encrypted, and brings the index up to date with it.
+    /// Opens the repository that `storage` holds, if nothing in it is encrypted, and brings the index up to date with it.
     pub fn open_storage(storage: Arc<dyn Storage>, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
-        Repo::open_storage_with(storage, cache, &NoSecret, observer)
+        Repo::open_storage_with(storage, cache, &NoKey, observer)
     }
 
-    /// Opens the repository that `storage` holds and brings the index up to date with it.
+    /// As [`Repo::open_storage`], with the means to unlock it.
     pub fn open_storage_with(
         storage: Arc<dyn Storage>,
         cache: &Cache,
-        secrets: &dyn SecretSource,
+        unlock: &dyn Unlock,
         observer: &dyn Observer,
     ) -> Result<Repo> {
-        Opening::begin(storage, secrets, observer)?.finish(cache, observer)
+        Opening::begin(storage, unlock, observer)?.finish(cache, observer)
     }
 
     /// The repository's id.
@@ -230,12 +234,13 @@ struct Opening {
 }
 
 impl Opening {
-    fn begin(storage: Arc<dyn Storage>, secrets: &dyn SecretSource, observer: &dyn Observer) -> Result<Opening> {
+    fn begin(storage: Arc<dyn Storage>, unlock: &dyn Unlock, observer: &dyn Observer) -> Result<Opening> {
         let read = config::read(storage.as_ref())?;
         for text in &read.damage {
             observer.on_event(&Event::Warning { text });
         }
-        let (keys, slot) = unlock(storage.as_ref(), &read, secrets, observer)?;
+        let keys = Keys::unlocked(storage.as_ref(), &read, unlock)?;
+        let slot = unlock.slot();
         Ok(Opening { storage, read, keys, slot, seen: HashMap::new() })
     }
 
