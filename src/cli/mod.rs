@@ -100,8 +100,8 @@ fn dispatch(context: &Context, command: &Command, signals: &Signals) -> Result<E
         Command::Verify(arguments) => verify::run(context, arguments),
         Command::Forget(arguments) => forget::run(context, arguments),
         Command::Prune(arguments) => prune::run(context, arguments),
-        Command::Audit(arguments) => audit::run(context, arguments),
         Command::Key(arguments) => key::run(context, arguments),
+        Command::Audit(arguments) => audit::run(context, arguments),
         Command::Schema => generate::run_schema(context),
         Command::Generate(arguments) => generate::run(context, arguments),
     }

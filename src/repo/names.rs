@@ -27,10 +27,11 @@ pub const TAGS: &str = "tags";
 /// The folder of verification records.
 pub const HISTORY: &str = "history";
 
-/// The folder of the audit log.
-pub const AUDIT: &str = "audit";
 /// The folder of key slots.
 pub const KEYS: &str = "keys";
+
+/// The folder of the audit log.
+pub const AUDIT: &str = "audit";
 
 /// Every folder, in the order in which `init` makes them.
 pub const FOLDERS: [&str; 12] =
@@ -137,17 +138,6 @@ pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
 }
 
-/// `audit/<n>`: record number n of the audit log.
-pub fn audit(number: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{AUDIT}/{number}"))
-}
-
-/// The number in the name of a record of the audit log, if `name` is one.
-pub fn audit_number(name: &ObjectName) -> Option<u64> {
-    let digits = name.as_str().strip_prefix("audit/")?;
-    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
-}
-
 /// `keys/<slot>.<n>`: a key slot as of key generation n.
 pub fn key_slot(id: SlotId, generation: u32) -> Result<ObjectName> {
     ObjectName::new(format!("{KEYS}/{id}.{generation}"))
@@ -159,4 +149,15 @@ pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
     // One object, one name: no leading zeros or signs.
     let number = generation.parse::<u32>().ok().filter(|n| n.to_string() == generation)?;
     Some((SlotId::from_hex(id).ok()?, number))
+}
+
+/// `audit/<n>`: record number n of the audit log.
+pub fn audit(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{AUDIT}/{number}"))
+}
+
+/// The number in the name of a record of the audit log, if `name` is one.
+pub fn audit_number(name: &ObjectName) -> Option<u64> {
+    let digits = name.as_str().strip_prefix("audit/")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
 }

@@ -123,14 +123,14 @@ pub enum Body {
     Info(InfoDocument),
     /// `tag`.
     Tag(TagDocument),
-    /// `audit list`.
-    Audit(AuditDocument),
     /// `key list`.
     KeyList(KeyListDocument),
     /// `key add`, `key remove`, `key passphrase`.
     Key(KeyDocument),
     /// `key rotate`.
     KeyRotate(KeyRotateDocument),
+    /// `audit list`.
+    Audit(AuditDocument),
     /// A file that could not be handled as asked, while a long command runs.
     Problem(ProblemDocument),
     /// The last line of a long command.

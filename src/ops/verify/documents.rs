@@ -5,6 +5,7 @@ use super::found::Found;
 use crate::error::{Error, Kind, Result};
 use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
+use crate::repo::key_slots::Slots;
 use crate::repo::snapshots::Outcome;
 use crate::repo::{Repo, audit, config, names, records};
 use crate::storage::ObjectName;
@@ -26,6 +27,13 @@ pub(super) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> 
     for text in config::read(repo.storage())?.damage {
         let (object, what) = text.split_once(": ").unwrap_or((names::CONFIG, &text));
         found.add(object, what);
+    }
+    for text in Slots::read(repo.storage(), repo.id())?.damage {
+        let (object, what) = text.split_once(": ").unwrap_or((names::KEYS, &text));
+        found.add(object, what);
+    }
+    for id in repo.vanished() {
+        found.add(names::snapshot(id)?.as_str(), "is gone, though this host has seen it and nobody forgot it");
     }
     for folder in FOLDERS {
         for listed in repo.storage().list(folder)? {
