@@ -9,6 +9,7 @@ pub mod diff;
 pub mod diff_tensors;
 pub mod dump;
 pub mod dump_tensor;
+pub(crate) mod examine;
 pub mod find;
 pub mod forget;
 pub mod info;

@@ -17,6 +17,7 @@ pub mod names;
 pub mod pack;
 pub mod pack_table;
 pub mod paths;
+pub mod quarantine;
 pub mod reach;
 pub mod records;
 pub mod snapshots;

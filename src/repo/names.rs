@@ -24,9 +24,12 @@ pub const CONDEMNED: &str = "condemned";
 pub const TAGS: &str = "tags";
 /// The folder of verification records.
 pub const HISTORY: &str = "history";
+/// The folder of records of packs that are damaged and set aside.
+pub const QUARANTINE: &str = "quarantine";
 
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 9] = [PACKS, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, CONFIG];
+pub const FOLDERS: [&str; 10] =
+    [PACKS, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, QUARANTINE, CONFIG];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -113,4 +116,14 @@ pub fn history(id: HistoryId) -> Result<ObjectName> {
 /// The id in the name of a history record, if `name` is one.
 pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
+}
+
+/// `quarantine/<pack id>`.
+pub fn quarantine(id: PackId) -> Result<ObjectName> {
+    ObjectName::new(format!("{QUARANTINE}/{id}"))
+}
+
+/// The pack's id in the name of a quarantine record, if `name` is one.
+pub fn quarantine_id(name: &ObjectName) -> Option<PackId> {
+    PackId::from_hex(name.as_str().strip_prefix("quarantine/")?).ok()
 }

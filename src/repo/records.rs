@@ -126,6 +126,11 @@ pub fn create_forgotten(storage: &dyn Storage, id: SnapshotId, now: FileTime) ->
     create(storage, DocumentKind::Forgotten, &names::forgotten(id)?, &Marker { seconds: now.seconds })
 }
 
+/// The object of a forgotten marker: for repair, since only its name counts.
+pub fn forgotten_marker(now: FileTime) -> Result<Vec<u8>> {
+    document::seal(DocumentKind::Forgotten, &document::encode(&Marker { seconds: now.seconds })?)
+}
+
 /// Creates a condemned list or, under the name of its end, the final list.
 pub fn create_pack_list(
     storage: &dyn Storage,

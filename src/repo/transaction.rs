@@ -17,7 +17,7 @@ use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
 use super::records::{self, Condemned, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
-use super::{Repo, names};
+use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::storage::{self, ObjectName, ObjectWriter, Published};
@@ -40,7 +40,8 @@ pub enum Claim {
 pub struct Transaction<'r> {
     repo: &'r Repo,
     id: SnapshotId,
-    /// Packs that must be treated as if they did not exist: condemned, or found missing or truncated when this began.
+    /// Packs that must be treated as if they did not exist: condemned, set aside, or found missing or truncated when this
+    /// began.
     absent: HashSet<PackId>,
     state: Mutex<State>,
     /// True if nothing is to be written: what a dry run would store is made and thrown away.
@@ -101,17 +102,18 @@ impl<'r> Transaction<'r> {
         Ok(Transaction { repo, id, absent: HashSet::new(), state: Mutex::default(), is_rehearsal })
     }
 
-    /// Makes unlisted packs known and marks as absent what is condemned, missing or of the wrong size.
+    /// Makes unlisted packs known and marks as absent what is condemned, set aside, missing or of the wrong size.
     fn survey(mut self, condemned: Condemned) -> Result<Transaction<'r>> {
         self.repo.learn_unlisted_packs()?;
         let listed = self.repo.storage().list(names::PACKS)?;
         let present: HashMap<PackId, u64> =
             listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
+        let set_aside: HashSet<PackId> = quarantine::ids(self.repo.storage())?.into_iter().collect();
         let mut vanished = Vec::new();
         let mut state = State::default();
         for known in self.repo.index().packs()? {
             let is_whole = present.get(&known.id) == Some(&known.bytes);
-            if !is_whole || condemned.contains(&known.id) {
+            if !is_whole || condemned.contains(&known.id) || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);
             }
             if !known.is_listed {
@@ -139,7 +141,7 @@ impl<'r> Transaction<'r> {
         self.repo
     }
 
-    /// Packs that are known but missing, truncated or condemned: what lay in them is stored again.
+    /// Packs that are known but missing, truncated, set aside or condemned: what lay in them is stored again.
     pub fn absent_packs(&self) -> usize {
         self.absent.len()
     }
