@@ -15,14 +15,28 @@ Examples:
   CKPT_REPO=/mnt/backup/models ckpt init
 
 The folder is created if it does not exist; one that holds anything else is refused.")]
-pub struct Arguments {}
+pub struct Arguments {
+    /// What is stored beside each pack to mend it: `default`, about 3 %, or `none`
+    #[arg(long, value_name = "PARITY", value_enum, default_value = "default")]
+    parity: ParityArgument,
+}
+
+/// How much parity packs get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ParityArgument {
+    /// About 3 % of a pack: as much of it may be lost
+    Default,
+    /// None: what is damaged has to be stored again
+    None,
+}
 
 /// Creates the repository.
-pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
+pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let options = InitOptions {
         location: context.location()?,
         chunk_sizes: None,
         pack_bytes: PACK_BYTES_DEFAULT,
+        parity: arguments.parity == ParityArgument::Default,
         now: context.started(),
     };
     let report = init(&options)?;

@@ -18,6 +18,7 @@ mod encoder;
 mod entropy;
 mod frame;
 mod palette;
+pub mod parity;
 mod planes;
 mod runs;
 mod sample;

@@ -18,6 +18,8 @@ pub struct InitOptions {
     pub chunk_sizes: Option<(u64, u64, u64)>,
     /// The size of a pack at which the next one is begun.
     pub pack_bytes: u64,
+    /// Whether packs get parity, which mends rot.
+    pub parity: bool,
     /// When this is.
     pub now: FileTime,
 }
@@ -62,6 +64,7 @@ pub fn init_storage(storage: &dyn Storage, options: &InitOptions) -> Result<Init
         chunk_sizes: (narrow(sizes.min()), narrow(sizes.average()), narrow(sizes.max())),
         chunker_key: PLAIN_KEY,
         pack_bytes: narrow(options.pack_bytes),
+        parity: options.parity,
         exclusive_create,
     };
     config::create(storage, &Config::new(id, options.now, &parameters)?)?;

@@ -17,6 +17,7 @@ pub mod init;
 pub mod list;
 pub mod list_tensors;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod restore_tensors;
 pub mod retention;

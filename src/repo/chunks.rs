@@ -1,10 +1,10 @@
-//! Reading chunks: find a home, read the frame, decode, check against the id; the next home if it fails.
+//! Reading chunks: find a home, read the frame, decode, check against the id; the next home if it fails, and parity if all do.
 
-use super::chain::{BaseCache, Chain, is_no_damage};
+use super::Repo;
+use super::chain::{BaseCache, Chain, at_any_home, is_no_damage};
 use super::index::Home;
 use super::stream::StreamRef;
 use super::tree::{Children, Entries};
-use super::{Repo, names};
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
@@ -36,22 +36,20 @@ impl Repo {
 
     fn read_at_any(&self, id: ChunkId, homes: &[Home], failure: &mut Option<Error>) -> Option<Vec<u8>> {
         let bases = BaseCache::default();
-        homes
-            .iter()
-            .find_map(|home| Chain::new(self, &bases).verified(id, home).map_err(|error| *failure = Some(error)).ok())
+        at_any_home(self, homes, failure, |home| Chain::new(self, &bases).verified(id, home))
     }
 
     /// The content of the whole frame in which `home` says that `id` lies, not compared with any id yet. What the frame
     /// needs is read, too, and has been compared.
     pub fn read_frame(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
-        Chain::new(self, &BaseCache::default()).frame(id, home)
+        Chain::new(self, &BaseCache::default()).frame(id, home).map_err(|unread| unread.error)
     }
 
     /// The stored bytes of the frame that `home` lies in.
     pub(super) fn read_stored(&self, home: &Home) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
         let range = ByteRange::new(home.frame_offset, u64::from(home.frame_stored))?;
-        self.storage().read_range(&names::pack(home.pack)?, range, &mut frame)?;
+        self.read_pack(home.pack, range, &mut frame)?;
         Ok(frame)
     }
 

@@ -48,7 +48,7 @@ pub struct Config {
     /// 0: nothing is encrypted. No other value is known yet.
     #[n(8)]
     pub encryption: u32,
-    /// 0: no parity. No other value is known yet.
+    /// 0: packs get no parity; 1: they do, see [`super::parity`].
     #[n(9)]
     pub parity: u32,
     /// True if `init` saw that of several writers racing for one name exactly one succeeds.
@@ -65,6 +65,8 @@ pub struct Parameters {
     pub chunker_key: [u8; 32],
     /// The size of a pack at which the next one is begun.
     pub pack_bytes: u32,
+    /// Whether packs get parity.
+    pub parity: bool,
     /// What the probe of exclusive creation found.
     pub exclusive_create: bool,
 }
@@ -86,7 +88,7 @@ impl Config {
             chunker_key: parameters.chunker_key.to_vec(),
             pack_bytes: parameters.pack_bytes,
             encryption: 0,
-            parity: 0,
+            parity: u32::from(parameters.parity),
             exclusive_create: parameters.exclusive_create,
         };
         config.validate().map_err(|e| e.with_kind(Kind::Usage))?;
@@ -205,7 +207,7 @@ fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
     let name = names::config(copy)?;
     let opened = document::read(storage, DocumentKind::Config, &name)?;
     let config: Config = document::decode(&opened.body, name.as_str())?;
-    if config.format_version > Config::FORMAT_VERSION || config.encryption != 0 || config.parity != 0 {
+    if config.format_version > Config::FORMAT_VERSION || config.encryption != 0 || config.parity > 1 {
         return Err(Error::new(
             Kind::FormatTooNew,
             format!(

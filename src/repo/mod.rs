@@ -16,6 +16,7 @@ pub mod index_object;
 pub mod names;
 pub mod pack;
 pub mod pack_table;
+pub mod parity;
 pub mod paths;
 pub mod quarantine;
 pub mod reach;
@@ -58,6 +59,7 @@ pub struct Repo {
     snapshots: Mutex<Vec<Snapshot>>,
     has_recovered_index: Mutex<bool>,
     damage: Mutex<BTreeSet<String>>,
+    mended: parity::MendedPacks,
 }
 
 impl Repo {
@@ -91,6 +93,7 @@ impl Repo {
             snapshots: Mutex::new(Vec::new()),
             has_recovered_index: Mutex::new(false),
             damage: Mutex::new(read.damage.into_iter().collect()),
+            mended: parity::MendedPacks::default(),
         };
         match repo.refresh(observer) {
             Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {

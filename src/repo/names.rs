@@ -10,6 +10,8 @@ use crate::storage::ObjectName;
 pub const CONFIG: &str = "config";
 /// The folder of packs, two levels deep.
 pub const PACKS: &str = "packs";
+/// The folder of the parity of packs, two levels deep.
+pub const PARITY: &str = "parity";
 /// The folder of index objects.
 pub const INDEX: &str = "index";
 /// The folder of open transactions.
@@ -28,8 +30,8 @@ pub const HISTORY: &str = "history";
 pub const QUARANTINE: &str = "quarantine";
 
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 10] =
-    [PACKS, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, QUARANTINE, CONFIG];
+pub const FOLDERS: [&str; 11] =
+    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, QUARANTINE, CONFIG];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -45,6 +47,20 @@ pub fn pack(id: PackId) -> Result<ObjectName> {
 /// The id in the name of a pack, if `name` is one.
 pub fn pack_id(name: &ObjectName) -> Option<PackId> {
     let mut parts = name.as_str().strip_prefix("packs/")?.split('/');
+    let (folder, file) = (parts.next()?, parts.next()?);
+    let id = PackId::from_hex(file).ok()?;
+    (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
+}
+
+/// `parity/<first two digits>/<id>`: the parity of the pack of this id.
+pub fn parity(id: PackId) -> Result<ObjectName> {
+    let hex = id.to_hex();
+    ObjectName::new(format!("{PARITY}/{}/{hex}", &hex[..2]))
+}
+
+/// The pack's id in the name of its parity, if `name` is one.
+pub fn parity_id(name: &ObjectName) -> Option<PackId> {
+    let mut parts = name.as_str().strip_prefix("parity/")?.split('/');
     let (folder, file) = (parts.next()?, parts.next()?);
     let id = PackId::from_hex(file).ok()?;
     (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)

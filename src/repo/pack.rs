@@ -96,6 +96,13 @@ pub struct PackWriter {
     bytes: u64,
     table: Vec<u8>,
     frames: u32,
+    kept: Option<Kept>,
+}
+
+/// All that was written so far, for who needs a whole pack in memory.
+struct Kept {
+    bytes: Vec<u8>,
+    bytes_max: usize,
 }
 
 impl PackWriter {
@@ -125,10 +132,18 @@ impl PackWriter {
             bytes: 0,
             table: Vec::new(),
             frames: 0,
+            kept: None,
         };
         writer.write(&header)?;
         writer.header = header;
         Ok(writer)
+    }
+
+    /// Keeps all that is written in `buffer`, unless it becomes more than `bytes_max`. To be called before any frame comes.
+    pub fn keep(&mut self, mut buffer: Vec<u8>, bytes_max: usize) {
+        buffer.clear();
+        buffer.extend_from_slice(&self.header);
+        self.kept = Some(Kept { bytes: buffer, bytes_max });
     }
 
     /// Appends frames that lie back to back in `bytes`; `records` describe them in order (their offsets are ignored).
@@ -151,7 +166,12 @@ impl PackWriter {
     }
 
     /// Ends the pack, makes it durable and gives it its name.
-    pub fn finish(mut self) -> Result<PackSummary> {
+    pub fn finish(self) -> Result<PackSummary> {
+        self.finish_keeping().map(|(summary, _)| summary)
+    }
+
+    /// As [`PackWriter::finish`]; with all of the pack if it was kept.
+    pub fn finish_keeping(mut self) -> Result<(PackSummary, Option<Vec<u8>>)> {
         let table = std::mem::take(&mut self.table);
         let table_bytes = u32::try_from(table.len())
             .ok()
@@ -170,12 +190,20 @@ impl PackWriter {
         let id = PackId::from_bytes(*self.hasher.finalize().as_bytes());
         // A pack with this very name holds these very bytes: whoever wrote it, it serves.
         self.object.publish(&names::pack(id)?)?;
-        Ok(PackSummary { id, bytes: self.bytes, kind: self.kind, transaction: self.transaction, table })
+        let summary = PackSummary { id, bytes: self.bytes, kind: self.kind, transaction: self.transaction, table };
+        Ok((summary, self.kept.map(|kept| kept.bytes)))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.object.write(bytes)?;
         self.hasher.update(bytes);
+        if let Some(kept) = &mut self.kept {
+            if kept.bytes.len() + bytes.len() > kept.bytes_max {
+                self.kept = None;
+            } else {
+                kept.bytes.extend_from_slice(bytes);
+            }
+        }
         self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }

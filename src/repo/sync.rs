@@ -2,7 +2,7 @@
 //!
 //! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
 
-use super::pack::{self, PackSummary};
+use super::pack::PackSummary;
 use super::records::{self, Condemned};
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, index_object, names};
@@ -94,7 +94,7 @@ pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
         if known.contains(&id) || condemned.ended.contains(&id) {
             continue;
         }
-        match pack::read_summary(repo.storage(), id, listed.bytes, repo.id()) {
+        match repo.pack_summary(id, listed.bytes) {
             Ok(summary) => batch.push(summary),
             // Of no use, and harmless: verification names it.
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::FormatTooNew) => continue,

@@ -15,6 +15,7 @@
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
+use super::parity::{self, ParityWriter};
 use super::records::{self, Condemned, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, names, quarantine};
@@ -46,7 +47,13 @@ pub struct Transaction<'r> {
     state: Mutex<State>,
     /// True if nothing is to be written: what a dry run would store is made and thrown away.
     is_rehearsal: bool,
+    /// None if packs get no parity.
+    parity: Option<ParityWriter>,
+    kept_bytes_max: usize,
 }
+
+/// The longest pack that is kept in memory until its parity is computed, unless told otherwise.
+const KEPT_BYTES_MAX: usize = 128 << 20;
 
 /// Takes bytes and keeps none.
 struct Nowhere;
@@ -99,7 +106,14 @@ impl<'r> Transaction<'r> {
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
-        Ok(Transaction { repo, id, absent: HashSet::new(), state: Mutex::default(), is_rehearsal })
+        let parity = (repo.config().parity != 0 && !is_rehearsal).then(ParityWriter::default);
+        let (absent, state) = (HashSet::new(), Mutex::default());
+        Ok(Transaction { repo, id, absent, state, is_rehearsal, parity, kept_bytes_max: KEPT_BYTES_MAX })
+    }
+
+    /// Lets packs be kept in memory only up to this length; the parity of longer ones costs reading them again.
+    pub fn keep_packs_up_to(&mut self, bytes: usize) {
+        self.kept_bytes_max = bytes.min(KEPT_BYTES_MAX);
     }
 
     /// Makes unlisted packs known and marks as absent what is condemned, set aside, missing or of the wrong size.
@@ -191,12 +205,19 @@ impl<'r> Transaction<'r> {
             true => Box::new(Nowhere),
             false => self.repo.storage().create(names::PACKS)?,
         };
-        PackWriter::create(object, self.repo.id(), self.id, kind)
+        let mut writer = PackWriter::create(object, self.repo.id(), self.id, kind)?;
+        if let Some(parity) = &self.parity {
+            writer.keep(parity.buffer(), self.kept_bytes_max);
+        }
+        Ok(writer)
     }
 
-    /// Ends a pack: durable, then known to the index of this host and to the index object being written.
+    /// Ends a pack: durable, with its parity, then known to the index of this host and to the index object being written.
     pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
-        let summary = writer.finish()?;
+        let (summary, kept) = writer.finish_keeping()?;
+        if let Some(parity) = &self.parity {
+            parity.write(self.repo, summary.id, kept)?;
+        }
         if self.is_rehearsal {
             return Ok(summary);
         }
@@ -277,11 +298,24 @@ impl<'r> Transaction<'r> {
             Some(index) => index,
         };
         for (&id, &bytes) in adopted {
+            self.complete_parity(id)?;
             index.append(&pack::read_summary(self.repo.storage(), id, bytes, self.repo.id())?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;
         Ok(Some(id))
+    }
+
+    /// Makes the parity of an adopted pack, whose writer may have died before it could.
+    fn complete_parity(&self, pack: PackId) -> Result<()> {
+        if self.parity.is_none() || self.repo.storage().size(&names::parity(pack)?)?.is_some() {
+            return Ok(());
+        }
+        match parity::create(self.repo, pack) {
+            // Whether adopted packs are sound is for verification to say, which tells more.
+            Err(error) if error.kind() == Kind::Damaged => Ok(()),
+            other => other,
+        }
     }
 
     fn list_packs(&self, index: IndexId, state: &State) -> Result<()> {

@@ -10,12 +10,12 @@ use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
+use crate::repo::Repo;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::index::survey::Survey;
-use crate::repo::pack::{self, PackKind, PackWriter};
+use crate::repo::pack::{PackKind, PackWriter};
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::transaction::Transaction;
-use crate::repo::{Repo, names};
 use std::collections::HashSet;
 
 /// Copies and returns the packs that were written, durable and listed.
@@ -77,7 +77,7 @@ impl<'t> Copier<'t> {
 
     fn copy(&mut self, id: PackId, bytes: u64, rank: usize) -> Result<()> {
         let repo = self.transaction.repo();
-        let summary = pack::read_summary(repo.storage(), id, bytes, repo.id())?;
+        let summary = repo.pack_summary(id, bytes)?;
         self.copied.clear();
         for frame in summary.frames()? {
             let mut needed = Vec::with_capacity(frame.chunks.len());
@@ -134,7 +134,7 @@ impl<'t> Copier<'t> {
     fn read_frame(&self, pack: PackId, frame: &FrameRecord, stored: &mut Vec<u8>, content: &mut Vec<u8>) -> Result<()> {
         let repo = self.transaction.repo();
         let range = ByteRange::new(frame.offset, u64::from(frame.stored_bytes))?;
-        repo.storage().read_range(&names::pack(pack)?, range, stored)?;
+        repo.read_pack(pack, range, stored)?;
         match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
             None => repo.with_decoder(|decoder| decoder.decode(stored, content)),
             Some((id, _)) => {

@@ -57,6 +57,11 @@ pub(super) fn finish_earlier(repo: &Repo, options: &PruneOptions) -> Result<u64>
                 storage.delete(&listed.name)?;
             }
         }
+        for listed in storage.list(names::PARITY)? {
+            if names::parity_id(&listed.name).is_some_and(|id| condemned.ended.contains(&id)) {
+                storage.delete(&listed.name)?;
+            }
+        }
     }
     for number in condemned.open_numbers {
         // Taken by another run meanwhile is as good: it has an end.
@@ -159,6 +164,7 @@ impl Sweep<'_> {
                 return Err(Error::new(Kind::Interrupted, "interrupted while deleting packs"));
             }
             self.repo.storage().delete(&names::pack(*id)?)?;
+            self.repo.storage().delete(&names::parity(*id)?)?;
             self.observer.on_event(&Event::Progress { bytes: *bytes, files: 0 });
         }
         self.repo.index().remove_packs(&victims.iter().map(|(id, _)| *id).collect::<Vec<_>>())

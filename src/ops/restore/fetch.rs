@@ -14,7 +14,7 @@ use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::ChunkId;
-use crate::repo::{Repo, names};
+use crate::repo::Repo;
 use crate::source::target::TargetFile;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -145,8 +145,7 @@ impl<'a> Worker<'a> {
     fn read(&mut self, read: &PlannedRead) -> Result<()> {
         self.stored.clear();
         let range = ByteRange::new(read.offset(), read.bytes())?;
-        let name = names::pack(read.pack)?;
-        if self.fetch.repo.storage().read_range(&name, range, &mut self.stored).is_ok() {
+        if self.fetch.repo.read_pack(read.pack, range, &mut self.stored).is_ok() {
             self.fetch.counters.fetched.fetch_add(read.bytes(), Ordering::Relaxed);
         } else {
             self.stored.clear();

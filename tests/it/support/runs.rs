@@ -44,6 +44,7 @@ pub fn init_options(location: &str, pack_bytes: u64) -> InitOptions {
         location: location.to_owned(),
         chunk_sizes: Some((2 << 10, 8 << 10, 32 << 10)),
         pack_bytes,
+        parity: true,
         now: FileTime { seconds: 1_700_000_000, nanoseconds: 0 },
     }
 }
