@@ -31,6 +31,7 @@ impl Context {
     /// Opens the repository with an index made anew: for what deletes by it.
     pub fn open_fresh(&self) -> Result<Repo> {
         let repo = Repo::open_fresh(&self.location()?, &self.cache()?, &self.reporter)?;
+        repo.report_mended_to(self.reporter.warnings());
         self.reporter.end_phase();
         Ok(repo)
     }
@@ -38,6 +39,7 @@ impl Context {
     /// Opens the repository.
     pub fn open(&self) -> Result<Repo> {
         let repo = Repo::open(&self.location()?, &self.cache()?, &self.reporter)?;
+        repo.report_mended_to(self.reporter.warnings());
         self.reporter.end_phase();
         Ok(repo)
     }

@@ -22,6 +22,7 @@ pub mod parity;
 mod planes;
 mod runs;
 mod sample;
+pub mod seal;
 #[cfg(test)]
 mod synthetic;
 mod words;

@@ -72,7 +72,7 @@ pub fn forget(repo: &Repo, options: &ForgetOptions, observer: &dyn Observer) -> 
         if observer.is_interrupted() {
             return Err(Error::new(Kind::Interrupted, "interrupted while forgetting snapshots"));
         }
-        records::create_forgotten(repo.storage(), id, options.now)?;
+        records::create_forgotten(repo, id, options.now)?;
         observer.on_event(&Event::Progress { bytes: 0, files: 1 });
     }
     repo.refresh(observer)?;
@@ -104,7 +104,7 @@ fn is_damaged_snapshot(repo: &Repo, id: SnapshotId) -> Result<bool> {
         return Ok(false);
     }
     match repo.storage().read(&names::snapshot(id)?, 2 * document::BODY_BYTES_MAX) {
-        Ok(object) => Ok(Outcome::open(id, &object).is_err()),
+        Ok(object) => Ok(Outcome::open(repo.keys(), id, &object).is_err()),
         Err(error) if error.kind() == Kind::Missing => Ok(false),
         Err(error) if error.kind() == Kind::Damaged => Ok(true),
         Err(error) => Err(error),

@@ -206,7 +206,7 @@ impl<'a> Chain<'a> {
     /// The content of one chunk as this home has it, compared with its id.
     pub(super) fn verified(&mut self, id: ChunkId, home: &Home) -> std::result::Result<Vec<u8>, Unread> {
         let content = self.frame(id, home)?;
-        let chunk = verified_slice(&content, id, home)?;
+        let chunk = verified_slice(self.repo, &content, id, home)?;
         Ok(if chunk.len() == content.len() { content } else { chunk.to_vec() })
     }
 }

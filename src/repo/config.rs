@@ -4,6 +4,7 @@
 //! from run to run (threads, compression level) are not.
 
 use super::document::{self, DocumentKind};
+use super::keys::Keys;
 use super::names;
 use crate::error::{Error, Kind, Result};
 use crate::ids::RepositoryId;
@@ -133,9 +134,12 @@ impl Config {
 
 /// Writes the copies; an error of kind [`Kind::Failed`] if any copy of a repository is there already.
 pub fn create(storage: &dyn Storage, config: &Config) -> Result<()> {
-    let object = document::seal(DocumentKind::Config, &document::encode(config)?)?;
+    let body = document::encode(config)?;
     for copy in 0..COPIES {
-        match storage::create_new(storage, &names::config(copy)?, &object)? {
+        let name = names::config(copy)?;
+        // In plain in every repository: they are read before there are any keys.
+        let object = document::seal(&Keys::plain(), DocumentKind::Config, &name, &body)?;
+        match storage::create_new(storage, &name, &object)? {
             Published::Created => {}
             Published::AlreadyExists => {
                 return Err(Error::new(Kind::Failed, format!("{} is a repository already", storage.describe())));
@@ -198,14 +202,16 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
 
 /// The id of the repository whose parameters this object holds: for repair, before anything is opened.
 pub fn repository_in(object: &[u8]) -> Result<RepositoryId> {
-    let config: Config = document::decode(&document::open(DocumentKind::Config, object)?.body, names::CONFIG)?;
+    let name = names::config(0)?;
+    let opened = document::open(&Keys::plain(), DocumentKind::Config, &name, object)?;
+    let config: Config = document::decode(&opened.body, name.as_str())?;
     config.validate()?;
     Ok(config.repository_id())
 }
 
 fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
     let name = names::config(copy)?;
-    let opened = document::read(storage, DocumentKind::Config, &name)?;
+    let opened = document::read(storage, &Keys::plain(), DocumentKind::Config, &name)?;
     let config: Config = document::decode(&opened.body, name.as_str())?;
     if config.format_version > Config::FORMAT_VERSION || config.encryption != 0 || config.parity > 1 {
         return Err(Error::new(

@@ -47,10 +47,10 @@ impl<'r> FrameCache<'r> {
     fn read_at(&self, id: ChunkId, home: &Home) -> std::result::Result<Vec<u8>, Unread> {
         let key = (home.pack, home.frame_offset);
         if let Some(content) = self.kept(key) {
-            return Ok(verified_slice(&content, id, home)?.to_vec());
+            return Ok(verified_slice(self.repo, &content, id, home)?.to_vec());
         }
         let content = Chain::new(self.repo, &self.bases).frame(id, home)?;
-        let chunk = verified_slice(&content, id, home)?;
+        let chunk = verified_slice(self.repo, &content, id, home)?;
         if chunk.len() == content.len() {
             return Ok(content);
         }

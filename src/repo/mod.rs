@@ -13,6 +13,7 @@ pub mod entry;
 pub mod frame_cache;
 pub mod index;
 pub mod index_object;
+pub mod keys;
 pub mod names;
 pub mod pack;
 pub mod pack_table;
@@ -32,10 +33,11 @@ pub mod tree;
 use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{RepositoryId, SnapshotId};
+use crate::ids::{ChunkId, RepositoryId, SnapshotId};
 use crate::storage::{self, Storage};
 use config::Config;
 use index::Index;
+use keys::Keys;
 use snapshots::Snapshot;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,7 @@ pub enum Cache {
 pub struct Repo {
     storage: Arc<dyn Storage>,
     config: Config,
+    keys: Keys,
     index: Index,
     decoders: Mutex<Vec<Decoder>>,
     snapshots: Mutex<Vec<Snapshot>>,
@@ -88,6 +91,7 @@ impl Repo {
         let mut repo = Repo {
             storage,
             config: read.config,
+            keys: Keys::plain(),
             index,
             decoders: Mutex::new(Vec::new()),
             snapshots: Mutex::new(Vec::new()),
@@ -115,6 +119,21 @@ impl Repo {
     /// Its parameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The id of a chunk with this content.
+    pub fn chunk_id(&self, content: &[u8]) -> ChunkId {
+        self.keys.chunk_id(content)
+    }
+
+    /// The key of the rolling hash's table.
+    pub fn chunker_key(&self) -> [u8; 32] {
+        self.config.chunker_key()
     }
 
     /// Its storage.

@@ -10,8 +10,9 @@
 //! trailer  64: table offset u64, table bytes u32, frames u32, BLAKE3(header, table, those 16 bytes) 32, zero 8, magic "CKPTPEND"
 //! ```
 
-use super::names;
+use super::keys::Keys;
 use super::pack_table::{self, FrameRecord};
+use super::{Repo, names};
 use crate::bytes::{ByteRange, bounded_len};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId, SnapshotId};
@@ -109,6 +110,7 @@ impl PackWriter {
     /// Begins a pack that is written to `object`.
     pub fn create(
         object: Box<dyn ObjectWriter>,
+        _keys: &Keys,
         repository: RepositoryId,
         transaction: SnapshotId,
         kind: PackKind,
@@ -216,10 +218,10 @@ fn tail_checksum(header: &[u8], table: &[u8], trailer_front: &[u8]) -> blake3::H
 }
 
 /// Reads header, table and trailer of a pack of `bytes` bytes; two or three small reads, no frame is touched.
-pub fn read_summary(storage: &dyn Storage, id: PackId, bytes: u64, repository: RepositoryId) -> Result<PackSummary> {
+pub fn read_summary(repo: &Repo, id: PackId, bytes: u64) -> Result<PackSummary> {
     let name = names::pack(id)?;
-    read_tail(storage, &name, bytes)
-        .and_then(|(header, table, trailer)| check_tail(id, bytes, repository, &header, table, &trailer))
+    read_tail(repo.storage(), &name, bytes)
+        .and_then(|(header, table, trailer)| check_tail(id, bytes, repo.id(), &header, table, &trailer))
         .map_err(|e| e.while_doing(&name))
 }
 
@@ -241,7 +243,7 @@ pub fn matches_its_name(storage: &dyn Storage, id: PackId, bytes: u64) -> Result
 }
 
 /// Takes the whole pack in `object` apart without any storage: for verification.
-pub fn summary_of(object: &[u8], id: PackId, repository: RepositoryId) -> Result<PackSummary> {
+pub fn summary_of(_keys: &Keys, object: &[u8], id: PackId, repository: RepositoryId) -> Result<PackSummary> {
     let bytes = u64::try_from(object.len()).unwrap_or(u64::MAX);
     let (table_offset, table_bytes) = match object.len().checked_sub(64).map(|at| parse_trailer(&object[at..], bytes)) {
         Some(parsed) => parsed?,

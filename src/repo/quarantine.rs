@@ -21,7 +21,7 @@
 //! A record whose own bytes are damaged stands for a pack of which nothing can be relied on.
 
 use super::document::{self, DocumentKind};
-use super::names;
+use super::{Repo, names};
 use crate::error::{Kind, Result};
 use crate::ids::{ChunkId, PackId};
 use crate::metadata::FileTime;
@@ -48,10 +48,10 @@ struct Record {
 
 impl Quarantine {
     /// Reads every record.
-    pub fn read(storage: &dyn Storage) -> Result<Quarantine> {
+    pub fn read(repo: &Repo) -> Result<Quarantine> {
         let mut packs = BTreeMap::new();
-        for id in ids(storage)? {
-            match read_one(storage, id) {
+        for id in ids(repo.storage())? {
+            match read_one(repo, id) {
                 Ok(bad) => drop(packs.insert(id, bad)),
                 Err(error) if error.kind() == Kind::Damaged => drop(packs.insert(id, None)),
                 // Taken away since it was listed.
@@ -105,20 +105,23 @@ pub fn ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
 }
 
 /// The chunks that are bad in the pack; none stands for all of them.
-pub fn read_one(storage: &dyn Storage, pack: PackId) -> Result<Option<BTreeSet<ChunkId>>> {
+pub fn read_one(repo: &Repo, pack: PackId) -> Result<Option<BTreeSet<ChunkId>>> {
     let name = names::quarantine(pack)?;
-    let record: Record =
-        document::decode(&document::read(storage, DocumentKind::Quarantine, &name)?.body, name.as_str())?;
+    let record: Record = document::decode(
+        &document::read(repo.storage(), repo.keys(), DocumentKind::Quarantine, &name)?.body,
+        name.as_str(),
+    )?;
     record.chunks.map(|chunks| chunks.iter().map(|id| ChunkId::from_slice(id)).collect()).transpose()
 }
 
 /// Sets a pack aside, durably; `bad` are the chunks that are bad in it, none stands for all of them. What an earlier record
 /// said of the same pack is replaced: the newest look at it counts.
-pub fn set_aside(storage: &dyn Storage, pack: PackId, bad: Option<&HashSet<ChunkId>>, now: FileTime) -> Result<()> {
+pub fn set_aside(repo: &Repo, pack: PackId, bad: Option<&HashSet<ChunkId>>, now: FileTime) -> Result<()> {
     let sorted: Option<BTreeSet<&ChunkId>> = bad.map(|bad| bad.iter().collect());
     let chunks = sorted.map(|ids| ids.into_iter().map(|id| id.as_bytes().to_vec().into()).collect());
     let body = document::encode(&Record { seconds: now.seconds, chunks })?;
-    storage.replace(&names::quarantine(pack)?, &document::seal(DocumentKind::Quarantine, &body)?)
+    let name = names::quarantine(pack)?;
+    repo.storage().replace(&name, &document::seal(repo.keys(), DocumentKind::Quarantine, &name, &body)?)
 }
 
 /// Makes the pack an ordinary one again; true if it was set aside. The caller has compared its bytes with its name, or it is
@@ -136,11 +139,12 @@ mod tests {
     #[test]
     fn records_come_back_and_a_damaged_one_stands_for_the_whole_pack() {
         let storage = storage();
+        let repo = open(&storage);
         let (one, two, bad) = (PackId::from_bytes([1; 32]), PackId::from_bytes([2; 32]), ChunkId::of(b"bad"));
         let (sound, none) = (ChunkId::of(b"sound"), HashSet::new());
-        set_aside(&storage, one, Some(&HashSet::from([bad])), time(5)).expect("written");
-        set_aside(&storage, two, None, time(5)).expect("written");
-        let read = Quarantine::read(&storage).expect("sound");
+        set_aside(&repo, one, Some(&HashSet::from([bad])), time(5)).expect("written");
+        set_aside(&repo, two, None, time(5)).expect("written");
+        let read = Quarantine::read(&repo).expect("sound");
         assert_eq!(read.chunks().collect::<Vec<_>>(), [(bad, one)]);
         assert!(!read.is_whole(&one) && read.is_whole(&two) && !read.contains(&PackId::from_bytes([3; 32])));
         assert!(read.covers(&one, Some(&HashSet::from([bad]))) && read.covers(&one, Some(&none)));
@@ -148,9 +152,9 @@ mod tests {
         assert!(read.covers(&two, Some(&HashSet::from([sound]))) && read.covers(&two, None));
         let name = names::quarantine(one).expect("a name");
         assert!(storage.truncate(&name, 20));
-        assert!(Quarantine::read(&storage).expect("lists").is_whole(&one));
-        set_aside(&storage, one, Some(&none), time(6)).expect("written again");
-        assert_eq!(read_one(&storage, one).expect("sound"), Some(BTreeSet::new()));
+        assert!(Quarantine::read(&repo).expect("lists").is_whole(&one));
+        set_aside(&repo, one, Some(&none), time(6)).expect("written again");
+        assert_eq!(read_one(&repo, one).expect("sound"), Some(BTreeSet::new()));
         assert!(take_back(&storage, one).expect("taken") && !take_back(&storage, one).expect("gone"));
         assert_eq!(ids(&storage).expect("lists"), [two]);
     }
@@ -170,7 +174,7 @@ mod tests {
             claims
         };
         assert_eq!(claims(), (vec![true], vec![Claim::Known]));
-        set_aside(&storage, pack, Some(&HashSet::from([id])), time(5)).expect("written");
+        set_aside(&repo, pack, Some(&HashSet::from([id])), time(5)).expect("written");
         assert_eq!(claims(), (vec![false], vec![Claim::New]));
         assert_eq!(repo.read_chunk(id).expect("what is sound is read"), content);
         take_back(&storage, pack).expect("taken");

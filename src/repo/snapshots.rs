@@ -6,6 +6,8 @@
 
 use super::checkpoints::{self, CheckpointRecord, StoredRecord, holds_step, steps_in_words, steps_of};
 use super::document::{self, DocumentKind};
+use super::keys::Keys;
+use super::names;
 use super::stream::StreamRef;
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
@@ -141,7 +143,7 @@ struct Stored {
 
 impl Outcome {
     /// The object that stands under `snapshots/<id>`.
-    pub fn seal(&self, id: SnapshotId) -> Result<Vec<u8>> {
+    pub fn seal(&self, keys: &Keys, id: SnapshotId) -> Result<Vec<u8>> {
         let (outcome, snapshot) = match self {
             Outcome::Saved(snapshot) => (0, Some(snapshot)),
             Outcome::Revoked => (1, None),
@@ -165,12 +167,12 @@ impl Outcome {
             id: id.as_bytes().to_vec(),
             checkpoints: snapshot.and_then(|s| checkpoints::to_stored(&s.checkpoints)),
         };
-        document::seal(DocumentKind::Snapshot, &document::encode(&stored)?)
+        document::seal(keys, DocumentKind::Snapshot, &names::snapshot(id)?, &document::encode(&stored)?)
     }
 
     /// Reads the object that stands under `snapshots/<id>`; also whether both copies in it are sound.
-    pub fn open(id: SnapshotId, object: &[u8]) -> Result<(Outcome, bool)> {
-        let opened = document::open(DocumentKind::Snapshot, object)?;
+    pub fn open(keys: &Keys, id: SnapshotId, object: &[u8]) -> Result<(Outcome, bool)> {
+        let opened = document::open(keys, DocumentKind::Snapshot, &names::snapshot(id)?, object)?;
         let stored: Stored = document::decode(&opened.body, "a snapshot")?;
         if stored.id != id.as_bytes() {
             return Err(Error::damaged("the snapshot of another transaction stands under this name"));
@@ -347,9 +349,9 @@ pub(crate) mod tests {
     fn every_outcome_round_trips_and_is_bound_to_its_name() {
         let saved = snapshot(1, "h", 5);
         for outcome in [Outcome::Saved(Box::new(saved.clone())), Outcome::Revoked, Outcome::Repacked] {
-            let object = outcome.seal(saved.id).expect("small");
-            assert_eq!(Outcome::open(saved.id, &object).expect("own bytes"), (outcome, true));
-            assert!(Outcome::open(SnapshotId::from_bytes([2; 16]), &object).is_err());
+            let object = outcome.seal(&Keys::plain(), saved.id).expect("small");
+            assert_eq!(Outcome::open(&Keys::plain(), saved.id, &object).expect("own bytes"), (outcome, true));
+            assert!(Outcome::open(&Keys::plain(), SnapshotId::from_bytes([2; 16]), &object).is_err());
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
         let mut batch: Vec<PackSummary> = Vec::new();
         let mut batch_bytes = 0;
         let add = |batch: &mut Vec<PackSummary>| repo.index().add_packs(&std::mem::take(batch), Some(id));
-        let read = index_object::read(storage, id, repo.id(), &mut |pack| {
+        let read = index_object::read(repo, id, &mut |pack| {
             batch_bytes += pack.table.len();
             batch.push(pack);
             if batch_bytes >= BATCH_BYTES {
@@ -74,7 +74,7 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
 
 /// Packs of final lists are dead for ever: no row may say otherwise.
 fn forget_deleted_packs(repo: &Repo) -> Result<()> {
-    let condemned = Condemned::read(repo.storage())?;
+    let condemned = Condemned::read(repo)?;
     if condemned.ended.is_empty() {
         return Ok(());
     }
@@ -85,7 +85,7 @@ fn forget_deleted_packs(repo: &Repo) -> Result<()> {
 
 /// Adds the packs that no index object has made known; returns how many.
 pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
-    let condemned = Condemned::read(repo.storage())?;
+    let condemned = Condemned::read(repo)?;
     let known: HashSet<PackId> = repo.index().packs()?.into_iter().map(|p| p.id).collect();
     let mut added = 0;
     let mut batch = Vec::new();
@@ -130,7 +130,7 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
                 }
             },
         };
-        match Outcome::open(id, &object) {
+        match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
                 if sound {
                     repo.index().add_snapshot(id, &object)?;
@@ -163,7 +163,7 @@ fn apply_tags(repo: &Repo, live: &mut [Snapshot], found: &mut Found) -> Result<(
     }
     for snapshot in live {
         let Some(&change) = newest.get(&snapshot.id) else { continue };
-        match records::read_tags(repo.storage(), snapshot.id, change) {
+        match records::read_tags(repo, snapshot.id, change) {
             Ok(tags) => snapshot.tags = tags,
             Err(error) => found.damage.push(format!("tags of {}: {error}", snapshot.id)),
         }
@@ -177,7 +177,7 @@ pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
     let listed = repo.storage().list(names::HISTORY)?;
     let present: BTreeSet<_> = listed.iter().filter_map(|l| names::history_id(&l.name)).collect();
     for id in present.into_iter().filter(|id| !known.contains(id)) {
-        let loaded = records::read_history(repo.storage(), id).and_then(|record| Ok((record.packs()?, record)));
+        let loaded = records::read_history(repo, id).and_then(|record| Ok((record.packs()?, record)));
         match loaded {
             Ok((packs, record)) => repo.index().add_history(
                 &super::index::RunRecord {

@@ -12,6 +12,7 @@
 //! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
+use super::config::Config;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
@@ -55,6 +56,12 @@ pub struct Transaction<'r> {
 /// The longest pack that is kept in memory until its parity is computed, unless told otherwise.
 const KEPT_BYTES_MAX: usize = 128 << 20;
 
+/// How long an ordinary pack becomes before it is ended, with some room: the last frames and the table come on top.
+pub fn kept_bytes(config: &Config) -> u64 {
+    let bytes = u64::from(config.pack_bytes);
+    bytes + bytes / 8 + (8 << 20)
+}
+
 /// Takes bytes and keeps none.
 struct Nowhere;
 
@@ -90,16 +97,16 @@ impl<'r> Transaction<'r> {
     pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
         let transaction = Transaction::new(repo, false)?;
         let id = transaction.id;
-        if records::create_transaction(repo.storage(), id, writer)? == Published::AlreadyExists {
+        if records::create_transaction(repo, id, writer)? == Published::AlreadyExists {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
-        transaction.survey(Condemned::read(repo.storage())?)
+        transaction.survey(Condemned::read(repo)?)
     }
 
     /// Begins a dry run: everything is done but nothing is written, and it can only be abandoned.
     pub fn rehearse(repo: &'r Repo) -> Result<Transaction<'r>> {
-        Transaction::new(repo, true)?.survey(Condemned::read(repo.storage())?)
+        Transaction::new(repo, true)?.survey(Condemned::read(repo)?)
     }
 
     fn new(repo: &'r Repo, is_rehearsal: bool) -> Result<Transaction<'r>> {
@@ -205,9 +212,10 @@ impl<'r> Transaction<'r> {
             true => Box::new(Nowhere),
             false => self.repo.storage().create(names::PACKS)?,
         };
-        let mut writer = PackWriter::create(object, self.repo.id(), self.id, kind)?;
+        let mut writer = PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)?;
         if let Some(parity) = &self.parity {
-            writer.keep(parity.buffer(), self.kept_bytes_max);
+            let bytes = usize::try_from(kept_bytes(self.repo.config())).unwrap_or(usize::MAX);
+            writer.keep(parity.buffer(bytes.min(self.kept_bytes_max)), self.kept_bytes_max);
         }
         Ok(writer)
     }
@@ -231,7 +239,7 @@ impl<'r> Transaction<'r> {
         }
         state.written.insert(summary.id);
         if state.index.is_none() {
-            state.index = Some(IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?);
+            state.index = Some(IndexWriter::create(self.repo, self.id)?);
         }
         if let Some(index) = &mut state.index {
             index.append(&summary)?;
@@ -273,7 +281,7 @@ impl<'r> Transaction<'r> {
         {
             let _ = self.repo.index().finish_index_object(index);
         }
-        if let Ok(object) = outcome.seal(self.id) {
+        if let Ok(object) = outcome.seal(self.repo.keys(), self.id) {
             let _ = self.repo.index().add_snapshot(self.id, &object);
         }
         let _ = names::transaction(self.id).and_then(|name| self.repo.storage().delete(&name));
@@ -294,12 +302,12 @@ impl<'r> Transaction<'r> {
         }
         let mut index = match index {
             None if adopted.is_empty() => return Ok(None),
-            None => IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?,
+            None => IndexWriter::create(self.repo, self.id)?,
             Some(index) => index,
         };
         for (&id, &bytes) in adopted {
             self.complete_parity(id)?;
-            index.append(&pack::read_summary(self.repo.storage(), id, bytes, self.repo.id())?)?;
+            index.append(&pack::read_summary(self.repo, id, bytes)?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;
@@ -338,7 +346,7 @@ impl<'r> Transaction<'r> {
 
     fn publish_outcome(&self, outcome: &Outcome) -> Result<()> {
         let name = names::snapshot(self.id)?;
-        let object = outcome.seal(self.id)?;
+        let object = outcome.seal(self.repo.keys(), self.id)?;
         let published = storage::create_new(self.repo.storage(), &name, &object);
         if matches!(published, Ok(Published::Created)) {
             return Ok(());
@@ -371,7 +379,7 @@ fn revoked() -> Error {
 
 /// Ends an open transaction as revoked and removes its announcement; harmless if it has ended otherwise.
 pub fn revoke(repo: &Repo, id: SnapshotId) -> Result<()> {
-    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(id)?)?;
+    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(repo.keys(), id)?)?;
     repo.storage().delete(&names::transaction(id)?)?;
     Ok(())
 }

@@ -251,6 +251,8 @@ pub struct StatsDocument {
     pub stored_bytes: u64,
     /// Bytes of all packs.
     pub pack_bytes: u64,
+    /// Bytes of the parity of packs.
+    pub parity_bytes: u64,
     /// Bytes of all objects.
     pub repository_bytes: u64,
     /// Packs.

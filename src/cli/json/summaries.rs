@@ -141,6 +141,8 @@ pub struct VerifySummary {
     pub packs_total: u64,
     /// Packs that killed runs left behind; the next run uses them, or a prune deletes them.
     pub packs_unlisted: u64,
+    /// Packs without parity in a repository where packs get some; no damage.
+    pub packs_without_parity: u64,
     /// Packs whose data were never read and verified.
     pub packs_never_read: u64,
     /// When the pack that was read longest ago was read.
@@ -162,6 +164,8 @@ pub struct DamageItem {
     pub what: String,
     /// The first of the files that need it.
     pub files: Vec<DamagedFile>,
+    /// True if `ckpt repair` can put it right with what the repository holds.
+    pub mendable: bool,
 }
 
 /// A file that needs a damaged object.

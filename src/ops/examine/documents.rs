@@ -7,7 +7,7 @@ use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
 use crate::repo::snapshots::Outcome;
 use crate::repo::{Repo, config, names, quarantine, records};
-use crate::storage::{ObjectName, Storage};
+use crate::storage::ObjectName;
 
 const ONE_COPY: &str = "one of its two copies is damaged; the other serves";
 
@@ -44,7 +44,7 @@ pub(crate) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> 
     for folder in FOLDERS {
         for listed in repo.storage().list(folder)? {
             check_interrupt(observer)?;
-            match check_one(repo.storage(), folder, &listed.name) {
+            match check_one(repo, folder, &listed.name) {
                 Ok(true) => {}
                 Ok(false) => {
                     found.add(listed.name.as_str(), ONE_COPY);
@@ -61,33 +61,34 @@ pub(crate) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> 
 }
 
 /// True if both copies are sound; an error if the object cannot be used.
-pub(crate) fn check_one(storage: &dyn Storage, folder: &str, name: &ObjectName) -> Result<bool> {
+pub(crate) fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<bool> {
+    let storage = repo.storage();
     let unknown = || Error::damaged("nothing of this name belongs here");
     match folder {
         names::SNAPSHOTS => {
             let id = names::snapshot_id(folder, name).ok_or_else(unknown)?;
             let object = storage.read(name, 2 * document::BODY_BYTES_MAX)?;
-            return Ok(Outcome::open(id, &object)?.1);
+            return Ok(Outcome::open(repo.keys(), id, &object)?.1);
         }
         names::TRANSACTIONS => {
-            records::read_transaction(storage, names::snapshot_id(folder, name).ok_or_else(unknown)?)?;
+            records::read_transaction(repo, names::snapshot_id(folder, name).ok_or_else(unknown)?)?;
         }
         names::FORGOTTEN => {}
         names::CONDEMNED => {
-            records::read_pack_list(storage, name)?;
+            records::read_pack_list(repo, name)?;
         }
         names::TAGS => {
             let (id, change) = names::tags_change(name).ok_or_else(unknown)?;
-            records::read_tags(storage, id, change)?;
+            records::read_tags(repo, id, change)?;
         }
         names::QUARANTINE => {
-            quarantine::read_one(storage, names::quarantine_id(name).ok_or_else(unknown)?)?;
+            quarantine::read_one(repo, names::quarantine_id(name).ok_or_else(unknown)?)?;
         }
         _ => {
-            records::read_history(storage, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
+            records::read_history(repo, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
         }
     }
-    Ok(document::read(storage, kind_in(folder), name)?.both_copies_sound)
+    Ok(document::read(storage, repo.keys(), kind_in(folder), name)?.both_copies_sound)
 }
 
 /// Adds an error of one object to the damage; one that says that nothing can be read at all is passed on.

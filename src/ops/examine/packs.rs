@@ -74,7 +74,7 @@ pub(crate) fn check(
             }
         }
     }
-    let mut quarantine = Quarantine::read(repo.storage())?;
+    let mut quarantine = Quarantine::read(repo)?;
     quarantine.retain(|id| !dead.contains(id));
     let mut packs = Packs { unlisted: 0, bad: BadPacks::default(), present, quarantine };
     packs.unlisted = packs.present.keys().filter(|id| !listed.contains_key(id)).count() as u64;
@@ -106,7 +106,7 @@ fn check_index_objects(
             continue;
         };
         let mut differs = None;
-        let read = index_object::read(repo.storage(), id, repo.id(), &mut |summary| {
+        let read = index_object::read(repo, id, &mut |summary| {
             let print = Print::of(&summary);
             if !dead.contains(&summary.id) && *prints.entry(summary.id).or_insert(print) != print {
                 differs = Some(summary.id);
@@ -187,7 +187,7 @@ fn check_table(
     listed: Option<&Print>,
     cached: Option<u64>,
 ) -> Result<Option<PackSummary>> {
-    let summary = pack::read_summary(repo.storage(), id, bytes, repo.id())?;
+    let summary = pack::read_summary(repo, id, bytes)?;
     if let Some(listed) = listed
         && *listed != Print::of(&summary)
     {

@@ -34,7 +34,7 @@ pub(super) fn live_snapshots(repo: &Repo) -> Result<Vec<Snapshot>> {
             Some(object) => object,
             None => repo.storage().read(&names::snapshot(*id)?, 2 * document::BODY_BYTES_MAX)?,
         };
-        match Outcome::open(*id, &object) {
+        match Outcome::open(repo.keys(), *id, &object) {
             Ok((Outcome::Saved(snapshot), _)) => live.push(*snapshot),
             Ok(_) => {}
             Err(error) => return Err(refusal(error.while_doing(format!("snapshots/{id}")))),
@@ -50,7 +50,7 @@ pub(super) fn finish_earlier(repo: &Repo, options: &PruneOptions) -> Result<u64>
     let storage = repo.storage();
     let freed = storage.delete_abandoned()?;
     storage.sync_folder(names::CONDEMNED)?;
-    let condemned = Condemned::read(storage)?;
+    let condemned = Condemned::read(repo)?;
     if !condemned.ended.is_empty() {
         for listed in storage.list(names::PACKS)? {
             if names::pack_id(&listed.name).is_some_and(|id| condemned.ended.contains(&id)) {
@@ -65,7 +65,7 @@ pub(super) fn finish_earlier(repo: &Repo, options: &PruneOptions) -> Result<u64>
     }
     for number in condemned.open_numbers {
         // Taken by another run meanwhile is as good: it has an end.
-        records::create_pack_list(storage, &names::condemned_end(number)?, &[], options.now)
+        records::create_pack_list(repo, &names::condemned_end(number)?, &[], options.now)
             .map_err(no_room_for_records)?;
     }
     Ok(freed)
@@ -99,13 +99,13 @@ impl Sweep<'_> {
     }
 
     fn condemn(&self, victims: &[PackId]) -> Result<u64> {
-        let condemned = Condemned::read(self.repo.storage())?;
+        let condemned = Condemned::read(self.repo)?;
         if !condemned.open_numbers.is_empty() {
             return Err(another_prune());
         }
         let number = condemned.last_number + 1;
         let name = names::condemned(number)?;
-        match records::create_pack_list(self.repo.storage(), &name, victims, self.options.now) {
+        match records::create_pack_list(self.repo, &name, victims, self.options.now) {
             Ok(Published::Created) => Ok(number),
             Ok(Published::AlreadyExists) => Err(another_prune()),
             Err(error) => Err(no_room_for_records(error)),
@@ -114,7 +114,7 @@ impl Sweep<'_> {
 
     fn create_end(&self, number: u64, victims: &[PackId]) -> Result<()> {
         let name = names::condemned_end(number)?;
-        match records::create_pack_list(self.repo.storage(), &name, victims, self.options.now) {
+        match records::create_pack_list(self.repo, &name, victims, self.options.now) {
             Ok(Published::Created) => Ok(()),
             Ok(Published::AlreadyExists) => Err(another_prune()),
             Err(error) => Err(no_room_for_records(error)),

@@ -24,7 +24,7 @@ pub(super) fn mend(work: &mut Work<'_>) -> Result<()> {
     for folder in FOLDERS {
         for listed in work.repo.storage().list(folder)? {
             work.check_interrupt()?;
-            match check_one(work.repo.storage(), folder, &listed.name) {
+            match check_one(work.repo, folder, &listed.name) {
                 Ok(true) => {}
                 Ok(false) => {
                     if !mend_by_own_copy(work, folder, &listed.name)? {
@@ -62,7 +62,7 @@ fn mend_unreadable(
     let id = names::snapshot_id(folder, name);
     if folder == names::SNAPSHOTS
         && let Some((id, object)) = id.and_then(|id| Some((id, cached.get(&id)?)))
-        && Outcome::open(id, object).is_ok_and(|(_, both_sound)| both_sound)
+        && Outcome::open(work.repo.keys(), id, object).is_ok_and(|(_, both_sound)| both_sound)
     {
         work.replace(name, object)?;
         work.note(name, Means::Cache);
@@ -82,7 +82,7 @@ fn mend_unreadable(
         names::QUARANTINE => match names::quarantine_id(name) {
             Some(pack) => {
                 if !work.options.dry_run {
-                    quarantine::set_aside(work.repo.storage(), pack, None, work.options.now)?;
+                    quarantine::set_aside(work.repo, pack, None, work.options.now)?;
                 }
                 Some(Means::WrittenAnew)
             }
@@ -101,16 +101,22 @@ fn mend_unreadable(
 
 /// The same object of a copy of the repository, if it is sound there.
 fn from_copies(work: &Work<'_>, folder: &str, name: &ObjectName) -> Option<(Vec<u8>, String)> {
+    let keys = work.repo.keys();
     work.copies.of_same().find_map(|copy| {
-        check_one(copy, folder, name).ok()?;
-        let object = copy.read(name, OBJECT_BYTES_MAX).ok()?;
-        Some((document::rebuilt(kind_in(folder), &object)?, copy.describe()))
+        let object = document::rebuilt(kind_in(folder), &copy.read(name, OBJECT_BYTES_MAX).ok()?)?;
+        document::open(keys, kind_in(folder), name, &object).ok()?;
+        if let Some(id) = names::snapshot_id(names::SNAPSHOTS, name) {
+            Outcome::open(keys, id, &object).ok()?;
+        }
+        Some((object, copy.describe()))
     })
 }
 
 /// Only the name of the marker counts, whatever it holds.
 fn write_marker(work: &Work<'_>, name: &ObjectName) -> Result<Option<Means>> {
-    work.replace(name, &records::forgotten_marker(work.options.now)?)?;
+    if !work.options.dry_run {
+        records::rewrite_forgotten(work.repo, name, work.options.now)?;
+    }
     Ok(Some(Means::WrittenAnew))
 }
 
@@ -140,7 +146,7 @@ fn end_list(work: &Work<'_>, name: &ObjectName) -> Result<Option<Means>> {
     let end = names::condemned_end(number)?;
     storage.sync_folder(names::CONDEMNED)?;
     if storage.size(&end)?.is_none() && !work.options.dry_run {
-        records::create_pack_list(storage, &end, &[], work.options.now)?;
+        records::create_pack_list(work.repo, &end, &[], work.options.now)?;
     }
     Ok(None)
 }

@@ -71,7 +71,7 @@ impl Rebuild<'_> {
         for (&id, &bytes) in &packs.present {
             self.work.check_interrupt()?;
             if !packs.bad.is_whole_bad(&id) && self.is_wanted(id)? {
-                match pack::read_summary(repo.storage(), id, bytes, repo.id()) {
+                match pack::read_summary(repo, id, bytes) {
                     Ok(summary) => self.append(&summary)?,
                     // Deleted by a prune since it was listed.
                     Err(error) if error.kind() == Kind::Missing => {}
@@ -81,7 +81,7 @@ impl Rebuild<'_> {
             self.work.observer.on_event(&Event::Progress { bytes: 0, files: 1 });
         }
         for &old in self.damaged {
-            let read = index_object::read(repo.storage(), old, repo.id(), &mut |summary| {
+            let read = index_object::read(repo, old, &mut |summary| {
                 if self.is_wanted(summary.id)? { self.append(&summary) } else { Ok(()) }
             });
             match read {
@@ -111,7 +111,7 @@ impl Rebuild<'_> {
             Some(writer) => writer,
             None => {
                 let by = SnapshotId::from_bytes(*self.id.as_bytes());
-                self.writer.insert(IndexWriter::create(repo.storage(), repo.id(), by)?)
+                self.writer.insert(IndexWriter::create(repo, by)?)
             }
         };
         writer.append(summary)?;

@@ -7,7 +7,7 @@
 //!   have ended otherwise than it did;
 //! - a pack: its parity, its own beginning if something was added behind its end, a pack of the same name elsewhere;
 //!   always compared with the name;
-//! - index objects: written anew from the tables of packs;
+//! - index objects and parity: written anew from packs;
 //! - chunks that snapshots need and that no sound pack holds: what is readable of damaged packs, other repositories, files of
 //!   this host that still hold them; compared with the id and stored again by an ordinary transaction that ends as repacked;
 //! - a pack for which nothing helped is set aside (`quarantine/<id>`), and deleted by nobody but a later prune.
@@ -31,6 +31,7 @@ mod index;
 mod packs;
 mod parameters;
 mod rescue;
+mod sidecars;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,8 @@ pub struct RepairOptions {
     pub sources_of_host: Option<String>,
     /// Which packs to read whole.
     pub read: ReadChoice,
+    /// Makes parity for every pack that has none, also where packs get none when they are written.
+    pub add_parity: bool,
     /// Finds out and says what would be done, and changes nothing.
     pub dry_run: bool,
     /// How much of the machine to use.
@@ -94,6 +97,8 @@ pub enum Means {
     Cache,
     /// The same object of the repository at this place.
     Copy(String),
+    /// Its parity.
+    Parity,
     /// What had been added behind its end was cut off.
     CutOff,
     /// It follows from others and was written anew.
@@ -132,6 +137,8 @@ pub struct RepairReport {
     pub chunks_from_copies: u64,
     /// Chunks that were stored again, read from files of this host.
     pub chunks_from_sources: u64,
+    /// Packs that had no parity and have some now.
+    pub parity_added: u64,
     /// Packs that were read whole.
     pub packs_read: u64,
     /// Bytes of those packs.
@@ -145,7 +152,7 @@ pub fn repair(repo: &Repo, options: &RepairOptions, observer: &dyn Observer) -> 
     documents::mend(&mut work)?;
     repo.refresh(observer)?;
     // A list that cannot be read is told with the records; what it would say is then not known.
-    let dead = Condemned::read(repo.storage()).map(|c| c.ended).unwrap_or_default();
+    let dead = Condemned::read(repo).map(|c| c.ended).unwrap_or_default();
     let mut found = Found::default();
     let mut packs = examined::check(repo, &dead, options.resources, &mut found, observer)?;
     let damaged_index = index::sort_out(&mut work, found)?;
@@ -154,6 +161,7 @@ pub fn repair(repo: &Repo, options: &RepairOptions, observer: &dyn Observer) -> 
     packs::release(&mut work, &packs, &sound)?;
     packs::mend(&mut work, &mut packs)?;
     let aside = packs::set_aside(&mut work, &mut packs)?;
+    sidecars::mend(&mut work, &packs)?;
     if !damaged_index.is_empty() {
         index::rebuild(&mut work, &packs, &dead, &damaged_index)?;
     }
@@ -250,6 +258,7 @@ impl fmt::Display for Means {
             Means::OtherParameters => f.write_str("from the other parameters"),
             Means::Cache => f.write_str("from this host's cache"),
             Means::Copy(place) => write!(f, "from {place}"),
+            Means::Parity => f.write_str("by its parity"),
             Means::CutOff => f.write_str("what had been added behind its end is cut off"),
             Means::WrittenAnew => f.write_str("written anew"),
             Means::Removed(why) => write!(f, "removed, {why}"),

@@ -5,11 +5,11 @@
 
 use super::{Means, Work};
 use crate::bytes::ByteRange;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::events::Event;
 use crate::ids::PackId;
 use crate::ops::examine::packs::Packs;
-use crate::repo::{names, pack, quarantine};
+use crate::repo::{names, pack, parity, quarantine};
 use std::collections::HashMap;
 
 /// Makes packs ordinary again that were set aside and have been found sound: somebody has put them back.
@@ -72,13 +72,18 @@ fn find_bytes(
             return Ok(Some((front, Means::CutOff)));
         }
     }
+    match parity::mend(work.repo, id) {
+        Ok(mended) => return Ok(Some((mended.bytes, Means::Parity))),
+        Err(error) if matches!(error.kind(), Kind::Missing | Kind::Damaged | Kind::Unreachable) => {}
+        Err(error) => return Err(error),
+    }
     Ok(work.copies.pack(id)?.map(|(bytes, place)| (bytes, Means::Copy(place))))
 }
 
 /// Tells the index of this host what the pack holds: it may have gone by a damaged table.
 fn learn(work: &Work<'_>, id: PackId, bytes: &[u8]) -> Result<()> {
     let index = work.repo.index();
-    let summary = pack::summary_of(bytes, id, work.repo.id())?;
+    let summary = pack::summary_of(work.repo.keys(), bytes, id, work.repo.id())?;
     let listing = index.index_objects_listing(&[id])?;
     if work.options.dry_run {
         return Ok(());
@@ -107,7 +112,7 @@ pub(super) fn set_aside(work: &mut Work<'_>, packs: &mut Packs) -> Result<Vec<Pa
         work.check_interrupt()?;
         if !work.options.dry_run {
             let bad = packs.bad.packs.get(id).and_then(Option::as_ref);
-            quarantine::set_aside(work.repo.storage(), *id, bad, work.options.now)?;
+            quarantine::set_aside(work.repo, *id, bad, work.options.now)?;
         }
     }
     Ok(fresh)

@@ -13,6 +13,7 @@ use crate::ids::{ChunkId, PackId};
 use crate::ops::examine::found::Found;
 use crate::ops::examine::packs::Packs;
 use crate::ops::examine::reachable::{self, Live};
+use crate::repo::Repo;
 use crate::repo::pack::{PackKind, PackWriter};
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::transaction::Transaction;
@@ -176,8 +177,8 @@ impl<'r> Store<'r> {
 }
 
 /// True if the bytes are those of the chunk.
-pub(super) fn is_chunk(content: &[u8], id: ChunkId) -> bool {
-    ChunkId::of(content) == id
+pub(super) fn is_chunk(repo: &Repo, content: &[u8], id: ChunkId) -> bool {
+    repo.chunk_id(content) == id
 }
 
 /// What reading a file of the user may fail with and the search goes on.

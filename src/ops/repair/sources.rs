@@ -89,7 +89,7 @@ fn take(
         }
         let mut bytes = vec![0; usize::try_from(placed.child.bytes).unwrap_or(0)];
         match file.read_exact_at(&mut bytes, placed.offset) {
-            Ok(()) if is_chunk(&bytes, placed.child.id) => {
+            Ok(()) if is_chunk(work.repo, &bytes, placed.child.id) => {
                 store.put(PackKind::Data, placed.child.id, &bytes)?;
                 wanted.remove(&placed.child.id);
                 work.report.chunks_from_sources += 1;

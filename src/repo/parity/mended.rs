@@ -211,12 +211,12 @@ impl Repo {
 
     /// Header and table of a pack of `bytes` bytes; from the mended pack if its own cannot be read and that can be had.
     pub fn pack_summary(&self, id: PackId, bytes: u64) -> Result<PackSummary> {
-        let read = pack::read_summary(self.storage(), id, bytes, self.id());
+        let read = pack::read_summary(self, id, bytes);
         if !read.as_ref().is_err_and(|error| error.kind() == Kind::Damaged) || !self.mend_in_memory(id) {
             return read;
         }
         match super::mend(self, id) {
-            Ok(mended) => pack::summary_of(&mended.bytes, id, self.id()),
+            Ok(mended) => pack::summary_of(self.keys(), &mended.bytes, id, self.id()),
             Err(_) => read,
         }
     }

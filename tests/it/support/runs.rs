@@ -158,10 +158,10 @@ pub fn forget(repo: &Repo, snapshot: &Snapshot) -> Result<()> {
 
 /// The frames of every pack.
 pub fn frames(storage: &SimulatedStorage) -> BTreeMap<PackId, Vec<FrameRecord>> {
-    let repository = open(storage).expect("opens").id();
+    let repo = open(storage).expect("opens");
     let frames = |(name, object): (_, Vec<u8>)| {
         let id = names::pack_id(&name)?;
-        let summary = summary_of(&object, id, repository).expect("a published pack is whole");
+        let summary = summary_of(repo.keys(), &object, id, repo.id()).expect("a published pack is whole");
         Some((id, summary.frames().expect("a published table is sound")))
     };
     storage.objects().into_iter().filter_map(frames).collect()
