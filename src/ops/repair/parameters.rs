@@ -5,7 +5,7 @@
 
 use super::{Means, Mended};
 use crate::bytes::ByteRange;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repo::config::{self, COPIES};
 use crate::repo::document::{self, DocumentKind};
 use crate::repo::names;
@@ -42,6 +42,11 @@ pub fn mend_parameters(storage: &dyn Storage, from: &[Arc<dyn Storage>], dry_run
         .find(|c| witnesses.contains(&c.repository))
         .or_else(|| candidates.iter().find(is_own).filter(|_| witnesses.is_empty()));
     let Some(right) = right else { return Ok(Vec::new()) };
+    let serves = candidates.iter().find(is_own).is_some_and(|first| first.object == right.object);
+    if dry_run && !serves {
+        return Err(Error::damaged("the parameters that would serve are not this repository's, or there are none")
+            .with_hint("a dry run sees nothing beyond that; repair without --dry-run puts them right first"));
+    }
     let mut mended = Vec::new();
     for copy in 0..COPIES {
         let name = names::config(copy)?;
