@@ -49,8 +49,12 @@ pub enum DocumentKind {
     History = 6,
     /// The tags of a snapshot after a change.
     Tags = 7,
+    /// A key slot.
+    KeySlot = 8,
     /// A pack that is damaged and set aside.
     Quarantine = 9,
+    /// A record of the audit log.
+    Audit = 10,
 }
 
 /// A body read back and whether both of its copies were sound.

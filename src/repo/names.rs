@@ -3,7 +3,7 @@
 //! The whole layout of a repository is this file; `docs/FORMAT.md`, "Layout", says it in words.
 
 use crate::error::Result;
-use crate::ids::{HistoryId, IndexId, PackId, SnapshotId};
+use crate::ids::{HistoryId, IndexId, PackId, SlotId, SnapshotId};
 use crate::storage::ObjectName;
 
 /// The folder of the three copies of the parameters.
@@ -29,9 +29,15 @@ pub const HISTORY: &str = "history";
 /// The folder of records of packs that are damaged and set aside.
 pub const QUARANTINE: &str = "quarantine";
 
+/// The folder of the audit log.
+pub const AUDIT: &str = "audit";
+/// The folder of key slots.
+pub const KEYS: &str = "keys";
+
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 11] =
-    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, QUARANTINE, CONFIG];
+pub const FOLDERS: [&str; 13] = [
+    PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, QUARANTINE, AUDIT, KEYS, CONFIG,
+];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -142,4 +148,28 @@ pub fn quarantine(id: PackId) -> Result<ObjectName> {
 /// The pack's id in the name of a quarantine record, if `name` is one.
 pub fn quarantine_id(name: &ObjectName) -> Option<PackId> {
     PackId::from_hex(name.as_str().strip_prefix("quarantine/")?).ok()
+}
+
+/// `audit/<n>`: record number n of the audit log.
+pub fn audit(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{AUDIT}/{number}"))
+}
+
+/// The number in the name of a record of the audit log, if `name` is one.
+pub fn audit_number(name: &ObjectName) -> Option<u64> {
+    let digits = name.as_str().strip_prefix("audit/")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+}
+
+/// `keys/<slot>.<n>`: a key slot as of key generation n.
+pub fn key_slot(id: SlotId, generation: u32) -> Result<ObjectName> {
+    ObjectName::new(format!("{KEYS}/{id}.{generation}"))
+}
+
+/// The slot and the generation in the name of a key slot, if `name` is one.
+pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
+    let (id, generation) = name.as_str().strip_prefix("keys/")?.split_once('.')?;
+    // One object, one name: no leading zeros or signs.
+    let number = generation.parse::<u32>().ok().filter(|n| n.to_string() == generation)?;
+    Some((SlotId::from_hex(id).ok()?, number))
 }

@@ -2,6 +2,7 @@
 //!
 //! Each is a document under a name of [`super::names`]; a type here says what its body holds.
 
+use super::audit::AuditHead;
 use super::document::{self, DocumentKind};
 use super::{Repo, names};
 use crate::error::{Error, Result};
@@ -53,6 +54,8 @@ pub fn this_boot() -> String {
 struct Marker {
     #[n(0)]
     seconds: i64,
+    #[n(1)]
+    audit: Option<AuditHead>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -124,9 +127,18 @@ pub fn read_transaction(repo: &Repo, id: SnapshotId) -> Result<WriterRecord> {
     )
 }
 
-/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done.
-pub fn create_forgotten(repo: &Repo, id: SnapshotId, now: FileTime) -> Result<Published> {
-    create(repo, DocumentKind::Forgotten, &names::forgotten(id)?, &Marker { seconds: now.seconds })
+/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done. `audit` is the record that says who
+/// does it.
+pub fn create_forgotten(repo: &Repo, id: SnapshotId, now: FileTime, audit: AuditHead) -> Result<Published> {
+    let marker = Marker { seconds: now.seconds, audit: Some(audit) };
+    create(repo, DocumentKind::Forgotten, &names::forgotten(id)?, &marker)
+}
+
+/// Reads which record of the audit log a marker follows.
+pub fn read_forgotten(repo: &Repo, id: SnapshotId) -> Result<Option<AuditHead>> {
+    let name = names::forgotten(id)?;
+    let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Forgotten, &name)?;
+    Ok(document::decode::<Marker>(&opened.body, name.as_str())?.audit)
 }
 
 /// Writes a forgotten marker anew: for repair, since only its name counts.

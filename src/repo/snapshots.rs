@@ -4,6 +4,7 @@
 //! [`Outcome::Revoked`] or [`Outcome::Repacked`] when the transaction ended otherwise. Nothing here is ever rewritten:
 //! forgetting makes a marker, changing tags makes a numbered record.
 
+use super::audit::AuditHead;
 use super::checkpoints::{self, CheckpointRecord, StoredRecord, holds_step, steps_in_words, steps_of};
 use super::document::{self, DocumentKind};
 use super::keys::Keys;
@@ -57,6 +58,8 @@ pub struct Snapshot {
     pub program: String,
     /// The checkpoints that it holds.
     pub checkpoints: Vec<CheckpointRecord>,
+    /// How far the audit log went when it was saved; none in what a program without one saved.
+    pub audit: Option<AuditHead>,
 }
 
 /// Counts of a snapshot.
@@ -139,6 +142,8 @@ struct Stored {
     id: Vec<u8>,
     #[n(14)]
     checkpoints: Option<Vec<StoredRecord>>,
+    #[n(15)]
+    audit: Option<AuditHead>,
 }
 
 impl Outcome {
@@ -166,6 +171,7 @@ impl Outcome {
             program: snapshot.map(|s| s.program.clone()),
             id: id.as_bytes().to_vec(),
             checkpoints: snapshot.and_then(|s| checkpoints::to_stored(&s.checkpoints)),
+            audit: snapshot.and_then(|s| s.audit),
         };
         document::seal(keys, DocumentKind::Snapshot, &names::snapshot(id)?, &document::encode(&stored)?)
     }
@@ -208,6 +214,7 @@ fn from_stored(id: SnapshotId, stored: Stored) -> Result<Snapshot> {
         totals: stored.totals.unwrap_or_default(),
         problems: stored.problems.unwrap_or(0),
         program: stored.program.unwrap_or_default(),
+        audit: stored.audit,
     })
 }
 
@@ -342,6 +349,7 @@ pub(crate) mod tests {
             problems: 3,
             program: "ckpt test".to_owned(),
             checkpoints: Vec::new(),
+            audit: Some(AuditHead { number: 4, hash: [n; 32] }),
         }
     }
 

@@ -133,6 +133,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         problems: 0,
         program: "ckpt test".to_owned(),
         checkpoints: Vec::new(),
+        audit: Some(super::audit::head(transaction.repo()).expect("a readable log")),
     }
 }
 

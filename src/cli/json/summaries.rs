@@ -1,7 +1,7 @@
 //! The last line of commands that write JSON lines.
 
-use super::CheckpointItem;
 use super::tensors::RestoreTensorsSummary;
+use super::{AuditSummary, CheckpointItem};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -23,6 +23,8 @@ pub enum Summary {
     Forget(ForgetSummary),
     /// `prune`.
     Prune(PruneSummary),
+    /// `audit verify`.
+    Audit(AuditSummary),
 }
 
 /// What `backup` did.

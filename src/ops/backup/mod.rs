@@ -31,6 +31,7 @@ use crate::events::{Event, Observer};
 use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::audit;
 use crate::repo::checkpoints::CheckpointRecord;
 use crate::repo::records::WriterRecord;
 use crate::repo::snapshots::{Snapshot, Totals, source_key};
@@ -244,6 +245,8 @@ fn conclude(
         problems: report.problems.count,
         program: concat!("ckpt ", env!("CARGO_PKG_VERSION")).to_owned(),
         checkpoints: report.checkpoints.iter().map(|(_, record)| record.clone()).collect(),
+        // Read now, so that no later record can be cut off unseen.
+        audit: Some(audit::head(transaction.repo())?),
     };
     report.snapshot = Some(transaction.commit(snapshot)?.id);
     Ok(report)

@@ -6,13 +6,14 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
 use crate::repo::snapshots::Outcome;
-use crate::repo::{Repo, config, names, quarantine, records};
+use crate::repo::keys::Keys;
+use crate::repo::{Repo, audit, config, names, quarantine, records};
 use crate::storage::ObjectName;
 
 const ONE_COPY: &str = "one of its two copies is damaged; the other serves";
 
 /// The folders of documents, but for that of the parameters.
-pub(crate) const FOLDERS: [&str; 7] = [
+pub(crate) const FOLDERS: [&str; 9] = [
     names::SNAPSHOTS,
     names::TRANSACTIONS,
     names::FORGOTTEN,
@@ -20,6 +21,8 @@ pub(crate) const FOLDERS: [&str; 7] = [
     names::TAGS,
     names::HISTORY,
     names::QUARANTINE,
+    names::AUDIT,
+    names::KEYS,
 ];
 
 /// The kind of the documents in one of [`FOLDERS`].
@@ -31,6 +34,8 @@ pub(crate) fn kind_in(folder: &str) -> DocumentKind {
         names::CONDEMNED => DocumentKind::Condemned,
         names::TAGS => DocumentKind::Tags,
         names::QUARANTINE => DocumentKind::Quarantine,
+        names::AUDIT => DocumentKind::Audit,
+        names::KEYS => DocumentKind::KeySlot,
         _ => DocumentKind::History,
     }
 }
@@ -83,6 +88,14 @@ pub(crate) fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<
         }
         names::QUARANTINE => {
             quarantine::read_one(repo, names::quarantine_id(name).ok_or_else(unknown)?)?;
+        }
+        names::AUDIT => {
+            return Ok(audit::read(repo, names::audit_number(name).ok_or_else(unknown)?)?.both_copies_sound);
+        }
+        names::KEYS => {
+            names::key_slot_id(name).ok_or_else(unknown)?;
+            // What opens the keys cannot be sealed with them.
+            return Ok(document::read(storage, &Keys::plain(), DocumentKind::KeySlot, name)?.both_copies_sound);
         }
         _ => {
             records::read_history(repo, names::history_id(name).ok_or_else(unknown)?)?.packs()?;

@@ -4,6 +4,7 @@ use super::*;
 use crate::error::Kind;
 use crate::events::Silent;
 use crate::ids::{ChunkId, SnapshotId};
+use crate::repo::audit::AuditHead;
 use crate::repo::pack::PackKind;
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::snapshots::Snapshot;
@@ -30,7 +31,7 @@ pub(super) fn options() -> PruneOptions {
 
 pub(super) fn forget(storage: &SimulatedStorage, id: SnapshotId) {
     assert_eq!(
-        records::create_forgotten(&test_support::open(storage), id, time(5)).expect("marked"),
+        records::create_forgotten(&test_support::open(storage), id, time(5), AuditHead::NONE).expect("marked"),
         Published::Created
     );
 }

@@ -11,6 +11,7 @@ use crate::ids::SnapshotId;
 use crate::ops::examine::documents::{FOLDERS, check_one, kind_in, report};
 use crate::repo::document::{self, BODY_BYTES_MAX};
 use crate::repo::snapshots::Outcome;
+use crate::repo::keys::Keys;
 use crate::repo::{names, quarantine, records};
 use crate::storage::{ObjectName, Storage};
 use std::collections::HashMap;
@@ -101,7 +102,8 @@ fn mend_unreadable(
 
 /// The same object of a copy of the repository, if it is sound there.
 fn from_copies(work: &Work<'_>, folder: &str, name: &ObjectName) -> Option<(Vec<u8>, String)> {
-    let keys = work.repo.keys();
+    let plain = Keys::plain();
+    let keys = if folder == names::KEYS { &plain } else { work.repo.keys() };
     work.copies.of_same().find_map(|copy| {
         let object = document::rebuilt(kind_in(folder), &copy.read(name, OBJECT_BYTES_MAX).ok()?)?;
         document::open(keys, kind_in(folder), name, &object).ok()?;
@@ -159,6 +161,8 @@ fn explained(folder: &str, error: Error) -> Error {
         }
         names::TRANSACTIONS => "who began it cannot be told; prune once nothing else uses the repository, and say so",
         names::CONDEMNED => "no copy of it is left; `--from` a copy of the repository brings it back",
+        names::KEYS => "no copy of it is left; add a slot with a key that still opens, then remove this one",
+        names::AUDIT => "no copy of it is left; the log is whole before it and behind it",
         names::TAGS => "no copy of it is left; the snapshot's tags can be set again with `ckpt tag`",
         _ => return error,
     };

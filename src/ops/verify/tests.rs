@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::events::Silent;
+use crate::repo::audit::AuditHead;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, Node, noise, time};
 use crate::repo::{names, records};
@@ -35,7 +36,7 @@ fn repository() -> (SimulatedStorage, Snapshot, Snapshot) {
     let second =
         test_support::save(&repo, 2, &[("big", Node::File(noise(1, 90_000))), ("new", Node::File(noise(4, 9000)))]);
     let third = test_support::save(&repo, 3, &[("gone", Node::Directory)]);
-    records::create_forgotten(&repo, third.id, time(4)).expect("marked");
+    records::create_forgotten(&repo, third.id, time(4), AuditHead::NONE).expect("marked");
     records::create_tags(&repo, first.id, 1, &["best".to_owned()].into()).expect("tagged");
     records::create_transaction(&repo, crate::ids::SnapshotId::from_bytes([9; 16]), &test_support::writer())
         .expect("open");

@@ -12,6 +12,7 @@ use ckpt::ops::prune::{MaxUnused, PruneOptions};
 use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreReport};
 use ckpt::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
 use ckpt::ops::{Resources, forget};
+use ckpt::repo::audit::Actor;
 use ckpt::repo::pack::summary_of;
 use ckpt::repo::pack_table::FrameRecord;
 use ckpt::repo::records::WriterRecord;
@@ -151,6 +152,7 @@ pub fn forget(repo: &Repo, snapshot: &Snapshot) -> Result<()> {
         narrow: Narrow::default(),
         dry_run: false,
         now: now(),
+        actor: Actor::of_this_process(),
         time_zone: jiff::tz::TimeZone::UTC,
     };
     forget::forget(repo, &options, &Silent).map(|_| ())
