@@ -36,7 +36,19 @@ pub const KEYS: &str = "keys";
 
 /// Every folder, in the order in which `init` makes them.
 pub const FOLDERS: [&str; 13] = [
-    PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, QUARANTINE, AUDIT, KEYS, CONFIG,
+    PACKS,
+    PARITY,
+    INDEX,
+    TRANSACTIONS,
+    SNAPSHOTS,
+    FORGOTTEN,
+    CONDEMNED,
+    TAGS,
+    HISTORY,
+    QUARANTINE,
+    AUDIT,
+    KEYS,
+    CONFIG,
 ];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.

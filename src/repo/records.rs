@@ -142,8 +142,8 @@ pub fn read_forgotten(repo: &Repo, id: SnapshotId) -> Result<Option<AuditHead>> 
 }
 
 /// Writes a forgotten marker anew: for repair, since only its name counts.
-pub fn rewrite_forgotten(repo: &Repo, name: &ObjectName, now: FileTime) -> Result<()> {
-    let body = document::encode(&Marker { seconds: now.seconds })?;
+pub fn rewrite_forgotten(repo: &Repo, name: &ObjectName, now: FileTime, audit: Option<AuditHead>) -> Result<()> {
+    let body = document::encode(&Marker { seconds: now.seconds, audit })?;
     repo.storage().replace(name, &document::seal(repo.keys(), DocumentKind::Forgotten, name, &body)?)
 }
 

@@ -5,8 +5,8 @@ use super::found::Found;
 use crate::error::{Error, Kind, Result};
 use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
-use crate::repo::snapshots::Outcome;
 use crate::repo::keys::Keys;
+use crate::repo::snapshots::Outcome;
 use crate::repo::{Repo, audit, config, names, quarantine, records};
 use crate::storage::ObjectName;
 

@@ -10,9 +10,9 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
 use crate::ops::examine::documents::{FOLDERS, check_one, kind_in, report};
 use crate::repo::document::{self, BODY_BYTES_MAX};
-use crate::repo::snapshots::Outcome;
 use crate::repo::keys::Keys;
-use crate::repo::{names, quarantine, records};
+use crate::repo::snapshots::Outcome;
+use crate::repo::{audit, names, quarantine, records};
 use crate::storage::{ObjectName, Storage};
 use std::collections::HashMap;
 
@@ -83,6 +83,7 @@ fn mend_unreadable(
         names::QUARANTINE => match names::quarantine_id(name) {
             Some(pack) => {
                 if !work.options.dry_run {
+                    work.write_down()?;
                     quarantine::set_aside(work.repo, pack, None, work.options.now)?;
                 }
                 Some(Means::WrittenAnew)
@@ -117,13 +118,15 @@ fn from_copies(work: &Work<'_>, folder: &str, name: &ObjectName) -> Option<(Vec<
 /// Only the name of the marker counts, whatever it holds.
 fn write_marker(work: &Work<'_>, name: &ObjectName) -> Result<Option<Means>> {
     if !work.options.dry_run {
-        records::rewrite_forgotten(work.repo, name, work.options.now)?;
+        work.write_down()?;
+        records::rewrite_forgotten(work.repo, name, work.options.now, audit::head(work.repo).ok())?;
     }
     Ok(Some(Means::WrittenAnew))
 }
 
 fn remove(work: &Work<'_>, name: &ObjectName, why: &'static str) -> Result<Means> {
     if !work.options.dry_run {
+        work.write_down()?;
         work.repo.storage().delete(name)?;
     }
     Ok(Means::Removed(why))
@@ -148,6 +151,7 @@ fn end_list(work: &Work<'_>, name: &ObjectName) -> Result<Option<Means>> {
     let end = names::condemned_end(number)?;
     storage.sync_folder(names::CONDEMNED)?;
     if storage.size(&end)?.is_none() && !work.options.dry_run {
+        work.write_down()?;
         records::create_pack_list(work.repo, &end, &[], work.options.now)?;
     }
     Ok(None)

@@ -39,6 +39,7 @@ pub(super) fn rebuild(
     let files_total = Some(packs.present.len() as u64);
     work.observer.on_event(&Event::Phase { name: "writing the index anew", bytes_total: None, files_total });
     if !work.options.dry_run {
+        work.write_down()?;
         // What is listed is durable: the writer of an unlisted pack may have died before it was.
         work.repo.storage().sync_folder(names::PACKS)?;
         Rebuild { work, dead, damaged, id: random_id()?, writer: None, listed: HashSet::new() }.run(packs)?;

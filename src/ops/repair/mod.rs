@@ -47,9 +47,11 @@ use crate::events::{Event, Observer};
 use crate::ids::PackId;
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::audit::{self, Action, Actor};
 use crate::repo::records::{Condemned, WriterRecord};
 use crate::storage::{ObjectName, Storage};
 use copies::Copies;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -73,6 +75,8 @@ pub struct RepairOptions {
     pub now: FileTime,
     /// This run, as other hosts are to know it.
     pub writer: WriterRecord,
+    /// Who repairs, for the audit log.
+    pub actor: Actor,
 }
 
 /// Which packs are read whole to find damage. Structure and records are always checked.
@@ -206,6 +210,7 @@ struct Work<'a> {
     options: &'a RepairOptions,
     observer: &'a dyn Observer,
     copies: Copies<'a>,
+    is_written_down: Cell<bool>,
     /// What cannot be mended.
     left: Found,
     report: RepairReport,
@@ -214,12 +219,35 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     fn new(repo: &'a Repo, options: &'a RepairOptions, observer: &'a dyn Observer) -> Work<'a> {
         let copies = Copies::new(repo.id(), &options.from, observer);
-        Work { repo, options, observer, copies, left: Found::default(), report: RepairReport::default() }
+        let (left, report) = (Found::default(), RepairReport::default());
+        Work { repo, options, observer, copies, is_written_down: Cell::new(false), left, report }
     }
 
     /// Puts these bytes, which belong there, under the name.
     fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
-        if self.options.dry_run { Ok(()) } else { self.repo.storage().replace(name, bytes) }
+        if self.options.dry_run {
+            return Ok(());
+        }
+        self.write_down()?;
+        self.repo.storage().replace(name, bytes)
+    }
+
+    /// Writes into the audit log that a repair begins, before its first change. A log that is damaged itself hinders none.
+    fn write_down(&self) -> Result<()> {
+        if self.is_written_down.replace(true) {
+            return Ok(());
+        }
+        let from = self.options.from.iter().map(|storage| storage.describe()).collect::<Vec<_>>();
+        let details = [("from".to_owned(), from.join(", "))].into_iter().filter(|(_, from)| !from.is_empty()).collect();
+        let action = Action { name: "repair", objects: Vec::new(), details };
+        match audit::append(self.repo, &self.options.actor, &action, self.options.now) {
+            Err(error) if error.kind() == Kind::Damaged => {
+                let text = format!("this repair is not in the audit log: {error}");
+                self.observer.on_event(&Event::Warning { text: &text });
+                Ok(())
+            }
+            other => other.map(drop),
+        }
     }
 
     /// Notes that an object is mended, or would be.

@@ -94,6 +94,7 @@ fn learn(work: &Work<'_>, id: PackId, bytes: &[u8]) -> Result<()> {
 
 fn take_back(work: &Work<'_>, id: PackId) -> Result<()> {
     if !work.options.dry_run {
+        work.write_down()?;
         quarantine::take_back(work.repo.storage(), id)?;
     }
     Ok(())
@@ -111,6 +112,7 @@ pub(super) fn set_aside(work: &mut Work<'_>, packs: &mut Packs) -> Result<Vec<Pa
     for id in &fresh {
         work.check_interrupt()?;
         if !work.options.dry_run {
+            work.write_down()?;
             let bad = packs.bad.packs.get(id).and_then(Option::as_ref);
             quarantine::set_aside(work.repo, *id, bad, work.options.now)?;
         }

@@ -116,6 +116,9 @@ impl<'r> Store<'r> {
     /// None if nothing can be stored now because a list of condemned packs cannot be read.
     fn begin(work: &Work<'r>) -> Result<Option<Store<'r>>> {
         let is_rehearsal = work.options.dry_run;
+        if !is_rehearsal {
+            work.write_down()?;
+        }
         let begun = match is_rehearsal {
             true => Transaction::rehearse(work.repo),
             false => Transaction::begin(work.repo, &work.options.writer),

@@ -65,6 +65,7 @@ fn make(work: &Work<'_>, id: PackId, how: fn(&crate::repo::Repo, PackId) -> Resu
     if work.options.dry_run {
         return Ok(true);
     }
+    work.write_down()?;
     match how(work.repo, id) {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::Unreachable) => Ok(false),

@@ -23,6 +23,7 @@ fn options(from: &[&SimulatedStorage]) -> RepairOptions {
         resources: RESOURCES,
         now: time(2000),
         writer: writer(),
+        actor: Actor::of_this_process(),
     }
 }
 
@@ -59,7 +60,7 @@ impl World {
         world.save(2, &files);
         let repo = open(&world.storage);
         let gone = test_support::save(&repo, 3, &[("gone", Node::File(noise(9, 5000)))]);
-        records::create_forgotten(&repo, gone.id, time(4)).expect("marked");
+        records::create_forgotten(&repo, gone.id, time(4), audit::AuditHead::NONE).expect("marked");
         records::create_tags(&repo, world.saved[0].id, 1, &["best".to_owned()].into()).expect("tagged");
         let open_id = crate::ids::SnapshotId::from_bytes([9; 16]);
         records::create_transaction(&repo, open_id, &writer()).expect("open");
@@ -217,7 +218,7 @@ fn others() -> SimulatedStorage {
     crate::repo::config::create(&storage, &config).expect("an empty storage");
     let repo = open(&storage);
     let saved = test_support::save(&repo, 1, &[("other", Node::File(noise(77, 50_000)))]);
-    records::create_forgotten(&repo, saved.id, time(4)).expect("marked");
+    records::create_forgotten(&repo, saved.id, time(4), audit::AuditHead::NONE).expect("marked");
     storage
 }
 
