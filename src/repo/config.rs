@@ -13,7 +13,7 @@ use crate::storage::{self, Published, Storage};
 use minicbor::{Decode, Encode};
 
 /// How many copies of the parameters are kept.
-const COPIES: u8 = 3;
+pub const COPIES: u8 = 3;
 
 /// Bounds on the size of a chunk that any version may be configured to.
 const CHUNK_BYTES_MAX: u32 = 8 << 20;
@@ -214,6 +214,15 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
         }
         None => Err(Error::damaged(format!("no sound copy of the parameters: {}", damage.join("; ")))),
     }
+}
+
+/// The id of the repository whose parameters this object holds: for repair, before anything is opened.
+pub fn repository_in(object: &[u8]) -> Result<RepositoryId> {
+    let name = names::config(0)?;
+    let opened = document::open(&Keys::plain(), DocumentKind::Config, &name, object)?;
+    let config: Config = document::decode(&opened.body, name.as_str())?;
+    config.validate()?;
+    Ok(config.repository_id())
 }
 
 fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, [u8; 32], bool)> {

@@ -22,6 +22,7 @@ pub mod pack;
 pub mod pack_table;
 pub mod parity;
 pub mod paths;
+pub mod quarantine;
 pub mod reach;
 pub mod records;
 pub mod snapshots;

@@ -26,6 +26,8 @@ pub const CONDEMNED: &str = "condemned";
 pub const TAGS: &str = "tags";
 /// The folder of verification records.
 pub const HISTORY: &str = "history";
+/// The folder of records of packs that are damaged and set aside.
+pub const QUARANTINE: &str = "quarantine";
 
 /// The folder of key slots.
 pub const KEYS: &str = "keys";
@@ -34,8 +36,21 @@ pub const KEYS: &str = "keys";
 pub const AUDIT: &str = "audit";
 
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 12] =
-    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, AUDIT, KEYS, CONFIG];
+pub const FOLDERS: [&str; 13] = [
+    PACKS,
+    PARITY,
+    INDEX,
+    TRANSACTIONS,
+    SNAPSHOTS,
+    FORGOTTEN,
+    CONDEMNED,
+    TAGS,
+    HISTORY,
+    QUARANTINE,
+    AUDIT,
+    KEYS,
+    CONFIG,
+];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -136,6 +151,16 @@ pub fn history(id: HistoryId) -> Result<ObjectName> {
 /// The id in the name of a history record, if `name` is one.
 pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
+}
+
+/// `quarantine/<pack id>`.
+pub fn quarantine(id: PackId) -> Result<ObjectName> {
+    ObjectName::new(format!("{QUARANTINE}/{id}"))
+}
+
+/// The pack's id in the name of a quarantine record, if `name` is one.
+pub fn quarantine_id(name: &ObjectName) -> Option<PackId> {
+    PackId::from_hex(name.as_str().strip_prefix("quarantine/")?).ok()
 }
 
 /// `keys/<slot>.<n>`: a key slot as of key generation n.

@@ -20,8 +20,8 @@ pub use looks::{
     TagDocument,
 };
 pub use summaries::{
-    AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, PlannedItem,
-    PruneSummary, RestoreSummary, Summary, VerifySummary,
+    AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, MendedItem,
+    PlannedItem, PruneSummary, RepairSummary, RestoreSummary, Summary, VerifySummary,
 };
 pub use tensors::{
     DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,
