@@ -18,13 +18,16 @@ mod generate;
 mod info;
 mod init;
 mod json;
+mod key;
 mod ls;
 mod output;
 mod progress;
+mod prompt;
 mod prune;
 mod render;
 mod restore;
 mod restore_tensors;
+mod secrets;
 mod selectors;
 mod signals;
 mod sizes;
@@ -98,6 +101,7 @@ fn dispatch(context: &Context, command: &Command, signals: &Signals) -> Result<E
         Command::Forget(arguments) => forget::run(context, arguments),
         Command::Prune(arguments) => prune::run(context, arguments),
         Command::Audit(arguments) => audit::run(context, arguments),
+        Command::Key(arguments) => key::run(context, arguments),
         Command::Schema => generate::run_schema(context),
         Command::Generate(arguments) => generate::run(context, arguments),
     }
@@ -112,7 +116,8 @@ fn manner(command: &Command) -> Manner {
         | Command::Tag(_)
         | Command::Verify(_)
         | Command::Forget(_)
-        | Command::Prune(_) => Manner::Orderly,
+        | Command::Prune(_)
+        | Command::Key(_) => Manner::Orderly,
         Command::Dump(_)
         | Command::Snapshots(_)
         | Command::Ls(_)

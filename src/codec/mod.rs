@@ -23,6 +23,7 @@ mod planes;
 mod runs;
 mod sample;
 pub mod seal;
+pub mod stretch;
 #[cfg(test)]
 mod synthetic;
 mod words;

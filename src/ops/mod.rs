@@ -14,6 +14,7 @@ pub mod find;
 pub mod forget;
 pub mod info;
 pub mod init;
+pub mod keys;
 pub mod list;
 pub mod list_tensors;
 pub mod prune;

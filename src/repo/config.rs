@@ -46,7 +46,7 @@ pub struct Config {
     /// The size of a pack at which the next one is begun.
     #[n(7)]
     pub pack_bytes: u32,
-    /// 0: nothing is encrypted. No other value is known yet.
+    /// 0: nothing is encrypted; 1: everything is, and the parameters hold no secret.
     #[n(8)]
     pub encryption: u32,
     /// 0: packs get no parity; 1: they do, see [`super::parity`].
@@ -96,6 +96,17 @@ impl Config {
         Ok(config)
     }
 
+    /// The same for a repository in which everything is encrypted: what must be secret is in its keys.
+    #[must_use]
+    pub fn encrypted(self) -> Config {
+        Config { encryption: 1, chunker_key: Vec::new(), ..self }
+    }
+
+    /// The hash of the body that holds them, which keys carry along.
+    pub fn hash(&self) -> Result<[u8; 32]> {
+        Ok(*blake3::hash(&document::encode(self)?).as_bytes())
+    }
+
     /// The repository's id.
     pub fn repository_id(&self) -> RepositoryId {
         RepositoryId::from_slice(&self.repository).unwrap_or(RepositoryId::from_bytes([0; 16]))
@@ -125,7 +136,8 @@ impl Config {
         if !(1 << 16..=1 << 30).contains(&self.pack_bytes) {
             return Err(Error::damaged(format!("a pack size of {} bytes is not usable", self.pack_bytes)));
         }
-        if self.repository.len() != RepositoryId::BYTES || self.chunker_key.len() != 32 {
+        let key_bytes = if self.encryption == 0 { 32 } else { 0 };
+        if self.repository.len() != RepositoryId::BYTES || self.chunker_key.len() != key_bytes {
             return Err(Error::damaged("the parameters have an id or key of the wrong length"));
         }
         Ok(())
@@ -159,25 +171,27 @@ pub fn exists(storage: &dyn Storage) -> Result<bool> {
 pub struct ConfigRead {
     /// The parameters, from the first sound copy.
     pub config: Config,
+    /// The hash of the body that held them.
+    pub hash: [u8; 32],
     /// One sentence for each copy that is damaged, missing or different.
     pub damage: Vec<String>,
 }
 
 /// Reads the parameters from the first sound copy and looks at the others.
 pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
-    let mut found: Option<Config> = None;
+    let mut found: Option<(Config, [u8; 32])> = None;
     let mut damage = Vec::new();
     let mut missing = 0;
     for copy in 0..COPIES {
         let name = names::config(copy)?;
         match read_copy(storage, copy) {
-            Ok((config, both_copies_sound)) => {
+            Ok((config, hash, both_copies_sound)) => {
                 if !both_copies_sound {
                     damage.push(format!("{name}: one of its two copies is damaged"));
                 }
                 match &found {
-                    None => found = Some(config),
-                    Some(first) if *first != config => damage.push(format!("{name}: differs from the other copies")),
+                    None => found = Some((config, hash)),
+                    Some((_, first)) if *first != hash => damage.push(format!("{name}: differs from the other copies")),
                     Some(_) => {}
                 }
             }
@@ -191,7 +205,7 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
         }
     }
     match found {
-        Some(config) => Ok(ConfigRead { config, damage }),
+        Some((config, hash)) => Ok(ConfigRead { config, hash, damage }),
         None if missing == COPIES => {
             Err(Error::new(Kind::NoRepository, format!("{} is not a repository", storage.describe()))
                 .with_hint("check -r/--repo and CKPT_REPO, or make a new repository there with `ckpt init`"))
@@ -200,11 +214,11 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
     }
 }
 
-fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
+fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, [u8; 32], bool)> {
     let name = names::config(copy)?;
     let opened = document::read(storage, &Keys::plain(), DocumentKind::Config, &name)?;
     let config: Config = document::decode(&opened.body, name.as_str())?;
-    if config.format_version > Config::FORMAT_VERSION || config.encryption != 0 || config.parity > 1 {
+    if config.format_version > Config::FORMAT_VERSION || config.encryption > 1 || config.parity > 1 {
         return Err(Error::new(
             Kind::FormatTooNew,
             format!(
@@ -216,5 +230,5 @@ fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
         .with_hint("use a newer ckpt"));
     }
     config.validate()?;
-    Ok((config, opened.both_copies_sound))
+    Ok((config, *blake3::hash(&opened.body).as_bytes(), opened.both_copies_sound))
 }

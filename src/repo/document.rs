@@ -49,6 +49,8 @@ pub enum DocumentKind {
     History = 6,
     /// The tags of a snapshot after a change.
     Tags = 7,
+    /// A key slot.
+    KeySlot = 8,
     /// A record of the audit log.
     Audit = 10,
 }

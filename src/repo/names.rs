@@ -3,7 +3,7 @@
 //! The whole layout of a repository is this file; `docs/FORMAT.md`, "Layout", says it in words.
 
 use crate::error::Result;
-use crate::ids::{HistoryId, IndexId, PackId, SnapshotId};
+use crate::ids::{HistoryId, IndexId, PackId, SlotId, SnapshotId};
 use crate::storage::ObjectName;
 
 /// The folder of the three copies of the parameters.
@@ -29,10 +29,12 @@ pub const HISTORY: &str = "history";
 
 /// The folder of the audit log.
 pub const AUDIT: &str = "audit";
+/// The folder of key slots.
+pub const KEYS: &str = "keys";
 
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 11] =
-    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, AUDIT, CONFIG];
+pub const FOLDERS: [&str; 12] =
+    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, AUDIT, KEYS, CONFIG];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -144,4 +146,17 @@ pub fn audit(number: u64) -> Result<ObjectName> {
 pub fn audit_number(name: &ObjectName) -> Option<u64> {
     let digits = name.as_str().strip_prefix("audit/")?;
     digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+}
+
+/// `keys/<slot>.<n>`: a key slot as of key generation n.
+pub fn key_slot(id: SlotId, generation: u32) -> Result<ObjectName> {
+    ObjectName::new(format!("{KEYS}/{id}.{generation}"))
+}
+
+/// The slot and the generation in the name of a key slot, if `name` is one.
+pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
+    let (id, generation) = name.as_str().strip_prefix("keys/")?.split_once('.')?;
+    // One object, one name: no leading zeros or signs.
+    let number = generation.parse::<u32>().ok().filter(|n| n.to_string() == generation)?;
+    Some((SlotId::from_hex(id).ok()?, number))
 }

@@ -6,12 +6,14 @@
 
 mod audit;
 mod checkpoints;
+mod keys;
 mod looks;
 mod summaries;
 mod tensors;
 
 pub use audit::{AuditDocument, AuditItem, AuditSummary};
 pub use checkpoints::CheckpointItem;
+pub use keys::{KeyDocument, KeyListDocument, KeyRotateDocument, KeySlotItem, standing_name};
 pub use looks::{
     CodecItem, DiffChange, DiffDocument, DiffHead, DiffTail, EntryItem, FindDocument, FindHead, FindMatch, FindTail,
     InfoDocument, InitDocument, ListDocument, ListHead, ListTail, SnapshotItem, SnapshotsDocument, StatsDocument,
@@ -123,6 +125,12 @@ pub enum Body {
     Tag(TagDocument),
     /// `audit list`.
     Audit(AuditDocument),
+    /// `key list`.
+    KeyList(KeyListDocument),
+    /// `key add`, `key remove`, `key passphrase`.
+    Key(KeyDocument),
+    /// `key rotate`.
+    KeyRotate(KeyRotateDocument),
     /// A file that could not be handled as asked, while a long command runs.
     Problem(ProblemDocument),
     /// The last line of a long command.
