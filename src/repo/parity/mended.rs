@@ -246,15 +246,17 @@ impl Repo {
         if let Some(known) = self.mended(pack) {
             return known.is_some();
         }
-        let found = Patched::reconstruct(self.storage(), self.id(), pack).ok().filter(|patched| !patched.is_whole());
-        let is_mended = found.is_some();
+        let found = Patched::reconstruct(self.storage(), self.id(), pack).ok();
+        // One that is whole now was only hard to read, or was mended by another run: it is worth a second look, once.
+        let is_worth_reading = found.is_some();
+        let found = found.filter(|patched| !patched.is_whole());
         if let (Some(patched), Some(listener)) = (&found, lock(&self.mended.listener).clone()) {
             let text =
                 format!("{} is damaged and is read with the help of its parity: run `ckpt repair`", patched.name);
             listener.on_event(&Event::Warning { text: &text });
         }
         self.mended.known.write().unwrap_or_else(PoisonError::into_inner).add(pack, found.map(Arc::new));
-        is_mended
+        is_worth_reading
     }
 
     fn mended(&self, pack: PackId) -> Option<Option<Arc<Patched>>> {
