@@ -7,6 +7,7 @@ mod damage;
 mod deltas;
 mod edge_of_field;
 mod faults;
+mod fence_model;
 mod format_document;
 mod gate;
 mod load_back;
