@@ -12,7 +12,7 @@ use crate::ops::examine::documents::{FOLDERS, check_one, kind_in, report};
 use crate::repo::document::{self, BODY_BYTES_MAX};
 use crate::repo::keys::Keys;
 use crate::repo::snapshots::Outcome;
-use crate::repo::{audit, names, quarantine, records};
+use crate::repo::{audit, condemned, names, quarantine, records};
 use crate::storage::{ObjectName, Storage};
 use std::collections::HashMap;
 
@@ -146,13 +146,13 @@ fn end_announcement(work: &Work<'_>, name: &ObjectName, id: Option<SnapshotId>) 
 /// A list without an end is ended as abandoned: then nobody reads it any more. The first end wins, so a prune that is at
 /// work with it deletes nothing.
 fn end_list(work: &Work<'_>, name: &ObjectName) -> Result<Option<Means>> {
-    let Some((number, false)) = names::condemned_number(name) else { return Ok(None) };
+    let Some((number, names::CondemnedPart::List)) = names::condemned_part(name) else { return Ok(None) };
     let storage: &dyn Storage = work.repo.storage();
     let end = names::condemned_end(number)?;
     storage.sync_folder(names::CONDEMNED)?;
     if storage.size(&end)?.is_none() && !work.options.dry_run {
         work.write_down()?;
-        records::create_pack_list(work.repo, &end, &[], work.options.now)?;
+        condemned::create_end(work.repo, number, &[], work.options.now)?;
     }
     Ok(None)
 }

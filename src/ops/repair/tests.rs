@@ -7,7 +7,7 @@ use crate::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, Node, noise, open, time, writer};
 use crate::repo::transaction::Transaction;
-use crate::repo::{names, quarantine, records};
+use crate::repo::{condemned, names, quarantine, records};
 use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,9 +65,8 @@ impl World {
         let open_id = crate::ids::SnapshotId::from_bytes([9; 16]);
         records::create_transaction(&repo, open_id, &writer()).expect("open");
         let dead = PackId::from_bytes([4; 32]);
-        for name in [names::condemned(1), names::condemned_end(1)] {
-            records::create_pack_list(&repo, &name.expect("a name"), &[dead], time(4)).expect("condemned");
-        }
+        condemned::create_list(&repo, 1, &[dead], &writer(), time(4)).expect("condemned");
+        condemned::create_end(&repo, 1, &[dead], time(4)).expect("ended");
         let report = verified(&world.storage);
         assert_eq!((report.damage, report.packs_read), (vec![], report.packs_total));
         world
@@ -264,7 +263,7 @@ fn assert_repair(
 
     // The next backup of the same stores again whatever is lost.
     let repo = open(&storage);
-    if records::Condemned::read(&repo).is_ok() {
+    if condemned::Condemned::read(&repo).is_ok() {
         let files = world.files();
         let nodes: Vec<_> = files.iter().map(|(name, bytes)| (*name, Node::File(bytes.clone()))).collect();
         let root = world.root();
@@ -407,7 +406,7 @@ fn an_unreadable_list_without_an_end_is_ended_as_abandoned() {
     let repo = open(&storage);
     let name = names::condemned(2).expect("a name");
     let pack = repo.index().packs().expect("known")[0].id;
-    records::create_pack_list(&repo, &name, &[pack], time(5)).expect("condemned");
+    condemned::create_list(&repo, 2, &[pack], &writer(), time(5)).expect("condemned");
     assert!(storage.truncate(&name, 10));
     assert!(Transaction::begin(&repo, &writer()).is_err(), "what is condemned is not known");
     let report = run(&storage, &options(&[])).expect("repairs");
