@@ -5,8 +5,8 @@
 
 use super::progress::Mode;
 use super::{
-    audit, backup, diff, dump, find, forget, generate, info, init, key, ls, prune, restore, sizes, snapshots, stats, tag,
-    verify,
+    audit, backup, diff, dump, find, forget, generate, info, init, key, ls, prune, repair, restore, sizes, snapshots,
+    stats, tag, verify,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -33,7 +33,8 @@ Exit codes:
    1 failed                  11 busy                      16 repository format too new
    2 usage                   12 wrong key                 17 permission denied or read-only
    3 saved, but incomplete   13 storage unreachable      130 interrupted (143: by SIGTERM)
-   5 damage found            14 no space";
+   5 damage found            14 no space
+   6 damage found and mended";
 
 /// Keep model weights, training checkpoints and datasets safe.
 #[derive(Debug, Parser)]
@@ -186,6 +187,8 @@ pub enum Command {
     Tag(tag::Arguments),
     /// Check that what is stored can be restored
     Verify(verify::Arguments),
+    /// Mend what is damaged, and say what cannot be
+    Repair(repair::Arguments),
     /// Forget snapshots, by id or by policy
     Forget(Box<forget::Arguments>),
     /// Free the space of what no snapshot needs any more

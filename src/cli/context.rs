@@ -8,6 +8,7 @@ use super::secrets::{KeySource, Secrets};
 use ckpt::error::{Error, Kind, Result};
 use ckpt::metadata::FileTime;
 use ckpt::ops::Resources;
+use ckpt::repo::unlock::SlotKeys;
 use ckpt::repo::{Cache, Repo};
 use jiff::Zoned;
 use std::path::Path;
@@ -31,7 +32,13 @@ pub struct Context {
 impl Context {
     /// Opens the repository with an index made anew: for what deletes by it.
     pub fn open_fresh(&self) -> Result<Repo> {
-        let repo = Repo::open_fresh(&self.location()?, &self.cache()?, &self.secrets()?, &self.reporter)?;
+        let secrets = self.secrets()?;
+        let repo = Repo::open_fresh_with(
+            &self.location()?,
+            &self.cache()?,
+            &SlotKeys::new(&secrets, &self.reporter),
+            &self.reporter,
+        )?;
         repo.report_mended_to(self.reporter.warnings());
         self.reporter.end_phase();
         Ok(repo)
@@ -39,7 +46,13 @@ impl Context {
 
     /// Opens the repository.
     pub fn open(&self) -> Result<Repo> {
-        let repo = Repo::open(&self.location()?, &self.cache()?, &self.secrets()?, &self.reporter)?;
+        let secrets = self.secrets()?;
+        let repo = Repo::open_with(
+            &self.location()?,
+            &self.cache()?,
+            &SlotKeys::new(&secrets, &self.reporter),
+            &self.reporter,
+        )?;
         repo.report_mended_to(self.reporter.warnings());
         self.reporter.end_phase();
         Ok(repo)

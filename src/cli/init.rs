@@ -24,10 +24,6 @@ The folder is created if it does not exist; one that holds anything else is refu
 With --encrypt everything that is stored is encrypted. The first key is an admin's: keep it where the repository is \
 not, since without a key nobody can read anything. `ckpt key add` makes keys that may do less.")]
 pub struct Arguments {
-    /// What is stored beside each pack to mend it: `default`, about 3 %, or `none`
-    #[arg(long, value_name = "PARITY", value_enum, default_value = "default")]
-    parity: ParityArgument,
-
     /// Encrypt everything that is stored; the key comes from --key-file, --key-command, --generate or a question
     #[arg(long)]
     encrypt: bool,
@@ -42,6 +38,10 @@ pub struct Arguments {
 
     #[command(flatten)]
     cost: CostArguments,
+
+    /// What is stored beside each pack to mend it: `default`, about 3 %, or `none`
+    #[arg(long, value_name = "PARITY", value_enum, default_value = "default")]
+    parity: ParityArgument,
 }
 
 /// How much parity packs get.
@@ -71,12 +71,17 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     });
     let mut report = init(&options, first.as_ref())?;
     let output = &context.output;
+    report.notes.iter().for_each(|note| output.warning(note));
     if report.slot.is_some() {
         let where_it_is = arguments.generate.as_ref().map_or_else(String::new, |path| format!(" ({})", path.display()));
-        report.notes.push(format!(
+        let keep = format!(
             "keep the key{where_it_is} apart from the repository, and a copy of it in a safe place: without it nothing \
              that is stored here can be read, by anybody"
-        ));
+        );
+        if output.manners.is_watched() {
+            output.talk("info", &keep);
+        }
+        report.notes.push(keep);
     }
     if output.manners.json {
         let document = InitDocument {
@@ -88,9 +93,6 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         };
         output.closing(output.document(Body::Init(document)))?;
         return Ok(Ending::Done);
-    }
-    if !report.exclusive_create || output.manners.is_watched() {
-        report.notes.iter().for_each(|note| output.warning(note));
     }
     if output.manners.is_talkative() {
         let encrypted = report.slot.map_or_else(String::new, |slot| format!(", encrypted; key slot {}", slot.short()));

@@ -25,6 +25,7 @@ mod progress;
 mod prompt;
 mod prune;
 mod render;
+mod repair;
 mod restore;
 mod restore_tensors;
 mod secrets;
@@ -98,10 +99,11 @@ fn dispatch(context: &Context, command: &Command, signals: &Signals) -> Result<E
         Command::Info(arguments) => info::run(context, arguments),
         Command::Tag(arguments) => tag::run(context, arguments),
         Command::Verify(arguments) => verify::run(context, arguments),
+        Command::Repair(arguments) => repair::run(context, arguments),
         Command::Forget(arguments) => forget::run(context, arguments),
         Command::Prune(arguments) => prune::run(context, arguments),
-        Command::Audit(arguments) => audit::run(context, arguments),
         Command::Key(arguments) => key::run(context, arguments),
+        Command::Audit(arguments) => audit::run(context, arguments),
         Command::Schema => generate::run_schema(context),
         Command::Generate(arguments) => generate::run(context, arguments),
     }
@@ -115,6 +117,7 @@ fn manner(command: &Command) -> Manner {
         | Command::Restore(_)
         | Command::Tag(_)
         | Command::Verify(_)
+        | Command::Repair(_)
         | Command::Forget(_)
         | Command::Prune(_)
         | Command::Key(_) => Manner::Orderly,

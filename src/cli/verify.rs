@@ -104,7 +104,7 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
     Ok(Ending::Damage(format!("{what} damaged"), Some(hint)))
 }
 
-fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
+pub fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
     context.output.line(&format!("damaged {}: {}", render::prose(&damage.object), render::prose(&damage.what)))?;
     for (snapshot, path) in &damage.files {
         let what = match path.as_slice() {
@@ -138,16 +138,6 @@ fn counts(context: &Context, report: &VerifyReport) -> String {
 }
 
 fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
-    let file = |(snapshot, path): &(ckpt::ids::SnapshotId, Vec<u8>)| {
-        let (path, path_bytes) = path_text(path);
-        DamagedFile { snapshot: snapshot.to_hex(), path, path_bytes }
-    };
-    let damage = report.damage.iter().map(|damage| DamageItem {
-        object: damage.object.clone(),
-        what: damage.what.clone(),
-        files: damage.files.iter().map(file).collect(),
-        mendable: damage.is_mendable,
-    });
     VerifySummary {
         snapshots_checked: report.snapshots_checked,
         packs_checked: report.packs_checked,
@@ -157,11 +147,26 @@ fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
         packs_total: report.packs_total,
         packs_unlisted: report.packs_unlisted,
         packs_without_parity: report.packs_without_parity,
+        packs_set_aside: report.packs_quarantined,
         packs_never_read: report.packs_never_read,
         oldest_read: report.oldest_read.and_then(time_text),
         damage_count: report.damage_count,
-        damage: damage.collect(),
+        damage: report.damage.iter().map(damage_item).collect(),
         seconds_elapsed: context.seconds_elapsed(),
+    }
+}
+
+/// A damaged object for programs.
+pub fn damage_item(damage: &Damage) -> DamageItem {
+    let file = |(snapshot, path): &(ckpt::ids::SnapshotId, Vec<u8>)| {
+        let (path, path_bytes) = path_text(path);
+        DamagedFile { snapshot: snapshot.to_hex(), path, path_bytes }
+    };
+    DamageItem {
+        object: damage.object.clone(),
+        what: damage.what.clone(),
+        files: damage.files.iter().map(file).collect(),
+        mendable: damage.is_mendable,
     }
 }
 

@@ -8,6 +8,7 @@ use super::seal::Key;
 use crate::error::{Error, Kind, Result};
 use argon2::{Algorithm, Argon2, Params, Version};
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of a salt.
@@ -22,7 +23,17 @@ const PASSES_MAX: u32 = 16;
 const LANES_MAX: u32 = 16;
 
 /// A passphrase, or the content of a key file.
-pub struct Secret(Zeroizing<Vec<u8>>);
+pub struct Secret {
+    bytes: Zeroizing<Vec<u8>>,
+    /// The last key that was made of it: looking for its slot and making one take the same.
+    stretched: Mutex<Option<Stretched>>,
+}
+
+struct Stretched {
+    salt: [u8; SALT_BYTES],
+    cost: Cost,
+    key: Key,
+}
 
 impl Secret {
     /// The secret of these bytes, without one line end behind them. [`Kind::Usage`] if nothing is left, or too much.
@@ -39,26 +50,32 @@ impl Secret {
         if bytes.len() > SECRET_BYTES_MAX {
             return Err(Error::new(Kind::Usage, format!("the key is longer than {SECRET_BYTES_MAX} bytes")));
         }
-        Ok(Secret(bytes))
+        Ok(Secret { bytes, stretched: Mutex::new(None) })
     }
 
     /// True if both are the same.
     pub fn is_same(&self, other: &Secret) -> bool {
         // Both were typed or read just now by who holds them: there is nothing to time.
-        *self.0 == *other.0
+        *self.bytes == *other.bytes
     }
 
     /// The key that follows from this secret, `salt` and `cost`: slow, so that guessing is.
     pub fn stretch(&self, salt: &[u8; SALT_BYTES], cost: Cost) -> Result<Key> {
         cost.check()?;
+        let mut last = self.stretched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_ref().filter(|last| last.salt == *salt && last.cost == cost) {
+            return Ok(last.key.clone());
+        }
         let failure = |error| Error::new(Kind::Failed, format!("making a key of a passphrase ({cost}): {error}"));
         let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(Key::BYTES)).map_err(failure)?;
         let mut bytes = [0; Key::BYTES];
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let result = argon2.hash_password_into(&self.0, salt, &mut bytes).map_err(failure);
+        let result = argon2.hash_password_into(&self.bytes, salt, &mut bytes).map_err(failure);
         let key = Key::from_bytes(bytes);
         bytes.zeroize();
-        result.map(|()| key)
+        result?;
+        *last = Some(Stretched { salt: *salt, cost, key: key.clone() });
+        Ok(key)
     }
 }
 
@@ -162,6 +179,11 @@ mod tests {
         let key =
             |word: &str, salt: &[u8; 16], cost| secret(word).expect("a secret").stretch(salt, cost).expect("a key");
         let first = key("word", b"0123456789abcdef", cost);
+        let (kept, other) = (secret("word").expect("a secret"), Cost { passes: 1, ..cost });
+        for cost in [cost, cost, other, cost] {
+            let made = kept.stretch(b"0123456789abcdef", cost).expect("a key");
+            assert!((made == first) == (cost != other), "the key that is kept is that of this cost");
+        }
         assert_eq!(first.as_bytes(), &hex("e1d1a0c9dadcf97f260d68ff8d95c5e29d0a9aa4defe5dfa8bf4655bfee5b11e"));
         let lanes = key("word", b"0123456789abcdef", Cost { passes: 1, lanes: 4, ..cost });
         assert_eq!(lanes.as_bytes(), &hex("5c81de0cb20f7a9149366b65aed9af6159c401f24158bd4e1a03be5a0be17351"));

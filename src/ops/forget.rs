@@ -98,7 +98,7 @@ fn by_id(repo: &Repo, options: &ForgetOptions) -> Result<ForgetReport> {
     }
     let mut report = ForgetReport::default();
     for &id in &options.ids {
-        if repo.snapshot(id).is_none() && !is_damaged_snapshot(repo, id)? {
+        if repo.snapshot(id).is_none() && !repo.vanished().contains(&id) && !is_damaged_snapshot(repo, id)? {
             return Err(
                 Error::new(Kind::NotFound, format!("no snapshot {id}")).with_hint("`ckpt snapshots` lists them")
             );

@@ -14,6 +14,7 @@ use crate::repo::key_slots::{self, NewSlot};
 use crate::repo::keys::{Bundle, Role};
 use crate::source::chunker::{ChunkSizes, PLAIN_KEY};
 use crate::storage::{self, ObjectName, Published, Storage};
+use std::cell::Cell;
 
 /// How a repository is to be made.
 #[derive(Debug, Clone)]
@@ -63,20 +64,41 @@ pub struct InitReport {
 pub fn init(options: &InitOptions, first: Option<&FirstKey<'_>>) -> Result<InitReport> {
     refuse_occupied(&options.location)?;
     let storage = storage::create(&options.location)?;
-    make(storage.as_ref(), options, first)
+    match first {
+        None => init_storage(storage.as_ref(), options),
+        Some(first) => init_storage_with_key(storage.as_ref(), options, first),
+    }
 }
 
-/// Makes a repository without encryption in `storage`.
+/// Makes a repository in `storage`, in which nothing is encrypted.
 pub fn init_storage(storage: &dyn Storage, options: &InitOptions) -> Result<InitReport> {
-    make(storage, options, None)
+    init_with(storage, options, None)
 }
 
-/// Makes an encrypted repository in `storage`.
-pub fn init_encrypted(storage: &dyn Storage, options: &InitOptions, first: &FirstKey<'_>) -> Result<InitReport> {
-    make(storage, options, Some(first))
+/// Stores the keys of a new repository: the bundle of its first admin.
+pub type KeepKeys<'a> = dyn Fn(&dyn Storage, RepositoryId, &Bundle) -> Result<()> + 'a;
+
+/// Makes an encrypted repository in `storage`. `keep` stores its keys, before there is anything that needs them.
+pub fn init_storage_encrypted(storage: &dyn Storage, options: &InitOptions, keep: &KeepKeys<'_>) -> Result<InitReport> {
+    init_with(storage, options, Some(keep))
 }
 
-fn make(storage: &dyn Storage, options: &InitOptions, first: Option<&FirstKey<'_>>) -> Result<InitReport> {
+/// Makes an encrypted repository in `storage` with a slot for its first key.
+pub fn init_storage_with_key(storage: &dyn Storage, options: &InitOptions, first: &FirstKey<'_>) -> Result<InitReport> {
+    let salt = random()?;
+    let made = Cell::new(None);
+    let keep = |storage: &dyn Storage, id: RepositoryId, admin: &Bundle| {
+        let new =
+            NewSlot { role: Role::Admin, label: first.label.clone(), created: options.now, salt, cost: first.cost };
+        made.set(Some(key_slots::create(storage, id, admin, &new, first.secret, None)?));
+        Ok(())
+    };
+    let report = init_storage_encrypted(storage, options, &keep)?;
+    Ok(InitReport { slot: made.get(), ..report })
+}
+
+fn init_with(storage: &dyn Storage, options: &InitOptions, keep: Option<&KeepKeys<'_>>) -> Result<InitReport> {
+    let is_encrypted = keep.is_some();
     if config::exists(storage)? {
         return Err(Error::new(Kind::Failed, format!("{} is a repository already", storage.describe()))
             .with_hint("use it as it is, or give another place"));
@@ -90,16 +112,14 @@ fn make(storage: &dyn Storage, options: &InitOptions, first: Option<&FirstKey<'_
     let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let parameters = Parameters {
         chunk_sizes: (narrow(sizes.min()), narrow(sizes.average()), narrow(sizes.max())),
-        chunker_key: PLAIN_KEY,
+        chunker_key: (!is_encrypted).then_some(PLAIN_KEY),
         pack_bytes: narrow(options.pack_bytes),
         parity: options.parity,
         exclusive_create,
     };
-    let mut config = Config::new(id, options.now, &parameters)?;
-    let mut slot = None;
-    if let Some(first) = first {
-        config = config.encrypted();
-        slot = Some(create_first_slot(storage, &config, options.now, first)?);
+    let config = Config::new(id, options.now, &parameters)?;
+    if let Some(keep) = keep {
+        keep(storage, id, &Bundle::derive(&Key::random()?, 1, Role::Admin, config.body_hash()?))?;
     }
     config::create(storage, &config)?;
     let mut notes = Vec::new();
@@ -108,15 +128,7 @@ fn make(storage: &dyn Storage, options: &InitOptions, first: Option<&FirstKey<'_
             "this storage does not keep two writers from taking one name: prune only while nothing else runs".into(),
         );
     }
-    Ok(InitReport { id, location: options.location.clone(), exclusive_create, slot, notes })
-}
-
-/// Draws the secret that everything else follows from, and stores it for the first key alone.
-fn create_first_slot(storage: &dyn Storage, config: &Config, now: FileTime, first: &FirstKey<'_>) -> Result<SlotId> {
-    let bundle = Bundle::derive(&Key::random()?, 1, Role::Admin, config.hash()?);
-    let new =
-        NewSlot { role: Role::Admin, label: first.label.clone(), created: now, salt: random()?, cost: first.cost };
-    key_slots::create(storage, config.repository_id(), &bundle, &new, first.secret, None)
+    Ok(InitReport { id, location: options.location.clone(), exclusive_create, slot: None, notes })
 }
 
 fn refuse_occupied(location: &str) -> Result<()> {

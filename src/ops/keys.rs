@@ -132,10 +132,23 @@ impl<'a> Admin<'a> {
     pub fn change_secret(&self, new: NewSecret<'_>) -> Result<SlotReport> {
         let slots = self.slots()?;
         let own = self.own(&slots)?;
-        // It takes over the list of an unfinished rotation, too.
-        let made = self.create(Role::Admin, &own.fields.label, new, Some(own))?;
-        self.delete(&slots, self.slot, |_| true)?;
+        let made = match self.left_by_change(&slots, own, new.secret)? {
+            Some(made) => self.report(&slots, made),
+            // It takes over the list of an unfinished rotation, too.
+            None => self.create(Role::Admin, &own.fields.label, new, Some(own))?,
+        };
+        self.delete(&self.slots()?, self.slot, |_| true)?;
         Ok(SlotReport { is_in_use: true, ..made })
+    }
+
+    /// The slot of `secret` if a change of the own one to it was cut off before the old slot went.
+    fn left_by_change<'s>(&self, slots: &'s Slots, own: &Slot, secret: &Secret) -> Result<Option<&'s Slot>> {
+        let Some(unlocked) = slots.unlock(secret)? else { return Ok(None) };
+        let is_twin = |slot: &&Slot| {
+            let alike = (slot.fields.role, &slot.fields.label) == (Role::Admin, &own.fields.label);
+            slot.id() == unlocked.slot && slot.id() != own.id() && alike
+        };
+        Ok(self.ours(slots).into_iter().find(is_twin))
     }
 
     /// Removes the slot whose id begins with `prefix`.
@@ -148,7 +161,7 @@ impl<'a> Admin<'a> {
                 .with_hint("add another admin key first: without one no key could be added or removed any more"));
         }
         self.delete(&slots, slot.id(), |_| true)?;
-        Ok(report(slot, self.slot, Some(self.standing_of_all(&slots, slot.id()))))
+        Ok(self.report(&slots, slot))
     }
 
     /// Makes a new generation of keys, which everything is sealed to from now on, and gives it to every slot of ours.
@@ -173,7 +186,7 @@ impl<'a> Admin<'a> {
         }
         let renewed = Admin { bundle: &bundle, ..*self };
         let now = renewed.slots()?;
-        let reports = now.newest().map(|each| report(each, self.slot, Some(renewed.standing_of_all(&now, each.id()))));
+        let reports = now.newest().map(|each| renewed.report(&now, each));
         let (renewed, foreign) = reports.partition(|report| report.standing == Some(Standing::Current));
         Ok(RotateReport { generation: newest(&bundle), renewed, foreign })
     }
@@ -228,7 +241,11 @@ impl<'a> Admin<'a> {
         let slots = self.slots()?;
         let made = slots.newest().find(|slot| slot.id() == id);
         let made = made.ok_or_else(|| Error::new(Kind::Missing, format!("the new slot {id} is not there")))?;
-        Ok(report(made, self.slot, Some(self.standing_of_all(&slots, id))))
+        Ok(self.report(&slots, made))
+    }
+
+    fn report(&self, slots: &Slots, slot: &Slot) -> SlotReport {
+        report(slot, self.slot, Some(self.standing_of_all(slots, slot.id())))
     }
 
     /// Deletes those objects of a slot for which `matching` holds, the oldest first: while any is left, the key works.
@@ -302,3 +319,6 @@ fn next_generation(slots: &Slots, bundle: &Bundle) -> Result<Generation> {
         tree_private: Some(tree),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::storage::{self, Published, Storage};
 use minicbor::{Decode, Encode};
 
 /// How many copies of the parameters are kept.
-const COPIES: u8 = 3;
+pub const COPIES: u8 = 3;
 
 /// Bounds on the size of a chunk that any version may be configured to.
 const CHUNK_BYTES_MAX: u32 = 8 << 20;
@@ -40,13 +40,13 @@ pub struct Config {
     /// The largest chunk.
     #[n(5)]
     pub chunk_max: u32,
-    /// The key of the rolling hash's table: fixed where nothing is encrypted, secret elsewhere.
+    /// The key of the rolling hash's table; empty in an encrypted repository, where it is secret.
     #[cbor(n(6), with = "minicbor::bytes")]
     chunker_key: Vec<u8>,
     /// The size of a pack at which the next one is begun.
     #[n(7)]
     pub pack_bytes: u32,
-    /// 0: nothing is encrypted; 1: everything is, and the parameters hold no secret.
+    /// 0: nothing is encrypted; 1: everything is, see [`super::keys`]. No other value is known yet.
     #[n(8)]
     pub encryption: u32,
     /// 0: packs get no parity; 1: they do, see [`super::parity`].
@@ -62,8 +62,8 @@ pub struct Config {
 pub struct Parameters {
     /// Smallest, aimed-at and largest chunk in bytes.
     pub chunk_sizes: (u32, u32, u32),
-    /// The key of the rolling hash's table.
-    pub chunker_key: [u8; 32],
+    /// The key of the rolling hash's table; none for an encrypted repository, whose keys have it.
+    pub chunker_key: Option<[u8; 32]>,
     /// The size of a pack at which the next one is begun.
     pub pack_bytes: u32,
     /// Whether packs get parity.
@@ -86,9 +86,9 @@ impl Config {
             chunk_min,
             chunk_average,
             chunk_max,
-            chunker_key: parameters.chunker_key.to_vec(),
+            chunker_key: parameters.chunker_key.map(Vec::from).unwrap_or_default(),
             pack_bytes: parameters.pack_bytes,
-            encryption: 0,
+            encryption: u32::from(parameters.chunker_key.is_none()),
             parity: u32::from(parameters.parity),
             exclusive_create: parameters.exclusive_create,
         };
@@ -96,23 +96,22 @@ impl Config {
         Ok(config)
     }
 
-    /// The same for a repository in which everything is encrypted: what must be secret is in its keys.
-    #[must_use]
-    pub fn encrypted(self) -> Config {
-        Config { encryption: 1, chunker_key: Vec::new(), ..self }
-    }
-
-    /// The hash of the body that holds them, which keys carry along.
-    pub fn hash(&self) -> Result<[u8; 32]> {
-        Ok(*blake3::hash(&document::encode(self)?).as_bytes())
-    }
-
     /// The repository's id.
     pub fn repository_id(&self) -> RepositoryId {
         RepositoryId::from_slice(&self.repository).unwrap_or(RepositoryId::from_bytes([0; 16]))
     }
 
-    /// The key of the rolling hash's table.
+    /// True if everything else that is stored is sealed.
+    pub fn is_encrypted(&self) -> bool {
+        self.encryption == 1
+    }
+
+    /// The hash of the stored body: what the keys of an encrypted repository know the parameters by.
+    pub fn body_hash(&self) -> Result<[u8; 32]> {
+        Ok(*blake3::hash(&document::encode(self)?).as_bytes())
+    }
+
+    /// The key of the rolling hash's table; zeros in an encrypted repository.
     pub fn chunker_key(&self) -> [u8; 32] {
         <[u8; 32]>::try_from(self.chunker_key.as_slice()).unwrap_or_default()
     }
@@ -136,8 +135,9 @@ impl Config {
         if !(1 << 16..=1 << 30).contains(&self.pack_bytes) {
             return Err(Error::damaged(format!("a pack size of {} bytes is not usable", self.pack_bytes)));
         }
-        let key_bytes = if self.encryption == 0 { 32 } else { 0 };
-        if self.repository.len() != RepositoryId::BYTES || self.chunker_key.len() != key_bytes {
+        if self.repository.len() != RepositoryId::BYTES
+            || self.chunker_key.len() != if self.is_encrypted() { 0 } else { 32 }
+        {
             return Err(Error::damaged("the parameters have an id or key of the wrong length"));
         }
         Ok(())
@@ -171,8 +171,8 @@ pub fn exists(storage: &dyn Storage) -> Result<bool> {
 pub struct ConfigRead {
     /// The parameters, from the first sound copy.
     pub config: Config,
-    /// The hash of the body that held them.
-    pub hash: [u8; 32],
+    /// The hash of the body that they were read from.
+    pub body_hash: [u8; 32],
     /// One sentence for each copy that is damaged, missing or different.
     pub damage: Vec<String>,
 }
@@ -185,13 +185,15 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
     for copy in 0..COPIES {
         let name = names::config(copy)?;
         match read_copy(storage, copy) {
-            Ok((config, hash, both_copies_sound)) => {
+            Ok((config, body_hash, both_copies_sound)) => {
                 if !both_copies_sound {
                     damage.push(format!("{name}: one of its two copies is damaged"));
                 }
                 match &found {
-                    None => found = Some((config, hash)),
-                    Some((_, first)) if *first != hash => damage.push(format!("{name}: differs from the other copies")),
+                    None => found = Some((config, body_hash)),
+                    Some(first) if *first != (config, body_hash) => {
+                        damage.push(format!("{name}: differs from the other copies"))
+                    }
                     Some(_) => {}
                 }
             }
@@ -205,13 +207,22 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
         }
     }
     match found {
-        Some((config, hash)) => Ok(ConfigRead { config, hash, damage }),
+        Some((config, body_hash)) => Ok(ConfigRead { config, body_hash, damage }),
         None if missing == COPIES => {
             Err(Error::new(Kind::NoRepository, format!("{} is not a repository", storage.describe()))
                 .with_hint("check -r/--repo and CKPT_REPO, or make a new repository there with `ckpt init`"))
         }
         None => Err(Error::damaged(format!("no sound copy of the parameters: {}", damage.join("; ")))),
     }
+}
+
+/// The id of the repository whose parameters this object holds: for repair, before anything is opened.
+pub fn repository_in(object: &[u8]) -> Result<RepositoryId> {
+    let name = names::config(0)?;
+    let opened = document::open(&Keys::plain(), DocumentKind::Config, &name, object)?;
+    let config: Config = document::decode(&opened.body, name.as_str())?;
+    config.validate()?;
+    Ok(config.repository_id())
 }
 
 fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, [u8; 32], bool)> {

@@ -51,6 +51,8 @@ pub enum DocumentKind {
     Tags = 7,
     /// A key slot.
     KeySlot = 8,
+    /// A pack that is damaged and set aside.
+    Quarantine = 9,
     /// A record of the audit log.
     Audit = 10,
 }
@@ -93,6 +95,19 @@ pub fn open(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, object: &[u8])
             None => Err(error),
         },
     }
+}
+
+/// The object as it was written, from whichever copy in `object` is sound; none if neither is. For repair: what is inside
+/// the body is not looked at, so no key is needed.
+pub fn rebuilt(kind: DocumentKind, object: &[u8]) -> Option<Vec<u8>> {
+    let (first, second) = object.split_at(object.len() / 2);
+    let copy_bytes = |body: &[u8]| HEADER_BYTES + body.len() + CHECKSUM_BYTES;
+    let copy = match (open_copy(kind, first), open_copy(kind, second)) {
+        (Ok(_), _) => first,
+        (Err(_), Ok(_)) => second,
+        (Err(_), Err(_)) => object.get(..copy_bytes(open_front(kind, object)?))?,
+    };
+    Some([copy, copy].concat())
 }
 
 fn open_front(kind: DocumentKind, object: &[u8]) -> Option<&[u8]> {
@@ -177,6 +192,25 @@ mod tests {
                 Err(error) => assert!(len < object.len() / 2, "{len}: {error}"),
             }
         }
+    }
+
+    #[test]
+    fn an_object_is_rebuilt_from_either_copy_as_it_was() {
+        let body = b"the body of a snapshot";
+        let object = seal(&Keys::plain(), DocumentKind::Snapshot, &name(), body).expect("short body");
+        assert_eq!(rebuilt(DocumentKind::Snapshot, &object).as_ref(), Some(&object));
+        for at in 0..object.len() {
+            let mut damaged = object.clone();
+            damaged[at] ^= 1;
+            assert_eq!(rebuilt(DocumentKind::Snapshot, &damaged).as_ref(), Some(&object), "{at}");
+            let front = rebuilt(DocumentKind::Snapshot, &object[..at]);
+            assert_eq!(front.as_ref(), (at >= object.len() / 2).then_some(&object), "{at}");
+            damaged[(at + object.len() / 2) % object.len()] ^= 1;
+            assert_eq!(rebuilt(DocumentKind::Snapshot, &damaged), None, "{at}");
+        }
+        assert_eq!(rebuilt(DocumentKind::Tags, &object), None);
+        let longer = [object.as_slice(), b"and more"].concat();
+        assert_eq!(rebuilt(DocumentKind::Snapshot, &longer), Some(object));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! [`super::names`]' folder of keys, which holds what its [`Role`] needs and nothing beyond. All other code asks [`Keys`]
 //! and need not know which of the two it is. How a bundle is wrapped and unlocked is not looked at here.
 
+use super::config::ConfigRead;
 use crate::codec::seal::{Key, PUBLIC_KEY_BYTES};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{ChunkId, RepositoryId};
+use crate::ids::{ChunkId, RepositoryId, SlotId};
+use crate::storage::Storage;
 use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
 
@@ -191,6 +193,35 @@ impl<'b, C> Decode<'b, C> for Key {
     }
 }
 
+/// How the keys of a repository are come by.
+pub trait Unlock {
+    /// True if the user has named a key: a repository that says it is not encrypted is refused then.
+    fn is_given(&self) -> bool;
+
+    /// The keys of the repository that `storage` holds. Asked only if it is encrypted.
+    fn unlock(&self, storage: &dyn Storage, repository: RepositoryId) -> Result<Bundle>;
+
+    /// The slot that they came from, once they have been unlocked, if they came from one.
+    fn slot(&self) -> Option<SlotId> {
+        None
+    }
+}
+
+/// No key was given.
+#[derive(Debug, Clone, Copy)]
+pub struct NoKey;
+
+impl Unlock for NoKey {
+    fn is_given(&self) -> bool {
+        false
+    }
+
+    fn unlock(&self, storage: &dyn Storage, _repository: RepositoryId) -> Result<Bundle> {
+        Err(Error::new(Kind::WrongKey, format!("{} is encrypted, and no key was given", storage.describe()))
+            .with_hint("name a file that holds the key or passphrase"))
+    }
+}
+
 /// The keys of an open repository.
 #[derive(Debug)]
 pub struct Keys {
@@ -206,6 +237,31 @@ impl Keys {
     /// Of an encrypted one.
     pub fn opened(bundle: Bundle, repository: RepositoryId) -> Keys {
         Keys { opened: Some((bundle, repository)) }
+    }
+
+    /// The keys of the repository with these parameters, held against what `unlock` has: neither may say less than the
+    /// other, or whoever can write to the storage could have everything stored in plain from now on.
+    pub fn unlocked(storage: &dyn Storage, read: &ConfigRead, unlock: &dyn Unlock) -> Result<Keys> {
+        let id = read.config.repository_id();
+        if !read.config.is_encrypted() {
+            return match unlock.is_given() {
+                false => Ok(Keys::plain()),
+                true => Err(Error::new(
+                    Kind::WrongKey,
+                    format!("a key was given, but {} says that it is not encrypted", storage.describe()),
+                )
+                .with_hint("if it never was, use it without a key; otherwise somebody has replaced its parameters")),
+            };
+        }
+        let bundle = unlock.unlock(storage, id)?;
+        if bundle.config_hash != read.body_hash {
+            return Err(Error::damaged(format!(
+                "the parameters of {} are not those that its keys were made for",
+                storage.describe()
+            ))
+            .with_hint("somebody has replaced them: take the objects in config/ from a copy of the repository"));
+        }
+        Ok(Keys::opened(bundle, id))
     }
 
     /// True if what is stored is sealed.

@@ -22,6 +22,7 @@ pub mod pack;
 pub mod pack_table;
 pub mod parity;
 pub mod paths;
+pub mod quarantine;
 pub mod reach;
 pub mod records;
 pub mod snapshots;
@@ -40,12 +41,11 @@ use crate::ids::{ChunkId, RepositoryId, SlotId, SnapshotId};
 use crate::storage::{self, Storage};
 use config::{Config, ConfigRead};
 use index::Index;
-use keys::Keys;
+use keys::{Keys, NoKey, Unlock};
 use snapshots::Snapshot;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use unlock::{NoSecret, SecretSource, unlock};
 
 /// Where the index database lies.
 #[derive(Debug, Clone)]
@@ -67,44 +67,54 @@ pub struct Repo {
     snapshots: Mutex<Vec<Snapshot>>,
     has_recovered_index: Mutex<bool>,
     damage: Mutex<BTreeSet<String>>,
+    vanished: Mutex<Vec<SnapshotId>>,
     mended: parity::MendedPacks,
 }
 
 impl Repo {
-    /// Opens the repository at `location`; `secrets` is asked if it is encrypted.
-    pub fn open(location: &str, cache: &Cache, secrets: &dyn SecretSource, observer: &dyn Observer) -> Result<Repo> {
-        Repo::open_storage_with(open_location(location)?, cache, secrets, observer)
+    /// Opens the repository at `location`, if nothing in it is encrypted.
+    pub fn open(location: &str, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+        Repo::open_with(location, cache, &NoKey, observer)
     }
 
-    /// As [`Repo::open`], but the index is made anew from the repository: for what deletes by it.
-    pub fn open_fresh(
+    /// As [`Repo::open`], with the means to unlock it.
+    pub fn open_with(location: &str, cache: &Cache, unlock: &dyn Unlock, observer: &dyn Observer) -> Result<Repo> {
+        Repo::open_storage_with(open_location(location)?, cache, unlock, observer)
+    }
+
+    /// As [`Repo::open_with`], but the index is made anew from the repository: for what deletes by it.
+    pub fn open_fresh_with(
         location: &str,
         cache: &Cache,
-        secrets: &dyn SecretSource,
+        unlock: &dyn Unlock,
         observer: &dyn Observer,
     ) -> Result<Repo> {
         let storage = open_location(location)?;
-        let opening = Opening::begin(storage, secrets, observer)?;
+        let mut opening = Opening::begin(storage, unlock, observer)?;
         if let Cache::Folder(folder) = cache {
+            let id = opening.read.config.repository_id();
+            // Nothing else tells which snapshots this host has seen.
+            let seen = Index::open(folder, id).and_then(|index| index.snapshots());
+            opening.seen = seen.unwrap_or_default();
             // A run that uses the old database goes on with it; it is only no longer found by others.
-            Index::remove(folder, opening.read.config.repository_id());
+            Index::remove(folder, id);
         }
         opening.finish(cache, observer)
     }
 
-    /// Opens the repository that `storage` holds, which is not encrypted, and brings the index up to date with it.
+    /// Opens the repository that `storage` holds, if nothing in it is encrypted, and brings the index up to date with it.
     pub fn open_storage(storage: Arc<dyn Storage>, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
-        Repo::open_storage_with(storage, cache, &NoSecret, observer)
+        Repo::open_storage_with(storage, cache, &NoKey, observer)
     }
 
-    /// Opens the repository that `storage` holds and brings the index up to date with it.
+    /// As [`Repo::open_storage`], with the means to unlock it.
     pub fn open_storage_with(
         storage: Arc<dyn Storage>,
         cache: &Cache,
-        secrets: &dyn SecretSource,
+        unlock: &dyn Unlock,
         observer: &dyn Observer,
     ) -> Result<Repo> {
-        Opening::begin(storage, secrets, observer)?.finish(cache, observer)
+        Opening::begin(storage, unlock, observer)?.finish(cache, observer)
     }
 
     /// The repository's id.
@@ -157,6 +167,11 @@ impl Repo {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// Snapshots that this host has seen and that are gone though nobody forgot them, as of the last [`Repo::refresh`].
+    pub fn vanished(&self) -> Vec<SnapshotId> {
+        self.vanished.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Brings index and snapshots up to date with the storage. [`Kind::Damaged`] if the index database is corrupt.
     pub fn refresh(&self, observer: &dyn Observer) -> Result<()> {
         let mut found = sync::Found::default();
@@ -166,9 +181,12 @@ impl Repo {
         *self.snapshots.lock().unwrap_or_else(PoisonError::into_inner) = snapshots;
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         for text in found.damage {
-            observer.on_event(&Event::Warning { text: &text });
-            damage.insert(text);
+            if !damage.contains(&text) {
+                observer.on_event(&Event::Warning { text: &text });
+                damage.insert(text);
+            }
         }
+        *self.vanished.lock().unwrap_or_else(PoisonError::into_inner) = found.vanished;
         Ok(())
     }
 
@@ -212,20 +230,24 @@ struct Opening {
     read: ConfigRead,
     keys: Keys,
     slot: Option<SlotId>,
+    /// Objects of snapshots that an index of this host knew.
+    seen: HashMap<SnapshotId, Vec<u8>>,
 }
 
 impl Opening {
-    fn begin(storage: Arc<dyn Storage>, secrets: &dyn SecretSource, observer: &dyn Observer) -> Result<Opening> {
+    fn begin(storage: Arc<dyn Storage>, unlock: &dyn Unlock, observer: &dyn Observer) -> Result<Opening> {
         let read = config::read(storage.as_ref())?;
         for text in &read.damage {
             observer.on_event(&Event::Warning { text });
         }
-        let (keys, slot) = unlock(storage.as_ref(), &read, secrets, observer)?;
-        Ok(Opening { storage, read, keys, slot })
+        let keys = Keys::unlocked(storage.as_ref(), &read, unlock)?;
+        let slot = unlock.slot();
+        Ok(Opening { storage, read, keys, slot, seen: HashMap::new() })
     }
 
     fn finish(self, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
         let index = open_index(cache, self.read.config.repository_id(), observer)?;
+        self.seen.iter().try_for_each(|(id, object)| index.add_snapshot(*id, object))?;
         let mut repo = Repo {
             storage: self.storage,
             config: self.read.config,
@@ -237,6 +259,7 @@ impl Opening {
             has_recovered_index: Mutex::new(false),
             mended: parity::MendedPacks::default(),
             damage: Mutex::new(self.read.damage.into_iter().collect()),
+            vanished: Mutex::new(Vec::new()),
         };
         match repo.refresh(observer) {
             Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {

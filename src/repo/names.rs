@@ -26,15 +26,31 @@ pub const CONDEMNED: &str = "condemned";
 pub const TAGS: &str = "tags";
 /// The folder of verification records.
 pub const HISTORY: &str = "history";
+/// The folder of records of packs that are damaged and set aside.
+pub const QUARANTINE: &str = "quarantine";
 
-/// The folder of the audit log.
-pub const AUDIT: &str = "audit";
 /// The folder of key slots.
 pub const KEYS: &str = "keys";
 
+/// The folder of the audit log.
+pub const AUDIT: &str = "audit";
+
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 12] =
-    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, AUDIT, KEYS, CONFIG];
+pub const FOLDERS: [&str; 13] = [
+    PACKS,
+    PARITY,
+    INDEX,
+    TRANSACTIONS,
+    SNAPSHOTS,
+    FORGOTTEN,
+    CONDEMNED,
+    TAGS,
+    HISTORY,
+    QUARANTINE,
+    AUDIT,
+    KEYS,
+    CONFIG,
+];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -137,15 +153,14 @@ pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
 }
 
-/// `audit/<n>`: record number n of the audit log.
-pub fn audit(number: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{AUDIT}/{number}"))
+/// `quarantine/<pack id>`.
+pub fn quarantine(id: PackId) -> Result<ObjectName> {
+    ObjectName::new(format!("{QUARANTINE}/{id}"))
 }
 
-/// The number in the name of a record of the audit log, if `name` is one.
-pub fn audit_number(name: &ObjectName) -> Option<u64> {
-    let digits = name.as_str().strip_prefix("audit/")?;
-    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+/// The pack's id in the name of a quarantine record, if `name` is one.
+pub fn quarantine_id(name: &ObjectName) -> Option<PackId> {
+    PackId::from_hex(name.as_str().strip_prefix("quarantine/")?).ok()
 }
 
 /// `keys/<slot>.<n>`: a key slot as of key generation n.
@@ -159,4 +174,15 @@ pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
     // One object, one name: no leading zeros or signs.
     let number = generation.parse::<u32>().ok().filter(|n| n.to_string() == generation)?;
     Some((SlotId::from_hex(id).ok()?, number))
+}
+
+/// `audit/<n>`: record number n of the audit log.
+pub fn audit(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{AUDIT}/{number}"))
+}
+
+/// The number in the name of a record of the audit log, if `name` is one.
+pub fn audit_number(name: &ObjectName) -> Option<u64> {
+    let digits = name.as_str().strip_prefix("audit/")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
 }

@@ -20,7 +20,7 @@ use crate::bytes::ByteRange;
 use crate::codec::parity::{ParityEncoder, Shape, checksum};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId};
-use crate::storage::{ObjectName, Storage};
+use crate::storage::{self, ObjectName, Storage};
 use mended::Remains;
 use sidecar::Sidecar;
 use std::sync::{Mutex, PoisonError};
@@ -68,6 +68,17 @@ pub fn can_mend(repo: &Repo, pack: PackId) -> bool {
 
 /// Computes and publishes the parity of a pack that is there; nothing if it has some. [`Kind::Damaged`] if the pack is.
 pub fn create(repo: &Repo, pack: PackId) -> Result<()> {
+    let object = compute(repo, pack)?;
+    storage::create_new(repo.storage(), &names::parity(pack)?, &object).map(drop)
+}
+
+/// As [`create`], in the place of parity that is damaged: the pack decides every byte of it.
+pub fn renew(repo: &Repo, pack: PackId) -> Result<()> {
+    let object = compute(repo, pack)?;
+    repo.storage().replace(&names::parity(pack)?, &object)
+}
+
+fn compute(repo: &Repo, pack: PackId) -> Result<Vec<u8>> {
     let (storage, name) = (repo.storage(), names::pack(pack)?);
     let bytes = storage.size(&name)?.ok_or_else(|| Error::new(Kind::Missing, format!("{name} is missing")))?;
     let shape = Shape::of(bytes)?;
@@ -94,7 +105,8 @@ pub fn create(repo: &Repo, pack: PackId) -> Result<()> {
             into[column..column + width].copy_from_slice(from);
         }
     }
-    publish(storage, repo.id(), pack, &shape, table, &parity)
+    let (header, table) = front(repo.id(), pack, &shape, table, &parity)?;
+    Ok([header.as_slice(), &table, &parity, &table, &header].concat())
 }
 
 /// How the parity of a pack is. `pack_bytes` is the pack's length, if that is known to be right. With `read_data` all of
@@ -160,17 +172,28 @@ fn publish(
     repository: RepositoryId,
     pack: PackId,
     shape: &Shape,
-    mut table: Vec<u8>,
+    table: Vec<u8>,
     parity: &[u8],
 ) -> Result<()> {
-    table.extend(parity.chunks(shape.shard_bytes).flat_map(checksum));
-    let header = sidecar::header(repository, pack, shape, &table)?;
+    let (header, table) = front(repository, pack, shape, table, parity)?;
     let mut object = storage.create(names::PARITY)?;
     for part in [&header, &table, parity, &table, &header] {
         object.write(part)?;
     }
     object.publish(&names::parity(pack)?)?;
     Ok(())
+}
+
+/// The header and the whole table of checksums.
+fn front(
+    repository: RepositoryId,
+    pack: PackId,
+    shape: &Shape,
+    mut table: Vec<u8>,
+    parity: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    table.extend(parity.chunks(shape.shard_bytes).flat_map(checksum));
+    Ok((sidecar::header(repository, pack, shape, &table)?, table))
 }
 
 /// Divides shards into columns of which those of all data shards fit into the memory for them.

@@ -141,6 +141,12 @@ pub fn read_forgotten(repo: &Repo, id: SnapshotId) -> Result<Option<AuditHead>> 
     Ok(document::decode::<Marker>(&opened.body, name.as_str())?.audit)
 }
 
+/// Writes a forgotten marker anew: for repair, since only its name counts.
+pub fn rewrite_forgotten(repo: &Repo, name: &ObjectName, now: FileTime, audit: Option<AuditHead>) -> Result<()> {
+    let body = document::encode(&Marker { seconds: now.seconds, audit })?;
+    repo.storage().replace(name, &document::seal(repo.keys(), DocumentKind::Forgotten, name, &body)?)
+}
+
 /// Creates a condemned list or, under the name of its end, the final list.
 pub fn create_pack_list(repo: &Repo, name: &ObjectName, packs: &[PackId], now: FileTime) -> Result<Published> {
     create(repo, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: to_list(packs) })

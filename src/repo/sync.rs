@@ -19,6 +19,8 @@ const BATCH_BYTES: usize = 8 << 20;
 pub(super) struct Found {
     /// One sentence for each damaged object.
     pub(super) damage: Vec<String>,
+    /// Snapshots that this host has seen, that nobody forgot, and that are gone.
+    pub(super) vanished: Vec<SnapshotId>,
 }
 
 /// Loads index objects that are new and forgets those that are gone.
@@ -144,9 +146,19 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
             Err(error) => found.damage.push(format!("snapshots/{id} is damaged: {error}")),
         }
     }
-    let gone: Vec<_> = cached.into_keys().collect();
-    if !gone.is_empty() {
-        repo.index().remove_snapshots(&gone)?;
+    // A name under `snapshots/` is never freed, whatever it holds. What vanished stays remembered here, or it would be
+    // told once only.
+    let is_gone = |id: &SnapshotId| !present.contains(id) && !forgotten.contains(id);
+    let (vanished, forgotten): (Vec<_>, Vec<_>) = cached.into_keys().partition(is_gone);
+    for id in vanished {
+        found.damage.push(format!(
+            "snapshots/{id} is gone, which this host has seen and nobody forgot: it was deleted, or an older state of the \
+             repository was put in its place"
+        ));
+        found.vanished.push(id);
+    }
+    if !forgotten.is_empty() {
+        repo.index().remove_snapshots(&forgotten)?;
     }
     apply_tags(repo, &mut live, found)?;
     live.sort_by_key(|s| (s.started, s.id));

@@ -48,7 +48,7 @@ fn storage_with(parity: bool) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     let parameters = Parameters {
         chunk_sizes: (1024, 4096, 16384),
-        chunker_key: [7; 32],
+        chunker_key: Some([7; 32]),
         pack_bytes: 1 << 16,
         parity,
         exclusive_create: true,

@@ -19,7 +19,7 @@ use super::pack_table::FrameRecord;
 use super::parity::{self, ParityWriter};
 use super::records::{self, Condemned, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
-use super::{Repo, names};
+use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::storage::{self, ObjectName, ObjectWriter, Published};
@@ -42,7 +42,8 @@ pub enum Claim {
 pub struct Transaction<'r> {
     repo: &'r Repo,
     id: SnapshotId,
-    /// Packs that must be treated as if they did not exist: condemned, or found missing or truncated when this began.
+    /// Packs that must be treated as if they did not exist: condemned, set aside, or found missing or truncated when this
+    /// began.
     absent: HashSet<PackId>,
     state: Mutex<State>,
     /// True if nothing is to be written: what a dry run would store is made and thrown away.
@@ -122,17 +123,18 @@ impl<'r> Transaction<'r> {
         self.kept_bytes_max = bytes.min(KEPT_BYTES_MAX);
     }
 
-    /// Makes unlisted packs known and marks as absent what is condemned, missing or of the wrong size.
+    /// Makes unlisted packs known and marks as absent what is condemned, set aside, missing or of the wrong size.
     fn survey(mut self, condemned: Condemned) -> Result<Transaction<'r>> {
         self.repo.learn_unlisted_packs()?;
         let listed = self.repo.storage().list(names::PACKS)?;
         let present: HashMap<PackId, u64> =
             listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
+        let set_aside: HashSet<PackId> = quarantine::ids(self.repo.storage())?.into_iter().collect();
         let mut vanished = Vec::new();
         let mut state = State::default();
         for known in self.repo.index().packs()? {
             let is_whole = present.get(&known.id) == Some(&known.bytes);
-            if !is_whole || condemned.contains(&known.id) {
+            if !is_whole || condemned.contains(&known.id) || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);
             }
             if !known.is_listed {
@@ -160,7 +162,7 @@ impl<'r> Transaction<'r> {
         self.repo
     }
 
-    /// Packs that are known but missing, truncated or condemned: what lay in them is stored again.
+    /// Packs that are known but missing, truncated, set aside or condemned: what lay in them is stored again.
     pub fn absent_packs(&self) -> usize {
         self.absent.len()
     }

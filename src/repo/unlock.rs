@@ -1,16 +1,15 @@
 //! From a secret to the keys of a repository.
 //!
-//! A secret is asked for only where there is something to open, and a key that is given for a repository without
-//! encryption is an error: whoever can write to the storage may have put another one in its place.
+//! A secret is asked for only where there is something to open.
 
-use super::config::ConfigRead;
 use super::key_slots::{Slots, Unlocked};
-use super::keys::Keys;
+use super::keys::{Bundle, Unlock};
 use crate::codec::stretch::Secret;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::SlotId;
+use crate::ids::{RepositoryId, SlotId};
 use crate::storage::Storage;
+use std::cell::Cell;
 
 /// Where secrets come from.
 pub trait SecretSource {
@@ -22,56 +21,44 @@ pub trait SecretSource {
     fn secret(&self, attempt: u32, slots: usize) -> Result<Option<Secret>>;
 }
 
-/// For repositories without encryption.
-#[derive(Debug, Clone, Copy)]
-pub struct NoSecret;
+/// The keys in the slot of a secret.
+pub struct SlotKeys<'a> {
+    secrets: &'a dyn SecretSource,
+    observer: &'a dyn Observer,
+    slot: Cell<Option<SlotId>>,
+}
 
-impl SecretSource for NoSecret {
-    fn is_given(&self) -> bool {
-        false
-    }
-
-    fn secret(&self, _attempt: u32, _slots: usize) -> Result<Option<Secret>> {
-        Ok(None)
+impl<'a> SlotKeys<'a> {
+    /// The keys that a secret of `secrets` gives; damaged slots are reported to `observer`.
+    pub fn new(secrets: &'a dyn SecretSource, observer: &'a dyn Observer) -> Self {
+        SlotKeys { secrets, observer, slot: Cell::new(None) }
     }
 }
 
-/// The keys of the repository with these parameters, and the slot that gave them.
-pub fn unlock(
-    storage: &dyn Storage,
-    read: &ConfigRead,
-    secrets: &dyn SecretSource,
-    observer: &dyn Observer,
-) -> Result<(Keys, Option<SlotId>)> {
-    let config = &read.config;
-    if config.encryption == 0 {
-        if secrets.is_given() {
-            let text = format!("a key is given, but {} is not encrypted", storage.describe());
-            return Err(Error::new(Kind::WrongKey, text).with_hint(
-                "if you know that it never was, leave the key out (CKPT_KEY_FILE, CKPT_KEY_COMMAND); \
-                 if it was, somebody has replaced its parameters",
+impl Unlock for SlotKeys<'_> {
+    fn is_given(&self) -> bool {
+        self.secrets.is_given()
+    }
+
+    fn unlock(&self, storage: &dyn Storage, repository: RepositoryId) -> Result<Bundle> {
+        let slots = Slots::read(storage, repository)?;
+        let warn = |damage: &[String]| damage.iter().for_each(|text| self.observer.on_event(&Event::Warning { text }));
+        warn(&slots.damage);
+        if slots.slots.is_empty() {
+            let text = format!("{} is encrypted, and no key slot of it can be read", storage.describe());
+            return Err(Error::damaged(text).with_hint(
+                "put its folder `keys` back from a copy; without it nothing can be read, with whatever key",
             ));
         }
-        return Ok((Keys::plain(), None));
+        let unlocked = try_secrets(storage, &slots, self.secrets)?;
+        warn(&unlocked.damage);
+        self.slot.set(Some(unlocked.slot));
+        Ok(unlocked.bundle)
     }
-    let slots = Slots::read(storage, config.repository_id())?;
-    for text in &slots.damage {
-        observer.on_event(&Event::Warning { text });
+
+    fn slot(&self) -> Option<SlotId> {
+        self.slot.get()
     }
-    if slots.slots.is_empty() {
-        let text = format!("{} is encrypted, and no key slot of it can be read", storage.describe());
-        return Err(Error::damaged(text)
-            .with_hint("put its folder `keys` back from a copy; without it nothing can be read, with whatever key"));
-    }
-    let unlocked = try_secrets(storage, &slots, secrets)?;
-    for text in &unlocked.damage {
-        observer.on_event(&Event::Warning { text });
-    }
-    if unlocked.bundle.config_hash != read.hash {
-        return Err(Error::damaged(format!("the parameters of {} are not those it was made with", storage.describe()))
-            .with_hint("somebody has changed them: put `config/0`, `config/1` and `config/2` back from a copy"));
-    }
-    Ok((Keys::opened(unlocked.bundle, config.repository_id()), Some(unlocked.slot)))
 }
 
 fn try_secrets(storage: &dyn Storage, slots: &Slots, secrets: &dyn SecretSource) -> Result<Unlocked> {

@@ -6,6 +6,7 @@ mod containers;
 mod damage;
 mod deltas;
 mod edge_of_field;
+mod encryption;
 mod faults;
 mod fence_model;
 mod format_document;

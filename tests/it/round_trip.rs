@@ -9,7 +9,6 @@ use crate::support::{disk_folder, noise, setting};
 use ckpt::events::Silent;
 use ckpt::ops::init::init;
 use ckpt::repo::snapshots::Snapshot;
-use ckpt::repo::unlock::NoSecret;
 use ckpt::repo::{Cache, Repo};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -148,7 +147,7 @@ fn repository(folder: &Path) -> Repo {
     if !Path::new(&location).exists() {
         init(&runs::init_options(&location, 4 * PACK_BYTES_MIN), None).expect("a new repository");
     }
-    Repo::open(&location, &Cache::Memory, &NoSecret, &Silent).expect("opens")
+    Repo::open(&location, &Cache::Memory, &Silent).expect("opens")
 }
 
 /// Blocks of all files by path.

@@ -20,8 +20,8 @@ pub use looks::{
     TagDocument,
 };
 pub use summaries::{
-    AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, PlannedItem,
-    PruneSummary, RestoreSummary, Summary, VerifySummary,
+    AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, MendedItem,
+    PlannedItem, PruneSummary, RepairSummary, RestoreSummary, Summary, VerifySummary,
 };
 pub use tensors::{
     DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,
@@ -123,14 +123,14 @@ pub enum Body {
     Info(InfoDocument),
     /// `tag`.
     Tag(TagDocument),
-    /// `audit list`.
-    Audit(AuditDocument),
     /// `key list`.
     KeyList(KeyListDocument),
     /// `key add`, `key remove`, `key passphrase`.
     Key(KeyDocument),
     /// `key rotate`.
     KeyRotate(KeyRotateDocument),
+    /// `audit list`.
+    Audit(AuditDocument),
     /// A file that could not be handled as asked, while a long command runs.
     Problem(ProblemDocument),
     /// The last line of a long command.

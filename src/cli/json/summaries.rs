@@ -19,6 +19,8 @@ pub enum Summary {
     Verify(VerifySummary),
     /// `verify SELECTOR --against DIR`.
     VerifyAgainst(AgainstSummary),
+    /// `repair`.
+    Repair(RepairSummary),
     /// `forget`; with `--prune`, a summary of `prune` follows.
     Forget(ForgetSummary),
     /// `prune`.
@@ -145,6 +147,8 @@ pub struct VerifySummary {
     pub packs_unlisted: u64,
     /// Packs without parity in a repository where packs get some; no damage.
     pub packs_without_parity: u64,
+    /// Packs that a repair has set aside because they are damaged or missing.
+    pub packs_set_aside: u64,
     /// Packs whose data were never read and verified.
     pub packs_never_read: u64,
     /// When the pack that was read longest ago was read.
@@ -179,6 +183,44 @@ pub struct DamagedFile {
     pub path: String,
     /// Its exact bytes in hexadecimal if they are not UTF-8.
     pub path_bytes: Option<String>,
+}
+
+/// What `repair` did.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RepairSummary {
+    /// True if nothing was changed because of `--dry-run`.
+    pub dry_run: bool,
+    /// Packs that were read whole.
+    pub packs_read: u64,
+    /// Bytes of those packs.
+    pub bytes_read: u64,
+    /// What was, or would be, mended.
+    pub mended: Vec<MendedItem>,
+    /// How many damaged objects cannot be mended.
+    pub left_count: u64,
+    /// The first of them.
+    pub left: Vec<DamageItem>,
+    /// Packs that are set aside because they are damaged or missing.
+    pub packs_set_aside: u64,
+    /// Chunks that were stored again, read from what is left of damaged packs.
+    pub chunks_from_remains: u64,
+    /// Chunks that were stored again, read from other repositories.
+    pub chunks_from_copies: u64,
+    /// Chunks that were stored again, read from files of this host.
+    pub chunks_from_sources: u64,
+    /// Packs that had no parity and have some now.
+    pub parity_added: u64,
+    /// How long it took.
+    pub seconds_elapsed: f64,
+}
+
+/// An object that was mended.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MendedItem {
+    /// Its name.
+    pub object: String,
+    /// By what, in words.
+    pub means: String,
 }
 
 /// How a directory compares with a snapshot.

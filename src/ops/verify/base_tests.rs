@@ -1,10 +1,10 @@
 //! Verification of repositories in which chunks are coded against others.
 
-use super::data::part_of;
 use super::tests::{files_of, options, run};
 use super::*;
 use crate::events::Silent;
 use crate::ids::ChunkId;
+use crate::ops::examine::data::part_of;
 use crate::repo::names;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, open, save_versions, store, version};

@@ -9,19 +9,14 @@
 //!
 //! Nothing is changed but for the history. Damage is collected and never ends the run.
 
-mod bases;
-mod data;
-mod documents;
-mod found;
-mod hits;
-mod packs;
 mod parity;
-mod reachable;
 
-pub use data::Subset;
-pub use found::Damage;
+pub use super::examine::data::Subset;
+pub use super::examine::found::Damage;
 
 use super::Resources;
+use super::examine::found::Found;
+use super::examine::{data, documents, packs, reachable};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{HistoryId, PackId};
@@ -29,7 +24,6 @@ use crate::metadata::FileTime;
 use crate::repo::Repo;
 use crate::repo::index::RunRecord;
 use crate::repo::records::{self, Condemned, HistoryRecord};
-use found::Found;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -65,6 +59,8 @@ pub struct VerifyReport {
     pub packs_total: u64,
     /// Packs that no index object lists: killed runs leave them, the next run uses them or a prune deletes them.
     pub packs_unlisted: u64,
+    /// Packs that a repair has set aside because they are damaged or missing. What of them cannot be had is in the damage.
+    pub packs_quarantined: u64,
     /// Packs without parity in a repository where packs get some.
     pub packs_without_parity: u64,
     /// Packs that no run has ever read whole and found sound.
@@ -92,8 +88,14 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
     let sound = match &options.read_data {
         None => Vec::new(),
         Some(subset) => {
-            let run = data::Run { repo, subset, options, observer, begun };
-            let read = run.read(&packs.present, &mut found)?;
+            let run = data::Run {
+                repo,
+                resources: options.resources,
+                observer,
+                deadline: subset.deadline(begun),
+                quarantine: &packs.quarantine,
+            };
+            let read = run.read(&subset.choose(repo, &packs.present)?, &mut found)?;
             report.packs_read = read.packs;
             report.bytes_read = read.bytes;
             report.chunks_checked = read.chunks;
@@ -102,10 +104,13 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
             read.sound
         }
     };
+    packs.heed_quarantine(&sound);
+    report.packs_quarantined = packs.quarantine.iter().count() as u64;
     let missing = parity::check(repo, &mut packs, &read_packs, options.resources, &mut found, observer)?;
     report.packs_without_parity = missing;
     let live = reachable::check(repo, &packs, &mut found, observer)?;
-    report.snapshots_checked = live.snapshots;
+    live.name_files(repo, &mut found, observer)?;
+    report.snapshots_checked = live.snapshots.len() as u64;
     if options.read_data.is_none() {
         report.chunks_checked = live.chunks;
     }
@@ -149,14 +154,6 @@ fn remember(
         outcome: record.outcome.clone(),
     };
     repo.index().add_history(&run, sound)
-}
-
-/// An error if the user has asked the run to end.
-fn check_interrupt(observer: &dyn Observer) -> Result<()> {
-    if observer.is_interrupted() {
-        return Err(Error::new(Kind::Interrupted, "interrupted while verifying"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

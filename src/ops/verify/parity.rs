@@ -3,14 +3,14 @@
 //! A pack that can be mended costs no file, since it is read through its parity, but it is damage. A pack without parity
 //! is not: nothing in a repository needs any, and a killed run may leave such a pack. It is counted.
 
-use super::check_interrupt;
-use super::documents::report;
-use super::found::Found;
-use super::packs::Packs;
 use crate::error::{Error, Result};
 use crate::events::{Event, Observer};
 use crate::ids::PackId;
 use crate::ops::Resources;
+use crate::ops::examine::check_interrupt;
+use crate::ops::examine::documents::report;
+use crate::ops::examine::found::Found;
+use crate::ops::examine::packs::Packs;
 use crate::repo::parity::{self, ParityState};
 use crate::repo::{Repo, names};
 use std::collections::HashSet;
@@ -44,6 +44,10 @@ pub(super) fn check(
     for id in bad {
         check_interrupt(observer)?;
         let is_mendable = parity::can_mend(repo, id);
+        // Set aside is what a repair could not mend.
+        if !is_mendable && packs.quarantine.contains(&id) {
+            continue;
+        }
         let what = if is_mendable { MENDABLE } else { BEYOND };
         let at = found.add(names::pack(id)?.as_str(), what);
         if is_mendable {
@@ -96,6 +100,10 @@ fn check_states(
     let mut collected = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
     collected.sort_by_key(|(id, _)| *id);
     for (id, error) in collected {
+        // Parity of a pack that cannot be mended is of no use, and goes with the pack.
+        if packs.quarantine.contains(&id) {
+            continue;
+        }
         let at = report(found, &names::parity(id)?, &error)?;
         // The pack is there, so it can be made again.
         if !packs.bad.packs.contains_key(&id) {

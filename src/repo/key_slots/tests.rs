@@ -99,7 +99,7 @@ fn slots_of_one_salt_take_one_stretching_and_do_not_show_that_secrets_are_the_sa
     let once = secret("host 39").stretch(&[4; 16], COST).map(|_| begun.elapsed()).expect("a key");
     let begun = std::time::Instant::now();
     assert!(unlock(&storage, "host 39").is_some());
-    // 42 stretchings would take more than twenty times as long as one.
+    // 42 stretchings would take more than twice as long.
     assert!(begun.elapsed() < once * 20 + std::time::Duration::from_millis(100), "{:?}, {once:?}", begun.elapsed());
 }
 

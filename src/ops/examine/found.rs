@@ -26,15 +26,15 @@ impl Damage {
 
 /// Collects damage.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) damage: Vec<Damage>,
-    pub(super) count: u64,
+pub(crate) struct Found {
+    pub(crate) damage: Vec<Damage>,
+    pub(crate) count: u64,
     by_object: HashMap<String, usize>,
 }
 
 impl Found {
     /// Adds what is wrong with an object; one that is known to be damaged stays one item. Returns the item's position.
-    pub(super) fn add(&mut self, object: &str, what: impl Into<String>) -> usize {
+    pub(crate) fn add(&mut self, object: &str, what: impl Into<String>) -> usize {
         let what = what.into();
         if let Some(&at) = self.by_object.get(object) {
             if let Some(damage) = self.damage.get_mut(at)
@@ -56,14 +56,14 @@ impl Found {
     }
 
     /// Notes that the item at this position can be put right.
-    pub(super) fn set_mendable(&mut self, at: usize) {
+    pub(crate) fn set_mendable(&mut self, at: usize) {
         if let Some(damage) = self.damage.get_mut(at) {
             damage.is_mendable = true;
         }
     }
 
     /// Adds a file that the item at this position costs.
-    pub(super) fn add_file(&mut self, at: usize, snapshot: SnapshotId, path: &[u8]) {
+    pub(crate) fn add_file(&mut self, at: usize, snapshot: SnapshotId, path: &[u8]) {
         if let Some(damage) = self.damage.get_mut(at)
             && damage.files.len() < Damage::FILES_KEPT_MAX
             && !damage.files.iter().any(|(s, p)| (*s, p.as_slice()) == (snapshot, path))
@@ -75,25 +75,25 @@ impl Found {
 
 /// Which packs or chunks in them cannot be relied on.
 #[derive(Debug, Default)]
-pub(super) struct BadPacks {
+pub(crate) struct BadPacks {
     /// For each pack its chunks that are bad; none stands for all of them.
-    pub(super) packs: HashMap<PackId, Option<HashSet<ChunkId>>>,
+    pub(crate) packs: HashMap<PackId, Option<HashSet<ChunkId>>>,
 }
 
 impl BadPacks {
     /// Nothing in the pack can be relied on.
-    pub(super) fn add_whole(&mut self, pack: PackId) {
+    pub(crate) fn add_whole(&mut self, pack: PackId) {
         self.packs.insert(pack, None);
     }
 
     /// These chunks of it cannot.
-    pub(super) fn add_chunks(&mut self, pack: PackId, chunks: HashSet<ChunkId>) {
+    pub(crate) fn add_chunks(&mut self, pack: PackId, chunks: HashSet<ChunkId>) {
         if let Some(known) = self.packs.entry(pack).or_insert_with(|| Some(HashSet::new())) {
             known.extend(chunks);
         }
     }
 
-    pub(super) fn merge(&mut self, other: BadPacks) {
+    pub(crate) fn merge(&mut self, other: BadPacks) {
         for (pack, chunks) in other.packs {
             match chunks {
                 None => self.add_whole(pack),
@@ -103,18 +103,18 @@ impl BadPacks {
     }
 
     /// The chunks that are bad, each with the pack in which it is, but for packs that are bad as a whole.
-    pub(super) fn chunks(&self) -> impl Iterator<Item = (ChunkId, PackId)> + '_ {
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (ChunkId, PackId)> + '_ {
         let partly = self.packs.iter().filter_map(|(pack, chunks)| Some((pack, chunks.as_ref()?)));
         partly.flat_map(|(pack, chunks)| chunks.iter().map(move |chunk| (*chunk, *pack)))
     }
 
     /// True if the chunk cannot be read from the pack.
-    pub(super) fn is_bad(&self, pack: &PackId, chunk: &ChunkId) -> bool {
+    pub(crate) fn is_bad(&self, pack: &PackId, chunk: &ChunkId) -> bool {
         self.packs.get(pack).is_some_and(|chunks| chunks.as_ref().is_none_or(|chunks| chunks.contains(chunk)))
     }
 
     /// True if nothing in it can be relied on.
-    pub(super) fn is_whole_bad(&self, pack: &PackId) -> bool {
+    pub(crate) fn is_whole_bad(&self, pack: &PackId) -> bool {
         self.packs.get(pack).is_some_and(Option::is_none)
     }
 }

@@ -7,15 +7,17 @@
 //! while it is still in the processor's cache.
 
 use super::found::{BadPacks, Found};
-use super::{VerifyOptions, bases, check_interrupt};
+use super::{bases, check_interrupt};
 use crate::bytes::ByteRange;
 use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
+use crate::ops::Resources;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::pack::{self, HEADER_BYTES};
 use crate::repo::pack_table::FrameRecord;
+use crate::repo::quarantine::Quarantine;
 use crate::repo::{Repo, names};
 use crate::storage::ObjectName;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -51,8 +53,16 @@ pub enum Subset {
 }
 
 impl Subset {
+    /// When to begin no further pack, if the choice is one of time.
+    pub(crate) fn deadline(&self, begun: Instant) -> Option<Instant> {
+        match self {
+            Subset::Duration(duration) => begun.checked_add(*duration),
+            _ => None,
+        }
+    }
+
     /// An error of [`Kind::Usage`] if nothing can be meant by it.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         match *self {
             Subset::Part { part, of } if part == 0 || part > of => {
                 Err(Error::new(Kind::Usage, format!("there is no part {part} of {of}")).with_hint("parts count from 1"))
@@ -65,7 +75,7 @@ impl Subset {
     }
 
     /// The packs to read, in order.
-    fn choose(&self, repo: &Repo, present: &BTreeMap<PackId, u64>) -> Result<Vec<(PackId, u64)>> {
+    pub(crate) fn choose(&self, repo: &Repo, present: &BTreeMap<PackId, u64>) -> Result<Vec<(PackId, u64)>> {
         let reads = repo.index().pack_reads()?;
         let mut chosen: Vec<(PackId, u64)> = present.iter().map(|(id, bytes)| (*id, *bytes)).collect();
         if let Subset::Part { part, of } = *self {
@@ -91,48 +101,45 @@ impl Subset {
 }
 
 /// The part, from 1, that a pack belongs to: its name is as good as random and never changes.
-pub(super) fn part_of(id: &PackId, of: u32) -> u32 {
+pub(crate) fn part_of(id: &PackId, of: u32) -> u32 {
     let front = id.as_bytes()[..8].try_into().map_or(0, u64::from_le_bytes);
     u32::try_from(front % u64::from(of.max(1))).unwrap_or(0) + 1
 }
 
 /// What reading packs has shown.
 #[derive(Debug, Default)]
-pub(super) struct Read {
-    pub(super) packs: u64,
-    pub(super) bytes: u64,
-    pub(super) chunks: u64,
-    pub(super) sound: Vec<PackId>,
+pub(crate) struct Read {
+    pub(crate) packs: u64,
+    pub(crate) bytes: u64,
+    pub(crate) chunks: u64,
+    pub(crate) sound: Vec<PackId>,
     /// All that were read, sound or not.
-    pub(super) read: HashSet<PackId>,
-    pub(super) bad: BadPacks,
+    pub(crate) read: HashSet<PackId>,
+    pub(crate) bad: BadPacks,
 }
 
 /// One run over the packs.
-pub(super) struct Run<'a> {
-    pub(super) repo: &'a Repo,
-    pub(super) subset: &'a Subset,
-    pub(super) options: &'a VerifyOptions,
-    pub(super) observer: &'a dyn Observer,
-    pub(super) begun: Instant,
+pub(crate) struct Run<'a> {
+    pub(crate) repo: &'a Repo,
+    pub(crate) resources: Resources,
+    pub(crate) observer: &'a dyn Observer,
+    /// When to begin no further pack.
+    pub(crate) deadline: Option<Instant>,
+    /// What is known already to be damaged and set aside.
+    pub(crate) quarantine: &'a Quarantine,
 }
 
 impl Run<'_> {
-    /// Reads the packs of the subset.
-    pub(super) fn read(&self, present: &BTreeMap<PackId, u64>, found: &mut Found) -> Result<Read> {
-        let chosen = self.subset.choose(self.repo, present)?;
-        let deadline = match self.subset {
-            Subset::Duration(duration) => self.begun.checked_add(*duration),
-            _ => None,
-        };
+    /// Reads these packs, each with its length.
+    pub(crate) fn read(&self, chosen: &[(PackId, u64)], found: &mut Found) -> Result<Read> {
         let bytes_total = chosen.iter().map(|(_, bytes)| bytes).sum();
         self.observer.on_event(&Event::Phase {
             name: "reading packs",
             bytes_total: Some(bytes_total),
             files_total: None,
         });
-        let threads = (self.options.resources.threads + WAITING_THREADS).clamp(1, chosen.len().max(1));
-        let share = self.options.resources.memory_bytes / (4 * threads as u64);
+        let threads = (self.resources.threads + WAITING_THREADS).clamp(1, chosen.len().max(1));
+        let share = self.resources.memory_bytes / (4 * threads as u64);
         let window_bytes = share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
@@ -141,7 +148,7 @@ impl Run<'_> {
             let work = || -> Result<()> {
                 let mut reader = Reader::new(self.repo, &bases, self.observer, window_bytes)?;
                 while let Some(&(id, bytes)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Ok(());
                     }
                     let checked = reader.check(id, bytes)?;
@@ -159,13 +166,13 @@ impl Run<'_> {
         let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         results.sort_by_key(|checked| checked.id);
         let unread: BTreeSet<ChunkId> = results.iter().flat_map(|checked| &checked.unread_bases).copied().collect();
-        let mut read = collect(results, found)?;
+        let mut read = collect(results, self.quarantine, found)?;
         bases::find_faults(&bases, self.repo, unread, found, &mut read.bad)?;
         Ok(read)
     }
 }
 
-fn collect(results: Vec<Checked>, found: &mut Found) -> Result<Read> {
+fn collect(results: Vec<Checked>, quarantine: &Quarantine, found: &mut Found) -> Result<Read> {
     let mut read = Read::default();
     for checked in results {
         read.packs += 1;
@@ -176,7 +183,10 @@ fn collect(results: Vec<Checked>, found: &mut Found) -> Result<Read> {
             read.sound.push(checked.id);
             continue;
         }
-        found.add(names::pack(checked.id)?.as_str(), checked.faults.join("; "));
+        // What is set aside is known: it is no news, and what it costs is told with the chunks that are lost.
+        if !quarantine.covers(&checked.id, checked.bad_chunks.as_ref()) {
+            found.add(names::pack(checked.id)?.as_str(), checked.faults.join("; "));
+        }
         match checked.bad_chunks {
             None => read.bad.add_whole(checked.id),
             Some(chunks) => read.bad.add_chunks(checked.id, chunks),

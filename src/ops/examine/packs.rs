@@ -9,19 +9,35 @@ use crate::ids::{ChunkId, PackId};
 use crate::ops::Resources;
 use crate::repo::index::Home;
 use crate::repo::pack::{self, PackSummary};
+use crate::repo::quarantine::Quarantine;
 use crate::repo::{Repo, index_object, names};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is known of the packs after the structure was checked.
-pub(super) struct Packs {
+pub(crate) struct Packs {
     /// The packs in the storage that are not dead, with their lengths.
-    pub(super) present: BTreeMap<PackId, u64>,
+    pub(crate) present: BTreeMap<PackId, u64>,
     /// How many of them no index object lists.
-    pub(super) unlisted: u64,
+    pub(crate) unlisted: u64,
     /// Those that are missing or damaged.
-    pub(super) bad: BadPacks,
+    pub(crate) bad: BadPacks,
+    /// What is known already to be damaged and set aside.
+    pub(crate) quarantine: Quarantine,
+}
+
+impl Packs {
+    /// Counts what is set aside as bad, but for packs that were just read whole and found `sound`.
+    pub(crate) fn heed_quarantine(&mut self, sound: &[PackId]) {
+        let sound: HashSet<&PackId> = sound.iter().collect();
+        for (id, bad) in self.quarantine.iter().filter(|(id, _)| !sound.contains(id)) {
+            match bad {
+                None => self.bad.add_whole(*id),
+                Some(chunks) => self.bad.add_chunks(*id, chunks.iter().copied().collect()),
+            }
+        }
+    }
 }
 
 /// A pack as an index object or its own table tells it.
@@ -38,7 +54,7 @@ impl Print {
 }
 
 /// Checks all of them; packs of `dead` are passed over.
-pub(super) fn check(
+pub(crate) fn check(
     repo: &Repo,
     dead: &HashSet<PackId>,
     resources: Resources,
@@ -58,10 +74,14 @@ pub(super) fn check(
             }
         }
     }
-    let mut packs = Packs { unlisted: 0, bad: BadPacks::default(), present };
+    let mut quarantine = Quarantine::read(repo)?;
+    quarantine.retain(|id| !dead.contains(id));
+    let mut packs = Packs { unlisted: 0, bad: BadPacks::default(), present, quarantine };
     packs.unlisted = packs.present.keys().filter(|id| !listed.contains_key(id)).count() as u64;
     for id in listed.keys().filter(|id| !packs.present.contains_key(id)) {
-        found.add(names::pack(*id)?.as_str(), "it is missing");
+        if !packs.quarantine.covers(id, None) {
+            found.add(names::pack(*id)?.as_str(), "it is missing");
+        }
         packs.bad.add_whole(*id);
     }
     check_tables(repo, &mut packs, &listed, resources, found, observer)?;
@@ -150,7 +170,9 @@ fn check_tables(
     let (mut damaged, stale) = collected.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     damaged.sort_by_key(|(id, _)| *id);
     for (id, error) in damaged {
-        report(found, &names::pack(id)?, &error)?;
+        if !packs.quarantine.covers(&id, None) {
+            report(found, &names::pack(id)?, &error)?;
+        }
         packs.bad.add_whole(id);
     }
     renew(repo, &stale, observer)

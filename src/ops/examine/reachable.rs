@@ -8,20 +8,27 @@ use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
 use crate::repo::index::survey::Survey;
 use crate::repo::reach;
+use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, names};
 use std::collections::{HashMap, HashSet};
 
 /// The most lost chunks for which hit files are looked for: bounds memory when nearly everything is lost.
 const LOST_MAX: usize = 500_000;
 
-/// What was walked.
-pub(super) struct Live {
-    pub(super) snapshots: u64,
-    pub(super) chunks: u64,
+/// What was walked, and what of it cannot be had.
+pub(crate) struct Live {
+    pub(crate) snapshots: Vec<Snapshot>,
+    pub(crate) chunks: u64,
+    /// Chunks that cannot be had, each with the position of the damage that is to blame.
+    pub(crate) lost: HashMap<ChunkId, usize>,
+    /// Those of them that are nodes or lists of files.
+    pub(crate) lost_nodes: HashSet<ChunkId>,
+    /// True if needed chunks lie in packs that no index object lists.
+    pub(crate) needs_unlisted: bool,
 }
 
-/// Walks every live snapshot, finds chunks that cannot be had, and names the files that need them.
-pub(super) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dyn Observer) -> Result<Live> {
+/// Walks every live snapshot and finds chunks that cannot be had.
+pub(crate) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dyn Observer) -> Result<Live> {
     repo.refresh(observer)?;
     match repo.learn_unlisted_packs() {
         // Named with the small objects already; what is known serves.
@@ -35,33 +42,48 @@ pub(super) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dy
     let mut unreadable = Vec::new();
     reach::mark(repo, &survey, &snapshots, observer, &mut |found| unreadable.push(found))?;
     let mut lost: HashMap<ChunkId, usize> = HashMap::new();
+    let mut lost_nodes = HashSet::new();
     for item in unreadable {
         let object = object_of(repo, item.chunk)?;
         let at = found.add(&object, item.error.to_string());
         found.add_file(at, item.snapshot, item.path.as_deref().unwrap_or_default());
         lost.insert(item.chunk, at);
+        lost_nodes.insert(item.chunk);
     }
-    let chunks = find_lost(repo, &survey, packs, found, &mut lost)?;
-    if !lost.is_empty() {
+    let (chunks, needs_unlisted) = find_lost(repo, &survey, packs, found, &mut lost)?;
+    Ok(Live { snapshots, chunks, lost, lost_nodes, needs_unlisted })
+}
+
+impl Live {
+    /// Adds the files that need what is lost to the damage that is to blame.
+    pub(crate) fn name_files(&self, repo: &Repo, found: &mut Found, observer: &dyn Observer) -> Result<()> {
+        if self.lost.is_empty() {
+            return Ok(());
+        }
         observer.on_event(&Event::Phase {
             name: "finding the files that are hit",
             bytes_total: None,
             files_total: None,
         });
-        hits::find(repo, &snapshots, &lost, found, observer)?;
+        let is_lost = |id: &ChunkId| self.lost.contains_key(id);
+        hits::find(repo, &self.snapshots, &is_lost, observer, &mut |hit| {
+            if let Some(&at) = self.lost.get(&hit.chunk) {
+                found.add_file(at, hit.snapshot.id, &hit.path());
+            }
+        })
     }
-    Ok(Live { snapshots: snapshots.len() as u64, chunks })
 }
 
 /// Finds live chunks that cannot be had: those in no pack, those that are bad in each of their homes or lie only in packs of
-/// which nothing can be relied on, and those that need such. Returns how many are live, with what they need.
+/// which nothing can be relied on, and those that need such. Returns how many are live, with what they need, and whether an index
+/// object is missing.
 fn find_lost(
     repo: &Repo,
     survey: &Survey<'_>,
     packs: &Packs,
     found: &mut Found,
     lost: &mut HashMap<ChunkId, usize>,
-) -> Result<u64> {
+) -> Result<(u64, bool)> {
     let usable: Vec<PackId> = packs.present.keys().filter(|id| !packs.bad.is_whole_bad(id)).copied().collect();
     survey.set_bad(packs.bad.chunks())?;
     survey.set_usable(&usable)?;
@@ -75,12 +97,13 @@ fn find_lost(
     let listed: HashSet<PackId> = repo.index().packs()?.iter().filter(|p| p.is_listed).map(|p| p.id).collect();
     survey.set_usable(&usable.into_iter().filter(|id| listed.contains(id)).collect::<Vec<_>>())?;
     let (unlisted, _) = survey.homeless(0)?;
-    if let Some(count) = unlisted.checked_sub(lost_count as u64).filter(|&count| count > 0 && lost_count < LOST_MAX) {
+    let missing = unlisted.checked_sub(lost_count as u64).filter(|&count| count > 0 && lost_count < LOST_MAX);
+    if let Some(count) = missing {
         let text =
             format!("{count} chunks that snapshots need are in packs that no index object lists: one is missing");
         found.add(names::INDEX, text);
     }
-    Ok(live)
+    Ok((live, missing.is_some()))
 }
 
 /// Adds the damage by which a chunk is lost, and says where it stands in the report. Of a chunk that lies somewhere and is

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashSet};
 const LOOKED_INTO_MAX: usize = 100_000;
 
 /// Adds the homes at fault for those of `unread` that cannot be read: homes that need nothing or only what can be read.
-pub(super) fn find_faults(
+pub(crate) fn find_faults(
     frames: &FrameCache<'_>,
     repo: &Repo,
     unread: BTreeSet<ChunkId>,
