@@ -9,6 +9,7 @@
 //! protection against someone who rewrites the log and everything that names it; in an encrypted repository that takes a key.
 
 use super::document::{self, DocumentKind};
+use super::records::WriterRecord;
 use super::{Repo, names};
 use crate::error::{Error, Kind, Result};
 use crate::metadata::FileTime;
@@ -51,6 +52,11 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// The process of a record, as the user that asks.
+    pub fn of(writer: &WriterRecord) -> Actor {
+        Actor { host: writer.host.clone(), process: writer.process, user: rustix::process::geteuid().as_raw() }
+    }
+
     /// The process that asks.
     pub fn of_this_process() -> Actor {
         Actor {

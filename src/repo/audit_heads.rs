@@ -3,8 +3,9 @@
 //! Markers of forgotten snapshots and lists of prunes follow a record each; snapshots carry the head that their writer saw.
 
 use super::audit::AuditHead;
+use super::names::CondemnedPart;
 use super::records;
-use super::{Repo, names};
+use super::{Repo, condemned, names};
 use crate::error::{Kind, Result};
 
 /// A head, and the object that carries it.
@@ -25,6 +26,10 @@ pub fn read(repo: &Repo) -> Result<Vec<StandingHead>> {
         if let Some(head) = readable(records::read_forgotten(repo, id))? {
             heads.push(StandingHead { place: listed.name.as_str().to_owned(), head });
         }
+    }
+    for listed in storage.list(names::CONDEMNED)? {
+        let Some((number, CondemnedPart::List)) = names::condemned_part(&listed.name) else { continue };
+        heads.extend(readable(condemned::audit_head(repo, number))?.flatten());
     }
     for snapshot in repo.snapshots() {
         if let Some(head) = snapshot.audit {

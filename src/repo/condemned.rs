@@ -13,6 +13,8 @@
 //! Deliberately not here: who may create which of them when (`ops/prune`, `docs/FORMAT.md`).
 
 use super::Repo;
+use super::audit::{self, Action, Actor, AuditHead};
+use super::audit_heads::StandingHead;
 use super::document::{self, DocumentKind};
 use super::names::{self, CondemnedPart};
 use super::records::{self, WriterRecord};
@@ -41,6 +43,8 @@ struct Stored {
     state: Option<u8>,
     #[n(4)]
     waiting: Option<Vec<StoredSeen>>,
+    #[n(6)]
+    audit: Option<AuditHead>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -218,7 +222,8 @@ impl Condemned {
     }
 }
 
-/// Creates list number `number`; `collector` is the run that is going to decide about it.
+/// Creates list number `number`; `collector` is the run that is going to decide about it. That it is about to is in the audit
+/// log before, unless the list is empty.
 pub fn create_list(
     repo: &Repo,
     number: u64,
@@ -226,20 +231,38 @@ pub fn create_list(
     collector: &WriterRecord,
     now: FileTime,
 ) -> Result<Published> {
+    let audit = match packs.is_empty() {
+        true => None,
+        false => Some(audit::append(repo, &Actor::of(collector), &action(number, packs), now)?),
+    };
     let body = Stored {
         seconds: now.seconds,
         packs: records::to_list(packs),
         collector: Some(collector.clone()),
         state: Some(0),
         waiting: None,
+        audit,
     };
     records::create(repo, DocumentKind::Condemned, &names::condemned(number)?, &body)
+}
+
+fn action(number: u64, packs: &[PackId]) -> Action {
+    let details = BTreeMap::from([("packs".to_owned(), packs.len().to_string())]);
+    // Which packs, the list itself says for ever.
+    Action { name: "prune", objects: vec![format!("{}/{number}", names::CONDEMNED)], details }
+}
+
+/// The head of the audit log that list `number` follows; none if it is empty.
+pub fn audit_head(repo: &Repo, number: u64) -> Result<Option<StandingHead>> {
+    let stored = read(repo, number, CondemnedPart::List)?;
+    let place = format!("{}/{number}", names::CONDEMNED);
+    Ok((!stored.packs.is_empty()).then_some(StandingHead { place, head: stored.audit }))
 }
 
 /// Creates the end of list number `number`: `packs` are dead from now on. The first end wins.
 pub fn create_end(repo: &Repo, number: u64, packs: &[PackId], now: FileTime) -> Result<Published> {
     let packs = records::to_list(packs);
-    let body = Stored { seconds: now.seconds, packs, collector: None, state: None, waiting: None };
+    let body = Stored { seconds: now.seconds, packs, collector: None, state: None, waiting: None, audit: None };
     records::create(repo, DocumentKind::Condemned, &names::condemned_end(number)?, &body)
 }
 
@@ -252,6 +275,7 @@ pub fn append_run(repo: &Repo, number: u64, after: u64, run: &Run) -> Result<u64
         collector: Some(run.collector.clone()),
         state: Some(run.state as u8),
         waiting: run.waiting.as_ref().map(|waiting| waiting.iter().map(seen).collect()),
+        audit: None,
     };
     for next in (after + 1..).take(usize::try_from(APPEND_ATTEMPTS_MAX).unwrap_or(1)) {
         let name = names::condemned_run(number, next)?;
