@@ -43,6 +43,9 @@ struct Stored {
     state: Option<u8>,
     #[n(4)]
     waiting: Option<Vec<StoredSeen>>,
+    /// Its own name: what stands under another's is refused.
+    #[n(5)]
+    name: Option<String>,
     #[n(6)]
     audit: Option<AuditHead>,
 }
@@ -241,9 +244,10 @@ pub fn create_list(
         collector: Some(collector.clone()),
         state: Some(0),
         waiting: None,
+        name: None,
         audit,
     };
-    records::create(repo, DocumentKind::Condemned, &names::condemned(number)?, &body)
+    create(repo, &names::condemned(number)?, body)
 }
 
 fn action(number: u64, packs: &[PackId]) -> Action {
@@ -262,8 +266,9 @@ pub fn audit_head(repo: &Repo, number: u64) -> Result<Option<StandingHead>> {
 /// Creates the end of list number `number`: `packs` are dead from now on. The first end wins.
 pub fn create_end(repo: &Repo, number: u64, packs: &[PackId], now: FileTime) -> Result<Published> {
     let packs = records::to_list(packs);
-    let body = Stored { seconds: now.seconds, packs, collector: None, state: None, waiting: None, audit: None };
-    records::create(repo, DocumentKind::Condemned, &names::condemned_end(number)?, &body)
+    let body =
+        Stored { seconds: now.seconds, packs, collector: None, state: None, waiting: None, name: None, audit: None };
+    create(repo, &names::condemned_end(number)?, body)
 }
 
 /// Records a run at a list behind run number `after`; the number it got.
@@ -275,11 +280,12 @@ pub fn append_run(repo: &Repo, number: u64, after: u64, run: &Run) -> Result<u64
         collector: Some(run.collector.clone()),
         state: Some(run.state as u8),
         waiting: run.waiting.as_ref().map(|waiting| waiting.iter().map(seen).collect()),
+        name: None,
         audit: None,
     };
     for next in (after + 1..).take(usize::try_from(APPEND_ATTEMPTS_MAX).unwrap_or(1)) {
         let name = names::condemned_run(number, next)?;
-        if records::create(repo, DocumentKind::Condemned, &name, &body)? == Published::Created {
+        if create(repo, &name, body.clone())? == Published::Created {
             return Ok(next);
         }
     }
@@ -300,12 +306,25 @@ fn read(repo: &Repo, number: u64, part: CondemnedPart) -> Result<Stored> {
         CondemnedPart::End => names::condemned_end(number)?,
     };
     let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Condemned, &name)?;
-    document::decode(&opened.body, name.as_str())
+    decode(&opened.body, &name)
 }
 
 fn open(repo: &Repo, object: &[u8], name: &ObjectName) -> Result<Stored> {
     let opened = document::open(repo.keys(), DocumentKind::Condemned, name, object).map_err(|e| e.while_doing(name))?;
-    document::decode(&opened.body, name.as_str())
+    decode(&opened.body, name)
+}
+
+fn decode(body: &[u8], name: &ObjectName) -> Result<Stored> {
+    let stored: Stored = document::decode(body, name.as_str())?;
+    match &stored.name {
+        Some(own) if own != name.as_str() => Err(Error::damaged(format!("{own} stands under the name {name}"))),
+        _ => Ok(stored),
+    }
+}
+
+fn create(repo: &Repo, name: &ObjectName, body: Stored) -> Result<Published> {
+    let body = Stored { name: Some(name.to_string()), ..body };
+    records::create(repo, DocumentKind::Condemned, name, &body)
 }
 
 /// What the newest run at a list that has ended saw; nothing if there is none or it cannot be read.

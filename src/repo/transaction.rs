@@ -1,7 +1,6 @@
 //! The only order in which things are published: the writer's side of the commit fence.
 //!
-//! 1. `transactions/<id>` is created, then the condemned lists are listed, past all caches, and read. From then on signs of
-//!    life follow, as often as the caller has them given.
+//! 1. `transactions/<id>` is created, then what is condemned is listed, past all caches, and read. Signs of life follow.
 //! 2. Packs are written, each durable under its name before its chunks count as stored; then one index object.
 //! 3. Every pack that is relied on is looked at again.
 //! 4. `snapshots/<id>` is created exclusively. That is the commit: everything before is invisible, everything is durable.
@@ -10,8 +9,7 @@
 //! A chunk may be coded against others. Such a home counts only if what it needs may be relied on, too, and then all of
 //! it is relied on; `reliance` says how, and why chunks never come to need one another in a ring.
 //!
-//! Nothing here waits for anybody. A prune that runs meanwhile sees the announcement and lets be what this run relies on, or
-//! takes the name `snapshots/<id>` itself; then this run has failed, however long it slept, and nothing of it is visible.
+//! A prune that runs meanwhile lets be what this run relies on, or takes `snapshots/<id>` itself; then this run has failed.
 //!
 //! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
@@ -383,7 +381,8 @@ impl<'r> Transaction<'r> {
         // The name is taken, or the answer is unclear: what stands there decides.
         let standing = self.repo.storage().read(&name, 2 * super::document::BODY_BYTES_MAX);
         match (standing, published) {
-            (Ok(standing), _) if standing == object => Ok(()),
+            // It was created, and only the answer is unclear: whether it lasts is not known before this.
+            (Ok(standing), _) if standing == object => self.repo.storage().sync_folder(names::SNAPSHOTS),
             (Ok(_), _) => Err(revoked()),
             (Err(_), Err(error)) => Err(error),
             (Err(error), Ok(_)) => Err(error),

@@ -214,7 +214,7 @@ fn a_full_repository_is_named_and_goes_on_once_there_is_room() {
     expect(place.command(&["restore", "latest", "--target", &place.text("target")]), 0);
     Tree::read(&place.path("target")).assert_is(&wanted, "restored from a full repository");
     // What the failed run left goes, and with it comes room for something smaller.
-    expect(place.command(&["prune"]), 0);
+    expect(place.command(&["prune", "--delete-delay", "0"]), 0);
     (3..10).for_each(|number| fs::remove_file(place.path(&format!("large/{number}"))).expect("removed"));
     place.backup("large");
     expect(place.command(&["verify", "--read-data"]), 0);

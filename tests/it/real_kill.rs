@@ -132,5 +132,5 @@ fn keep_few(place: &Place, saved: &mut Vec<(String, Tree)>) {
         let (id, _) = saved.remove(1);
         expect(place.command(&["forget", &id]), 0);
     }
-    expect(place.command(&["prune", "--max-unused", "0"]), 0);
+    expect(place.command(&["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
 }

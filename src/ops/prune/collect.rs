@@ -46,7 +46,7 @@ impl<'r> Collector<'r> {
     }
 
     /// Marks what is live and sorts the packs.
-    pub(super) fn plan(&mut self, snapshots: &[Snapshot], surroundings: Surroundings) -> Result<Plan> {
+    pub(super) fn plan(&mut self, snapshots: &[Snapshot], surroundings: Surroundings<'_>) -> Result<Plan> {
         self.mark(snapshots)?;
         let plan = plan::plan(&self.run, self.survey, surroundings, &mut self.soundness)?;
         self.is_compared = true;
@@ -157,8 +157,10 @@ impl<'r> Collector<'r> {
     fn decide(&mut self, list: &HashSet<PackId>, preferred: &[PackId]) -> Result<Vec<PackId>> {
         let repo = self.run.repo;
         for is_last_try in [false, true] {
+            // In this order: what a snapshot needs was listed before it was there.
+            let snapshots = live::snapshots_now(repo)?;
             repo.refresh(self.run.observer)?;
-            self.is_compared &= !self.mark(&live::snapshots_now(repo)?)?;
+            self.is_compared &= !self.mark(&snapshots)?;
             match self.choose(list, preferred) {
                 // One listing proves nothing: an index object may have been merged away while it was read, and packs may
                 // be known by their own tables only.

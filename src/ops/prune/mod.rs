@@ -193,29 +193,34 @@ pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Re
 
 impl Run<'_> {
     fn round(&self, report: &mut PruneReport) -> Result<Round> {
-        // What is there, who writes, what is listed, what is live: each is looked at after the one before it, so that a pack
-        // belongs to an open writer, or to a snapshot that is seen.
-        let mut present = self.packs_present()?;
-        let condemned = match self.options.dry_run {
+        // What is there, who writes, what is live, what is listed: each is looked at after the one before it, so that a pack
+        // belongs to an open writer or to a snapshot that is seen, and what a snapshot needs is listed.
+        let candidates = self.packs_present()?.into_keys().collect();
+        let is_dry = self.options.dry_run;
+        let condemned = match is_dry {
             true => Condemned::read(self.repo)?,
             false => Condemned::read_fresh(self.repo).map_err(no_room_for_records)?,
         };
         let waited = self.settle(&condemned.seen, report).map_err(no_room_for_records)?;
-        if !self.options.dry_run {
+        if !is_dry {
             report.temporary_bytes_freed += self.repo.storage().delete_abandoned(&mut |id| self.owner(id))?;
         }
+        let snapshots = match is_dry {
+            true => live::snapshots_roughly(self.repo)?,
+            false => live::snapshots_now(self.repo).map_err(no_room_for_records)?,
+        };
         self.repo.refresh(self.observer)?;
         self.refuse_vanished()?;
         self.repo.learn_unlisted_packs()?;
         let survey = self.repo.index().survey()?;
         let mut collector = Collector::new(*self, &survey);
-        present.retain(|id, _| !condemned.contains(id));
-        let surroundings = Surroundings { present, writers: waited.iter().map(|waited| waited.seen.id).collect() };
+        let writers = waited.iter().map(|waited| waited.seen.id).collect();
+        let surroundings = Surroundings { candidates, writers, condemned: &condemned };
         if self.options.dry_run {
-            let plan = collector.plan(&live::snapshots_roughly(self.repo)?, surroundings)?;
+            let plan = collector.plan(&snapshots, surroundings)?;
             return self.describe(&plan, report).map(|()| Round::Done);
         }
-        if let Some(mut list) = condemned.open {
+        if let Some(mut list) = condemned.open.clone() {
             self.take_over(&mut list)?;
             let merged = merge::candidates(self.repo, &list.packs.iter().copied().collect::<Vec<_>>())?;
             if let Ended::Final(_) = collector.collect(list, &condemned.seen, &[], report)? {
@@ -224,7 +229,7 @@ impl Run<'_> {
             }
             return Ok(Round::Again);
         }
-        let plan = collector.plan(&live::snapshots_now(self.repo)?, surroundings)?;
+        let plan = collector.plan(&snapshots, surroundings)?;
         self.tell(&plan);
         plan.describe(report);
         plan.list_unlisted(self.repo).map_err(no_room_for_records)?;

@@ -6,6 +6,7 @@ use super::{MaxUnused, PackVerdict, PruneReport, Run, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{IndexId, PackId, SnapshotId};
+use crate::repo::condemned::Condemned;
 use crate::repo::index::KnownPack;
 use crate::repo::index::survey::{Survey, Usage};
 use crate::repo::index_object::IndexWriter;
@@ -149,23 +150,28 @@ pub(super) fn random_index_id() -> Result<IndexId> {
     Ok(IndexId::from_bytes(random))
 }
 
-/// What is there to be sorted, each looked at after the one before it.
-pub(super) struct Surroundings {
-    /// The packs that are there and not condemned, with their lengths.
-    pub(super) present: HashMap<PackId, u64>,
-    /// The transactions that are open.
+/// What was looked at before anything was marked.
+pub(super) struct Surroundings<'c> {
+    /// The packs that were there before anything else was looked at: later ones are not to go.
+    pub(super) candidates: HashSet<PackId>,
+    /// The transactions that were open after that.
     pub(super) writers: HashSet<SnapshotId>,
+    /// What is condemned already.
+    pub(super) condemned: &'c Condemned,
 }
 
 /// Sorts the packs by what is marked. [`Kind::Damaged`] if anything live has no home.
 pub(super) fn plan(
     run: &Run<'_>,
     survey: &Survey<'_>,
-    surroundings: Surroundings,
+    surroundings: Surroundings<'_>,
     soundness: &mut Soundness,
 ) -> Result<Plan> {
-    let Surroundings { present, writers } = surroundings;
+    let Surroundings { candidates, writers, condemned } = surroundings;
     run.observer.on_event(&Event::Phase { name: "planning", bytes_total: None, files_total: None });
+    // Again, for what is live may lie in packs that are new.
+    let mut present = run.packs_present()?;
+    present.retain(|id, _| !condemned.contains(id));
     let known = run.repo.index().packs()?;
     let mut whole: Vec<&KnownPack> = known.iter().filter(|p| present.get(&p.id) == Some(&p.bytes)).collect();
     survey.set_usable(&whole.iter().map(|p| p.id).collect::<Vec<_>>())?;
@@ -179,7 +185,8 @@ pub(super) fn plan(
         pack.used = used;
     }
     let owner_of: HashMap<PackId, SnapshotId> = known.iter().map(|p| (p.id, p.transaction)).collect();
-    let is_of_writer = |id: &PackId| owner_of.get(id).is_some_and(|owner| writers.contains(owner));
+    let is_of_writer =
+        |id: &PackId| !candidates.contains(id) || owner_of.get(id).is_some_and(|owner| writers.contains(owner));
     let whole_ids: HashSet<PackId> = whole.iter().map(|p| p.id).collect();
     let mut orphans: Vec<_> =
         present.into_iter().filter(|(id, _)| !whole_ids.contains(id) && !is_of_writer(id)).collect();
