@@ -19,6 +19,7 @@ pub mod prune;
 pub mod restore;
 pub mod restore_tensors;
 pub mod retention;
+mod signs;
 pub mod stats;
 pub mod tag;
 pub mod tensors;

@@ -41,8 +41,11 @@ impl IndexWriter {
         header.extend_from_slice(repository.as_bytes());
         header.extend_from_slice(transaction.as_bytes());
         header.extend_from_slice(&[0; 16]);
-        let mut writer =
-            IndexWriter { object: storage.create(names::INDEX)?, hasher: blake3::Hasher::new(), sections: 0 };
+        let mut writer = IndexWriter {
+            object: storage.create_for(names::INDEX, transaction)?,
+            hasher: blake3::Hasher::new(),
+            sections: 0,
+        };
         writer.write(&header)?;
         Ok(writer)
     }

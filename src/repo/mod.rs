@@ -6,6 +6,7 @@
 mod chain;
 pub mod checkpoints;
 pub mod chunks;
+pub mod condemned;
 pub mod config;
 pub mod content_reader;
 pub mod document;

@@ -1,6 +1,7 @@
-//! The small records beside snapshots: open transactions, markers of forgotten snapshots, condemned lists, tags, history.
+//! The small records beside snapshots: open transactions, markers of forgotten snapshots, tags, history.
 //!
-//! Each is a document under a name of [`super::names`]; a type here says what its body holds.
+//! Each is a document under a name of [`super::names`]; a type here says what its body holds. What prunes record has a file
+//! of its own, `condemned.rs`.
 
 use super::document::{self, DocumentKind};
 use super::names;
@@ -10,7 +11,7 @@ use crate::metadata::FileTime;
 use crate::storage::{self, ObjectName, Published, Storage};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// A writer that has begun: who it is, for messages and for judging whether it still lives.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -28,6 +29,9 @@ pub struct WriterRecord {
     /// The identity of the boot of that host, so that a process number from before is not taken for a living one.
     #[n(3)]
     pub boot: String,
+    /// When it gave this sign of life, seconds since 1970; none in its announcement.
+    #[n(4)]
+    pub signed: Option<i64>,
 }
 
 impl WriterRecord {
@@ -38,13 +42,17 @@ impl WriterRecord {
             process: std::process::id(),
             started: started.seconds,
             boot: this_boot(),
+            signed: None,
         }
     }
 }
 
-/// The identity of this boot of this host; empty where the system does not tell.
+/// The identity of this boot of this host and of the space of process numbers that this process sees, since containers
+/// may share a host's name and boot; empty where the system does not tell.
 pub fn this_boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") else { return String::new() };
+    let space = std::fs::read_link("/proc/self/ns/pid").map(|space| space.to_string_lossy().into_owned());
+    format!("{} {}", boot.trim(), space.unwrap_or_default()).trim_end().to_owned()
 }
 
 /// A marker: who and when, for people.
@@ -53,15 +61,6 @@ pub fn this_boot() -> String {
 struct Marker {
     #[n(0)]
     seconds: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-struct PackList {
-    #[n(0)]
-    seconds: i64,
-    #[n(1)]
-    packs: Vec<ByteVec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -117,30 +116,33 @@ pub fn create_transaction(storage: &dyn Storage, id: SnapshotId, writer: &Writer
 
 /// Reads who began the transaction.
 pub fn read_transaction(storage: &dyn Storage, id: SnapshotId) -> Result<WriterRecord> {
-    let name = names::transaction(id)?;
-    document::decode(&document::read(storage, DocumentKind::Transaction, &name)?.body, name.as_str())
+    read_writer(storage, &names::transaction(id)?)
+}
+
+/// An error if what stands under a name of [`names::TRANSACTIONS`] is no announcement and no sign of life.
+pub fn check_transaction(storage: &dyn Storage, name: &ObjectName) -> Result<()> {
+    read_writer(storage, name).map(|_| ())
+}
+
+fn read_writer(storage: &dyn Storage, name: &ObjectName) -> Result<WriterRecord> {
+    document::decode(&document::read(storage, DocumentKind::Transaction, name)?.body, name.as_str())
+}
+
+/// Creates sign of life number `number` of a transaction, exclusively.
+pub fn create_sign_of_life(
+    storage: &dyn Storage,
+    id: SnapshotId,
+    number: u64,
+    writer: &WriterRecord,
+    now: FileTime,
+) -> Result<Published> {
+    let sign = WriterRecord { signed: Some(now.seconds), ..writer.clone() };
+    create(storage, DocumentKind::Transaction, &names::sign_of_life(id, number)?, &sign)
 }
 
 /// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done.
 pub fn create_forgotten(storage: &dyn Storage, id: SnapshotId, now: FileTime) -> Result<Published> {
     create(storage, DocumentKind::Forgotten, &names::forgotten(id)?, &Marker { seconds: now.seconds })
-}
-
-/// Creates a condemned list or, under the name of its end, the final list.
-pub fn create_pack_list(
-    storage: &dyn Storage,
-    name: &ObjectName,
-    packs: &[PackId],
-    now: FileTime,
-) -> Result<Published> {
-    create(storage, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: to_list(packs) })
-}
-
-/// Reads a condemned or final list.
-pub fn read_pack_list(storage: &dyn Storage, name: &ObjectName) -> Result<Vec<PackId>> {
-    let opened = document::read(storage, DocumentKind::Condemned, name)?;
-    let list: PackList = document::decode(&opened.body, name.as_str())?;
-    from_list(&list.packs)
 }
 
 /// Creates the tags of a snapshot after change number `change`, exclusively.
@@ -166,52 +168,19 @@ pub fn read_history(storage: &dyn Storage, id: HistoryId) -> Result<HistoryRecor
     document::decode(&document::read(storage, DocumentKind::History, &name)?.body, name.as_str())
 }
 
-/// What prunes have condemned and decided, as far as it is recorded.
-#[derive(Debug, Default)]
-pub struct Condemned {
-    /// Packs of lists without an end: perhaps about to go. Nobody may begin to rely on them.
-    pub open: HashSet<PackId>,
-    /// Packs of final lists: gone, or about to be, for ever.
-    pub ended: HashSet<PackId>,
-    /// The number of the newest list.
-    pub last_number: u64,
-    /// The numbers of lists without an end.
-    pub open_numbers: Vec<u64>,
-}
-
-impl Condemned {
-    /// Reads every list.
-    pub fn read(storage: &dyn Storage) -> Result<Condemned> {
-        let mut condemned = Condemned::default();
-        let listed = storage.list(names::CONDEMNED)?;
-        let numbers: Vec<(u64, bool)> = listed.iter().filter_map(|l| names::condemned_number(&l.name)).collect();
-        let ends: HashSet<u64> = numbers.iter().filter(|(_, is_end)| *is_end).map(|(n, _)| *n).collect();
-        for &(number, is_end) in &numbers {
-            condemned.last_number = condemned.last_number.max(number);
-            if is_end {
-                condemned.ended.extend(read_pack_list(storage, &names::condemned_end(number)?)?);
-            } else if !ends.contains(&number) {
-                condemned.open.extend(read_pack_list(storage, &names::condemned(number)?)?);
-                condemned.open_numbers.push(number);
-            }
-        }
-        Ok(condemned)
-    }
-
-    /// True if a writer must treat the pack as if it did not exist.
-    pub fn contains(&self, pack: &PackId) -> bool {
-        self.open.contains(pack) || self.ended.contains(pack)
-    }
-}
-
-fn create<T: Encode<()>>(storage: &dyn Storage, kind: DocumentKind, name: &ObjectName, value: &T) -> Result<Published> {
+pub(super) fn create<T: Encode<()>>(
+    storage: &dyn Storage,
+    kind: DocumentKind,
+    name: &ObjectName,
+    value: &T,
+) -> Result<Published> {
     storage::create_new(storage, name, &document::seal(kind, &document::encode(value)?)?)
 }
 
-fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
+pub(super) fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
     packs.iter().map(|p| p.as_bytes().to_vec().into()).collect()
 }
 
-fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
+pub(super) fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
     packs.iter().map(|p| PackId::from_slice(p)).collect::<Result<_, Error>>()
 }

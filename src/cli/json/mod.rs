@@ -17,7 +17,7 @@ pub use looks::{
 };
 pub use summaries::{
     AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, PlannedItem,
-    PruneSummary, RestoreSummary, Summary, VerifySummary,
+    PruneSummary, PrunedPack, RestoreSummary, Summary, VerifySummary,
 };
 pub use tensors::{
     DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,

@@ -93,6 +93,8 @@ pub struct BackupOptions<'a> {
     pub settle: Duration,
     /// What becomes of unfinished checkpoints.
     pub unfinished: Unfinished,
+    /// This run, as other hosts are to know it.
+    pub writer: WriterRecord,
     /// When the run began.
     pub started: FileTime,
     /// The clock.
@@ -186,7 +188,7 @@ fn attempt(
     let parent = newest_of_source(repo, options, &roots);
     let transaction = match options.dry_run {
         true => Transaction::rehearse(repo)?,
-        false => Transaction::begin(repo, &WriterRecord::of_this_process(options.started))?,
+        false => Transaction::begin(repo, &options.writer)?,
     };
     let harvested = pipeline::run(&transaction, input, &scan, parent.as_ref(), options, observer);
     repo.storage().remarks().iter().for_each(|text| observer.on_event(&Event::Detail { text }));

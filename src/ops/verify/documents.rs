@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
 use crate::repo::snapshots::Outcome;
-use crate::repo::{Repo, config, names, records};
+use crate::repo::{Repo, condemned, config, names, records};
 use crate::storage::ObjectName;
 
 const ONE_COPY: &str = "one of its two copies is damaged; the other serves";
@@ -50,12 +50,13 @@ fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<bool> {
             Ok(Outcome::open(id, &object)?.1)
         }
         names::TRANSACTIONS => {
-            records::read_transaction(storage, names::snapshot_id(folder, name).ok_or_else(unknown)?)?;
+            names::announced(name).ok_or_else(unknown)?;
+            records::check_transaction(storage, name)?;
             opened(DocumentKind::Transaction)
         }
         names::FORGOTTEN => opened(DocumentKind::Forgotten),
         names::CONDEMNED => {
-            records::read_pack_list(storage, name)?;
+            condemned::check(storage, name)?;
             opened(DocumentKind::Condemned)
         }
         names::TAGS => {
