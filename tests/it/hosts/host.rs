@@ -198,11 +198,14 @@ impl Host {
         };
         let max_unused = [MaxUnused::Bytes(0), MaxUnused::Percent(30.0), MaxUnused::Unlimited][self.chance.index(3)];
         let dry_run = self.chance.below(10) == 0;
-        let options = PruneOptions { now, writer, max_unused, dry_run, ..usual };
+        let delete_delay = Duration::from_secs([0, 72 * 3600][self.chance.index(2)]);
+        let silence = Duration::from_secs([0, 3600][self.chance.index(2)]);
+        let options = PruneOptions { now, writer, max_unused, dry_run, delete_delay, silence, ..usual };
         let report = prune(repo, &options, &Silent)?;
-        Ok(match report.packs_deleted + report.packs_repacked {
+        Ok(match (report.packs_deleted + report.packs_repacked, report.packs_removed) {
             _ if dry_run => "tried",
-            0 => "nothing to do",
+            (0, 0) => "nothing to do",
+            (_, 0) => "decided",
             _ => "deleted",
         })
     }
@@ -258,14 +261,7 @@ impl Host {
     }
 }
 
-/// What may befall a run that nobody has killed.
+/// What may befall a run that nobody has killed: that it has to wait, or has lost its name.
 fn is_expected(what: &str, error: &Error) -> bool {
-    match error.kind() {
-        Kind::Busy => what == "backup" || what == "prune",
-        // A prune that sees no writer takes away unfinished files, also of one that is just about to begin.
-        Kind::Unreachable => error.to_string().contains("temporary file has been taken away"),
-        // Index objects that were listed before another prune, and snapshots that were listed after it.
-        Kind::Damaged | Kind::Missing => what == "prune",
-        _ => false,
-    }
+    error.kind() == Kind::Busy && (what == "backup" || what == "prune")
 }
