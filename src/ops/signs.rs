@@ -34,3 +34,44 @@ pub(super) fn giving<T>(
         giver.join().unwrap_or(Ok(())).and(done)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Kind};
+    use crate::events::Event;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    struct AlwaysDue;
+
+    impl Observer for AlwaysDue {
+        fn on_event(&self, _event: &Event<'_>) {}
+
+        fn is_interrupted(&self) -> bool {
+            false
+        }
+
+        fn is_sign_due(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn signs_come_while_the_work_stands_still_and_their_failure_is_the_result() {
+        let (told, hears) = crossbeam_channel::unbounded();
+        let is_revoked = AtomicBool::new(false);
+        let sign = || {
+            let is_revoked = is_revoked.load(Ordering::Relaxed);
+            let _ = told.send(is_revoked);
+            if is_revoked { Err(Error::new(Kind::Busy, "revoked")) } else { Ok(()) }
+        };
+        let done = giving(&AlwaysDue, &sign, || Ok([hears.recv(), hears.recv()].map(|heard| heard.expect("a sign"))));
+        assert_eq!(done.expect("no sign has failed"), [false, false]);
+        is_revoked.store(true, Ordering::Relaxed);
+        let until_it_fails = || {
+            while !hears.recv().expect("a sign") {}
+            Ok(())
+        };
+        assert_eq!(giving(&AlwaysDue, &sign, until_it_fails).expect_err("the sign failed").kind(), Kind::Busy);
+    }
+}

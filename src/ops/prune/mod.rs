@@ -372,4 +372,6 @@ fn out_of_room(error: Error) -> Error {
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+mod fence_tests;
+#[cfg(test)]
 mod tests;
