@@ -150,8 +150,10 @@ impl<'r> Collector<'r> {
     fn decide(&mut self, list: &HashSet<PackId>, preferred: &[PackId]) -> Result<Vec<PackId>> {
         let repo = self.run.repo;
         for is_last_try in [false, true] {
+            // What a snapshot needs is listed before it.
+            let snapshots = live::snapshots_now(repo)?;
             repo.refresh(self.run.observer)?;
-            self.is_compared &= !self.mark(&live::snapshots_now(repo)?)?;
+            self.is_compared &= !self.mark(&snapshots)?;
             match self.choose(list, preferred) {
                 // One listing proves nothing: an index object may have been merged away while it was read, and packs may
                 // be known by their own tables only.

@@ -23,10 +23,11 @@ use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{IndexId, PackId};
 use crate::metadata::FileTime;
-use crate::repo::Repo;
 use crate::repo::condemned::Condemned;
 use crate::repo::index::survey::Survey;
 use crate::repo::records::WriterRecord;
+use crate::repo::{Repo, names};
+use crate::storage::ObjectName;
 use collect::{Collector, Ended};
 use plan::{Plan, Surroundings};
 use std::time::Duration;
@@ -183,18 +184,37 @@ pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Re
     let mut report = PruneReport::default();
     // What was decided earlier needs no room, and makes some.
     run.carry_out(&mut report)?;
+    let mut seen = None;
     for _ in 0..ROUNDS_MAX {
-        if run.round(&mut report)? == Round::Done {
-            return Ok(report);
+        match run.round(&mut report) {
+            Ok(Round::Done) => return Ok(report),
+            Ok(Round::Again) => {}
+            // One look proves nothing: what was listed first may have been forgotten, or moved by another prune, before the
+            // rest was. It is damage if it is the same where nothing has changed.
+            Err(error) if error.kind() == Kind::Damaged => {
+                let now = run.names_that_decide()?;
+                if seen.as_ref() == Some(&now) {
+                    return Err(error);
+                }
+                seen = Some(now);
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(writers::another_prune(""))
 }
 
 impl Run<'_> {
+    /// The names by which others change what is live and where it lies.
+    fn names_that_decide(&self) -> Result<Vec<ObjectName>> {
+        let folders = [names::SNAPSHOTS, names::FORGOTTEN, names::INDEX, names::CONDEMNED, names::PACKS];
+        let listed: Vec<_> = folders.iter().map(|folder| self.repo.storage().list(folder)).collect::<Result<_>>()?;
+        Ok(listed.into_iter().flatten().map(|listed| listed.name).collect())
+    }
+
     fn round(&self, report: &mut PruneReport) -> Result<Round> {
-        // What is there, who writes, what is listed, what is live: each is looked at after the one before it, so that a pack
-        // belongs to an open writer, or to a snapshot that is seen.
+        // What is there, who writes, what is live, where it lies: each is looked at after the one before it, so that a pack
+        // seen at first belongs to an open writer or to a snapshot that is seen, and what a snapshot needs is seen at last.
         let mut present = self.packs_present()?;
         let condemned = match self.options.dry_run {
             true => Condemned::read(self.repo)?,
@@ -204,14 +224,21 @@ impl Run<'_> {
         if !self.options.dry_run {
             report.temporary_bytes_freed += self.repo.storage().delete_abandoned(&mut |id| self.owner(id))?;
         }
+        let snapshots = match self.options.dry_run {
+            true => live::snapshots_roughly(self.repo)?,
+            false => live::snapshots_now(self.repo)?,
+        };
         self.repo.refresh(self.observer)?;
         self.repo.learn_unlisted_packs()?;
+        let mut there = self.packs_present()?;
         let survey = self.repo.index().survey()?;
         let mut collector = Collector::new(*self, &survey);
         present.retain(|id, _| !condemned.contains(id));
-        let surroundings = Surroundings { present, writers: waited.iter().map(|waited| waited.seen.id).collect() };
+        there.retain(|id, _| !condemned.contains(id));
+        let writers = waited.iter().map(|waited| waited.seen.id).collect();
+        let surroundings = Surroundings { present, there, writers };
         if self.options.dry_run {
-            let plan = collector.plan(&live::snapshots_roughly(self.repo)?, surroundings)?;
+            let plan = collector.plan(&snapshots, surroundings)?;
             return self.describe(&plan, report).map(|()| Round::Done);
         }
         if let Some(mut list) = condemned.open {
@@ -223,7 +250,7 @@ impl Run<'_> {
             }
             return Ok(Round::Again);
         }
-        let plan = collector.plan(&live::snapshots_now(self.repo)?, surroundings)?;
+        let plan = collector.plan(&snapshots, surroundings)?;
         self.tell(&plan);
         plan.describe(report);
         plan.list_unlisted(self.repo).map_err(no_room_for_records)?;

@@ -151,8 +151,10 @@ pub(super) fn random_index_id() -> Result<IndexId> {
 
 /// What is there to be sorted, each looked at after the one before it.
 pub(super) struct Surroundings {
-    /// The packs that are there and not condemned, with their lengths.
+    /// The packs that were there before anything else was looked at and are not condemned, with their lengths.
     pub(super) present: HashMap<PackId, u64>,
+    /// Those that are there now.
+    pub(super) there: HashMap<PackId, u64>,
     /// The transactions that are open.
     pub(super) writers: HashSet<SnapshotId>,
 }
@@ -164,10 +166,10 @@ pub(super) fn plan(
     surroundings: Surroundings,
     soundness: &mut Soundness,
 ) -> Result<Plan> {
-    let Surroundings { present, writers } = surroundings;
+    let Surroundings { present, there, writers } = surroundings;
     run.observer.on_event(&Event::Phase { name: "planning", bytes_total: None, files_total: None });
     let known = run.repo.index().packs()?;
-    let mut whole: Vec<&KnownPack> = known.iter().filter(|p| present.get(&p.id) == Some(&p.bytes)).collect();
+    let mut whole: Vec<&KnownPack> = known.iter().filter(|p| there.get(&p.id) == Some(&p.bytes)).collect();
     survey.set_usable(&whole.iter().map(|p| p.id).collect::<Vec<_>>())?;
     let usage: HashMap<PackId, (Usage, Usage)> = whole.iter().map(|p| p.id).zip(survey.usage()?).collect();
     soundness.compare(run.repo, survey)?;
@@ -179,10 +181,14 @@ pub(super) fn plan(
         pack.used = used;
     }
     let owner_of: HashMap<PackId, SnapshotId> = known.iter().map(|p| (p.id, p.transaction)).collect();
-    let is_of_writer = |id: &PackId| owner_of.get(id).is_some_and(|owner| writers.contains(owner));
+    let is_of_writer =
+        |id: &PackId| !present.contains_key(id) || owner_of.get(id).is_some_and(|owner| writers.contains(owner));
     let whole_ids: HashSet<PackId> = whole.iter().map(|p| p.id).collect();
-    let mut orphans: Vec<_> =
-        present.into_iter().filter(|(id, _)| !whole_ids.contains(id) && !is_of_writer(id)).collect();
+    let mut orphans: Vec<_> = present
+        .iter()
+        .map(|(&id, &bytes)| (id, bytes))
+        .filter(|(id, _)| !whole_ids.contains(id) && !is_of_writer(id))
+        .collect();
     orphans.sort_unstable();
     // By count, not by bytes: a chunk may be so small a part of its frame that its share rounds to nothing.
     let (needed, unneeded): (Vec<_>, Vec<_>) = packs.into_iter().partition(|p| p.used.chunks > 0);
