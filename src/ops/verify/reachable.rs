@@ -5,7 +5,7 @@ use super::hits;
 use super::packs::Packs;
 use crate::error::{Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{ChunkId, PackId};
+use crate::ids::{ChunkId, PackId, SnapshotId};
 use crate::repo::index::survey::Survey;
 use crate::repo::reach;
 use crate::repo::{Repo, names};
@@ -20,15 +20,22 @@ pub(super) struct Live {
     pub(super) chunks: u64,
 }
 
-/// Walks every live snapshot, finds chunks that cannot be had, and names the files that need them.
-pub(super) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dyn Observer) -> Result<Live> {
+/// Walks those of the snapshots `saved` that are live, finds chunks that cannot be had, and names the files that need them.
+pub(super) fn check(
+    repo: &Repo,
+    packs: &Packs,
+    saved: &HashSet<SnapshotId>,
+    found: &mut Found,
+    observer: &dyn Observer,
+) -> Result<Live> {
     repo.refresh(observer)?;
     match repo.learn_unlisted_packs() {
         // Named with the small objects already; what is known serves.
         Err(error) if error.kind() != Kind::Damaged => return Err(error),
         _ => {}
     }
-    let snapshots = repo.snapshots();
+    let mut snapshots = repo.snapshots();
+    snapshots.retain(|snapshot| saved.contains(&snapshot.id));
     let bytes_total = snapshots.iter().filter_map(|s| s.tree).map(|t| t.bytes).sum();
     observer.on_event(&Event::Phase { name: "walking snapshots", bytes_total: Some(bytes_total), files_total: None });
     let survey = repo.index().survey()?;
