@@ -4,6 +4,7 @@
 //! programs see is written here, through [`output::Output`] alone.
 
 mod args;
+mod audit;
 mod backup;
 mod cache;
 mod context;
@@ -17,13 +18,16 @@ mod generate;
 mod info;
 mod init;
 mod json;
+mod key;
 mod ls;
 mod output;
 mod progress;
+mod prompt;
 mod prune;
 mod render;
 mod restore;
 mod restore_tensors;
+mod secrets;
 mod selectors;
 mod signals;
 mod sizes;
@@ -96,6 +100,8 @@ fn dispatch(context: &Context, command: &Command, signals: &Signals) -> Result<E
         Command::Verify(arguments) => verify::run(context, arguments),
         Command::Forget(arguments) => forget::run(context, arguments),
         Command::Prune(arguments) => prune::run(context, arguments),
+        Command::Audit(arguments) => audit::run(context, arguments),
+        Command::Key(arguments) => key::run(context, arguments),
         Command::Schema => generate::run_schema(context),
         Command::Generate(arguments) => generate::run(context, arguments),
     }
@@ -110,7 +116,8 @@ fn manner(command: &Command) -> Manner {
         | Command::Tag(_)
         | Command::Verify(_)
         | Command::Forget(_)
-        | Command::Prune(_) => Manner::Orderly,
+        | Command::Prune(_)
+        | Command::Key(_) => Manner::Orderly,
         Command::Dump(_)
         | Command::Snapshots(_)
         | Command::Ls(_)
@@ -118,6 +125,7 @@ fn manner(command: &Command) -> Manner {
         | Command::Find(_)
         | Command::Stats(_)
         | Command::Info(_)
+        | Command::Audit(_)
         | Command::Schema
         | Command::Generate(_) => Manner::AtOnce,
     }

@@ -87,11 +87,21 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
             output.talk("info", &counts(context, &report));
         }
     }
+    if report.packs_without_parity > 0 {
+        let packs = render::counted(report.packs_without_parity, "pack has", "packs have");
+        context.output.warning(&format!("{packs} no parity and cannot be mended; `ckpt repair` makes it"));
+    }
     if report.damage_count == 0 {
         return Ok(Ending::Done);
     }
     let what = render::counted(report.damage_count, "object is", "objects are");
-    Ok(Ending::Damage(format!("{what} damaged"), Some("what is not named above can still be restored")))
+    let is_mendable = report.damage.iter().any(|damage| damage.is_mendable);
+    let hint = match (is_mendable, report.damage.iter().any(|damage| !damage.files.is_empty())) {
+        (true, false) => "everything can still be restored; `ckpt repair` puts right what parity can mend",
+        (true, true) => "`ckpt repair` puts right what parity can mend; what is not named above can still be restored",
+        _ => "what is not named above can still be restored",
+    };
+    Ok(Ending::Damage(format!("{what} damaged"), Some(hint)))
 }
 
 fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
@@ -136,6 +146,7 @@ fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
         object: damage.object.clone(),
         what: damage.what.clone(),
         files: damage.files.iter().map(file).collect(),
+        mendable: damage.is_mendable,
     });
     VerifySummary {
         snapshots_checked: report.snapshots_checked,
@@ -145,6 +156,7 @@ fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
         chunks_checked: report.chunks_checked,
         packs_total: report.packs_total,
         packs_unlisted: report.packs_unlisted,
+        packs_without_parity: report.packs_without_parity,
         packs_never_read: report.packs_never_read,
         oldest_read: report.oldest_read.and_then(time_text),
         damage_count: report.damage_count,

@@ -8,6 +8,7 @@ use crate::events::{Event, Observer};
 use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
 use crate::ops::retention::{self, Policy};
+use crate::repo::audit::{self, Action, Actor};
 use crate::repo::snapshots::{Narrow, Outcome, Snapshot};
 use crate::repo::{Repo, document, names, records};
 use jiff::tz::TimeZone;
@@ -26,6 +27,8 @@ pub struct ForgetOptions {
     pub dry_run: bool,
     /// The time now, for the markers and to know what lies in the future.
     pub now: FileTime,
+    /// Who forgets, for the audit log.
+    pub actor: Actor,
     /// Whose hours, days, weeks, months and years are counted.
     pub time_zone: TimeZone,
 }
@@ -68,15 +71,24 @@ pub fn forget(repo: &Repo, options: &ForgetOptions, observer: &dyn Observer) -> 
         bytes_total: None,
         files_total: Some(report.forgotten.len() as u64),
     });
+    let audit = match report.forgotten.is_empty() {
+        true => return Ok(report),
+        false => audit::append(repo, &options.actor, &action(&report), options.now)?,
+    };
     for &id in &report.forgotten {
         if observer.is_interrupted() {
             return Err(Error::new(Kind::Interrupted, "interrupted while forgetting snapshots"));
         }
-        records::create_forgotten(repo.storage(), id, options.now)?;
+        records::create_forgotten(repo, id, options.now, audit)?;
         observer.on_event(&Event::Progress { bytes: 0, files: 1 });
     }
     repo.refresh(observer)?;
     Ok(report)
+}
+
+fn action(report: &ForgetReport) -> Action {
+    let objects = report.forgotten.iter().map(|id| id.to_hex()).collect();
+    Action { name: "forget", objects, details: BTreeMap::new() }
 }
 
 fn by_id(repo: &Repo, options: &ForgetOptions) -> Result<ForgetReport> {
@@ -104,7 +116,7 @@ fn is_damaged_snapshot(repo: &Repo, id: SnapshotId) -> Result<bool> {
         return Ok(false);
     }
     match repo.storage().read(&names::snapshot(id)?, 2 * document::BODY_BYTES_MAX) {
-        Ok(object) => Ok(Outcome::open(id, &object).is_err()),
+        Ok(object) => Ok(Outcome::open(repo.keys(), id, &object).is_err()),
         Err(error) if error.kind() == Kind::Missing => Ok(false),
         Err(error) if error.kind() == Kind::Damaged => Ok(true),
         Err(error) => Err(error),
@@ -145,6 +157,7 @@ mod tests {
             narrow: Narrow::default(),
             dry_run: false,
             now: time(10_000_000),
+            actor: Actor { host: "h".to_owned(), process: 1, user: 0 },
             time_zone: TimeZone::UTC,
         }
     }

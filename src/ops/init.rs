@@ -1,11 +1,17 @@
 //! `init`: makes a repository.
 //!
-//! Nothing that is there already is touched: a directory with anything in it is refused.
+//! Nothing that is there already is touched: a directory with anything in it is refused. In an encrypted repository the
+//! slot of the first key is durable before the parameters make the place a repository, so whenever the run is killed,
+//! there is either no repository or one that opens.
 
+use crate::codec::seal::Key;
+use crate::codec::stretch::{Cost, Secret};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{PackId, RepositoryId};
+use crate::ids::{PackId, RepositoryId, SlotId};
 use crate::metadata::FileTime;
 use crate::repo::config::{self, Config, Parameters};
+use crate::repo::key_slots::{self, NewSlot};
+use crate::repo::keys::{Bundle, Role};
 use crate::source::chunker::{ChunkSizes, PLAIN_KEY};
 use crate::storage::{self, ObjectName, Published, Storage};
 
@@ -18,12 +24,25 @@ pub struct InitOptions {
     pub chunk_sizes: Option<(u64, u64, u64)>,
     /// The size of a pack at which the next one is begun.
     pub pack_bytes: u64,
+    /// Whether packs get parity, which mends rot.
+    pub parity: bool,
     /// When this is.
     pub now: FileTime,
 }
 
 /// The size of a pack unless told otherwise: large enough that few are needed, small enough to rewrite.
 pub const PACK_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// The first key of an encrypted repository: an admin's.
+#[derive(Debug)]
+pub struct FirstKey<'s> {
+    /// Its secret.
+    pub secret: &'s Secret,
+    /// What stretching that costs.
+    pub cost: Cost,
+    /// What the slot is called.
+    pub label: String,
+}
 
 /// What was made.
 #[derive(Debug)]
@@ -34,19 +53,30 @@ pub struct InitReport {
     pub location: String,
     /// True if of several writers racing for one name exactly one succeeded.
     pub exclusive_create: bool,
+    /// The slot of the first key, if everything is encrypted.
+    pub slot: Option<SlotId>,
     /// Sentences the user should read.
     pub notes: Vec<String>,
 }
 
-/// Makes a repository.
-pub fn init(options: &InitOptions) -> Result<InitReport> {
+/// Makes a repository, encrypted if there is a first key.
+pub fn init(options: &InitOptions, first: Option<&FirstKey<'_>>) -> Result<InitReport> {
     refuse_occupied(&options.location)?;
     let storage = storage::create(&options.location)?;
-    init_storage(storage.as_ref(), options)
+    make(storage.as_ref(), options, first)
 }
 
-/// Makes a repository in `storage`.
+/// Makes a repository without encryption in `storage`.
 pub fn init_storage(storage: &dyn Storage, options: &InitOptions) -> Result<InitReport> {
+    make(storage, options, None)
+}
+
+/// Makes an encrypted repository in `storage`.
+pub fn init_encrypted(storage: &dyn Storage, options: &InitOptions, first: &FirstKey<'_>) -> Result<InitReport> {
+    make(storage, options, Some(first))
+}
+
+fn make(storage: &dyn Storage, options: &InitOptions, first: Option<&FirstKey<'_>>) -> Result<InitReport> {
     if config::exists(storage)? {
         return Err(Error::new(Kind::Failed, format!("{} is a repository already", storage.describe()))
             .with_hint("use it as it is, or give another place"));
@@ -62,16 +92,31 @@ pub fn init_storage(storage: &dyn Storage, options: &InitOptions) -> Result<Init
         chunk_sizes: (narrow(sizes.min()), narrow(sizes.average()), narrow(sizes.max())),
         chunker_key: PLAIN_KEY,
         pack_bytes: narrow(options.pack_bytes),
+        parity: options.parity,
         exclusive_create,
     };
-    config::create(storage, &Config::new(id, options.now, &parameters)?)?;
+    let mut config = Config::new(id, options.now, &parameters)?;
+    let mut slot = None;
+    if let Some(first) = first {
+        config = config.encrypted();
+        slot = Some(create_first_slot(storage, &config, options.now, first)?);
+    }
+    config::create(storage, &config)?;
     let mut notes = Vec::new();
     if !exclusive_create {
         notes.push(
             "this storage does not keep two writers from taking one name: prune only while nothing else runs".into(),
         );
     }
-    Ok(InitReport { id, location: options.location.clone(), exclusive_create, notes })
+    Ok(InitReport { id, location: options.location.clone(), exclusive_create, slot, notes })
+}
+
+/// Draws the secret that everything else follows from, and stores it for the first key alone.
+fn create_first_slot(storage: &dyn Storage, config: &Config, now: FileTime, first: &FirstKey<'_>) -> Result<SlotId> {
+    let bundle = Bundle::derive(&Key::random()?, 1, Role::Admin, config.hash()?);
+    let new =
+        NewSlot { role: Role::Admin, label: first.label.clone(), created: now, salt: random()?, cost: first.cost };
+    key_slots::create(storage, config.repository_id(), &bundle, &new, first.secret, None)
 }
 
 fn refuse_occupied(location: &str) -> Result<()> {

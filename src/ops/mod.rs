@@ -4,6 +4,7 @@
 //! both are given in the Options.
 
 pub mod ahead;
+pub mod audit;
 pub mod backup;
 pub mod diff;
 pub mod diff_tensors;
@@ -13,6 +14,7 @@ pub mod find;
 pub mod forget;
 pub mod info;
 pub mod init;
+pub mod keys;
 pub mod list;
 pub mod list_tensors;
 pub mod prune;

@@ -19,7 +19,7 @@ use super::records::{self, WriterRecord};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, SnapshotId};
 use crate::metadata::FileTime;
-use crate::storage::{Listed, Published, Storage};
+use crate::storage::{Listed, ObjectName, Published};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use std::collections::{BTreeMap, HashSet};
@@ -154,12 +154,12 @@ impl Condemned {
         condemned.read_ends(repo, lists.iter().filter(|(_, (.., is_ended))| *is_ended).map(|(number, _)| *number))?;
         for (&number, (is_listed, runs, is_ended)) in &lists {
             if *is_listed && !is_ended {
-                condemned.add_open(repo.storage(), number, runs)?;
+                condemned.add_open(repo, number, runs)?;
             }
         }
         condemned.seen = match &condemned.open {
             Some(open) => open.newest.as_ref().and_then(|run| run.waiting.clone()).unwrap_or_default(),
-            None => last_seen(repo.storage(), lists.iter().next_back().map(|(n, (_, runs, _))| (*n, runs.as_slice()))),
+            None => last_seen(repo, lists.iter().next_back().map(|(n, (_, runs, _))| (*n, runs.as_slice()))),
         };
         Ok(condemned)
     }
@@ -168,12 +168,12 @@ impl Condemned {
         let mut kept = repo.index().ends()?;
         for number in numbers {
             let name = names::condemned_end(number)?;
-            let from_index = kept.remove(&number).and_then(|object| open(&object, name.as_str()).ok());
+            let from_index = kept.remove(&number).and_then(|object| open(repo, &object, &name).ok());
             let stored = match from_index {
                 Some(stored) => stored,
                 None => {
                     let object = repo.storage().read(&name, 2 * (document::BODY_BYTES_MAX + 48))?;
-                    let stored = open(&object, name.as_str())?;
+                    let stored = open(repo, &object, &name)?;
                     repo.index().add_end(number, &object)?;
                     stored
                 }
@@ -185,8 +185,8 @@ impl Condemned {
         Ok(())
     }
 
-    fn add_open(&mut self, storage: &dyn Storage, number: u64, runs: &[u64]) -> Result<()> {
-        let stored = read(storage, number, CondemnedPart::List)?;
+    fn add_open(&mut self, repo: &Repo, number: u64, runs: &[u64]) -> Result<()> {
+        let stored = read(repo, number, CondemnedPart::List)?;
         let packs: HashSet<PackId> = records::from_list(&stored.packs)?.into_iter().collect();
         self.doubtful.extend(packs.iter().copied());
         if self.open.is_some() {
@@ -196,7 +196,7 @@ impl Condemned {
         let run = match newest {
             0 => run_of(&stored),
             // What a run says decides nothing: if it cannot be read, the list was left.
-            _ => read(storage, number, CondemnedPart::Run(newest)).ok().as_ref().and_then(run_of),
+            _ => read(repo, number, CondemnedPart::Run(newest)).ok().as_ref().and_then(run_of),
         };
         self.open = Some(OpenList { number, packs, newest: run, runs: newest });
         Ok(())
@@ -220,7 +220,7 @@ impl Condemned {
 
 /// Creates list number `number`; `collector` is the run that is going to decide about it.
 pub fn create_list(
-    storage: &dyn Storage,
+    repo: &Repo,
     number: u64,
     packs: &[PackId],
     collector: &WriterRecord,
@@ -233,18 +233,18 @@ pub fn create_list(
         state: Some(0),
         waiting: None,
     };
-    records::create(storage, DocumentKind::Condemned, &names::condemned(number)?, &body)
+    records::create(repo, DocumentKind::Condemned, &names::condemned(number)?, &body)
 }
 
 /// Creates the end of list number `number`: `packs` are dead from now on. The first end wins.
-pub fn create_end(storage: &dyn Storage, number: u64, packs: &[PackId], now: FileTime) -> Result<Published> {
+pub fn create_end(repo: &Repo, number: u64, packs: &[PackId], now: FileTime) -> Result<Published> {
     let packs = records::to_list(packs);
     let body = Stored { seconds: now.seconds, packs, collector: None, state: None, waiting: None };
-    records::create(storage, DocumentKind::Condemned, &names::condemned_end(number)?, &body)
+    records::create(repo, DocumentKind::Condemned, &names::condemned_end(number)?, &body)
 }
 
 /// Records a run at a list behind run number `after`; the number it got.
-pub fn append_run(storage: &dyn Storage, number: u64, after: u64, run: &Run) -> Result<u64> {
+pub fn append_run(repo: &Repo, number: u64, after: u64, run: &Run) -> Result<u64> {
     let seen = |seen: &Seen| StoredSeen { id: seen.id.as_bytes().to_vec().into(), sign: seen.sign, since: seen.since };
     let body = Stored {
         seconds: run.seconds,
@@ -255,7 +255,7 @@ pub fn append_run(storage: &dyn Storage, number: u64, after: u64, run: &Run) -> 
     };
     for next in (after + 1..).take(usize::try_from(APPEND_ATTEMPTS_MAX).unwrap_or(1)) {
         let name = names::condemned_run(number, next)?;
-        if records::create(storage, DocumentKind::Condemned, &name, &body)? == Published::Created {
+        if records::create(repo, DocumentKind::Condemned, &name, &body)? == Published::Created {
             return Ok(next);
         }
     }
@@ -263,31 +263,31 @@ pub fn append_run(storage: &dyn Storage, number: u64, after: u64, run: &Run) -> 
 }
 
 /// Reads whatever stands under a name of [`names::CONDEMNED`] and checks that it can be one.
-pub fn check(storage: &dyn Storage, name: &crate::storage::ObjectName) -> Result<()> {
+pub fn check(repo: &Repo, name: &ObjectName) -> Result<()> {
     let (number, part) =
         names::condemned_part(name).ok_or_else(|| Error::damaged("nothing of this name belongs here"))?;
-    records::from_list(&read(storage, number, part)?.packs).map(|_| ())
+    records::from_list(&read(repo, number, part)?.packs).map(|_| ())
 }
 
-fn read(storage: &dyn Storage, number: u64, part: CondemnedPart) -> Result<Stored> {
+fn read(repo: &Repo, number: u64, part: CondemnedPart) -> Result<Stored> {
     let name = match part {
         CondemnedPart::List => names::condemned(number)?,
         CondemnedPart::Run(run) => names::condemned_run(number, run)?,
         CondemnedPart::End => names::condemned_end(number)?,
     };
-    let opened = document::read(storage, DocumentKind::Condemned, &name)?;
+    let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Condemned, &name)?;
     document::decode(&opened.body, name.as_str())
 }
 
-fn open(object: &[u8], name: &str) -> Result<Stored> {
-    let opened = document::open(DocumentKind::Condemned, object).map_err(|e| e.while_doing(name))?;
-    document::decode(&opened.body, name)
+fn open(repo: &Repo, object: &[u8], name: &ObjectName) -> Result<Stored> {
+    let opened = document::open(repo.keys(), DocumentKind::Condemned, name, object).map_err(|e| e.while_doing(name))?;
+    document::decode(&opened.body, name.as_str())
 }
 
 /// What the newest run at a list that has ended saw; nothing if there is none or it cannot be read.
-fn last_seen(storage: &dyn Storage, list: Option<(u64, &[u64])>) -> Vec<Seen> {
+fn last_seen(repo: &Repo, list: Option<(u64, &[u64])>) -> Vec<Seen> {
     let newest = list.and_then(|(number, runs)| Some((number, *runs.iter().max()?)));
-    let stored = newest.and_then(|(number, run)| read(storage, number, CondemnedPart::Run(run)).ok());
+    let stored = newest.and_then(|(number, run)| read(repo, number, CondemnedPart::Run(run)).ok());
     stored.as_ref().and_then(run_of).and_then(|run| run.waiting).unwrap_or_default()
 }
 

@@ -4,6 +4,7 @@
 //! from run to run (threads, compression level) are not.
 
 use super::document::{self, DocumentKind};
+use super::keys::Keys;
 use super::names;
 use crate::error::{Error, Kind, Result};
 use crate::ids::RepositoryId;
@@ -45,10 +46,10 @@ pub struct Config {
     /// The size of a pack at which the next one is begun.
     #[n(7)]
     pub pack_bytes: u32,
-    /// 0: nothing is encrypted. No other value is known yet.
+    /// 0: nothing is encrypted; 1: everything is, and the parameters hold no secret.
     #[n(8)]
     pub encryption: u32,
-    /// 0: no parity. No other value is known yet.
+    /// 0: packs get no parity; 1: they do, see [`super::parity`].
     #[n(9)]
     pub parity: u32,
     /// True if `init` saw that of several writers racing for one name exactly one succeeds.
@@ -65,6 +66,8 @@ pub struct Parameters {
     pub chunker_key: [u8; 32],
     /// The size of a pack at which the next one is begun.
     pub pack_bytes: u32,
+    /// Whether packs get parity.
+    pub parity: bool,
     /// What the probe of exclusive creation found.
     pub exclusive_create: bool,
 }
@@ -86,11 +89,22 @@ impl Config {
             chunker_key: parameters.chunker_key.to_vec(),
             pack_bytes: parameters.pack_bytes,
             encryption: 0,
-            parity: 0,
+            parity: u32::from(parameters.parity),
             exclusive_create: parameters.exclusive_create,
         };
         config.validate().map_err(|e| e.with_kind(Kind::Usage))?;
         Ok(config)
+    }
+
+    /// The same for a repository in which everything is encrypted: what must be secret is in its keys.
+    #[must_use]
+    pub fn encrypted(self) -> Config {
+        Config { encryption: 1, chunker_key: Vec::new(), ..self }
+    }
+
+    /// The hash of the body that holds them, which keys carry along.
+    pub fn hash(&self) -> Result<[u8; 32]> {
+        Ok(*blake3::hash(&document::encode(self)?).as_bytes())
     }
 
     /// The repository's id.
@@ -122,7 +136,8 @@ impl Config {
         if !(1 << 16..=1 << 30).contains(&self.pack_bytes) {
             return Err(Error::damaged(format!("a pack size of {} bytes is not usable", self.pack_bytes)));
         }
-        if self.repository.len() != RepositoryId::BYTES || self.chunker_key.len() != 32 {
+        let key_bytes = if self.encryption == 0 { 32 } else { 0 };
+        if self.repository.len() != RepositoryId::BYTES || self.chunker_key.len() != key_bytes {
             return Err(Error::damaged("the parameters have an id or key of the wrong length"));
         }
         Ok(())
@@ -131,9 +146,12 @@ impl Config {
 
 /// Writes the copies; an error of kind [`Kind::Failed`] if any copy of a repository is there already.
 pub fn create(storage: &dyn Storage, config: &Config) -> Result<()> {
-    let object = document::seal(DocumentKind::Config, &document::encode(config)?)?;
+    let body = document::encode(config)?;
     for copy in 0..COPIES {
-        match storage::create_new(storage, &names::config(copy)?, &object)? {
+        let name = names::config(copy)?;
+        // In plain in every repository: they are read before there are any keys.
+        let object = document::seal(&Keys::plain(), DocumentKind::Config, &name, &body)?;
+        match storage::create_new(storage, &name, &object)? {
             Published::Created => {}
             Published::AlreadyExists => {
                 return Err(Error::new(Kind::Failed, format!("{} is a repository already", storage.describe())));
@@ -153,25 +171,27 @@ pub fn exists(storage: &dyn Storage) -> Result<bool> {
 pub struct ConfigRead {
     /// The parameters, from the first sound copy.
     pub config: Config,
+    /// The hash of the body that held them.
+    pub hash: [u8; 32],
     /// One sentence for each copy that is damaged, missing or different.
     pub damage: Vec<String>,
 }
 
 /// Reads the parameters from the first sound copy and looks at the others.
 pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
-    let mut found: Option<Config> = None;
+    let mut found: Option<(Config, [u8; 32])> = None;
     let mut damage = Vec::new();
     let mut missing = 0;
     for copy in 0..COPIES {
         let name = names::config(copy)?;
         match read_copy(storage, copy) {
-            Ok((config, both_copies_sound)) => {
+            Ok((config, hash, both_copies_sound)) => {
                 if !both_copies_sound {
                     damage.push(format!("{name}: one of its two copies is damaged"));
                 }
                 match &found {
-                    None => found = Some(config),
-                    Some(first) if *first != config => damage.push(format!("{name}: differs from the other copies")),
+                    None => found = Some((config, hash)),
+                    Some((_, first)) if *first != hash => damage.push(format!("{name}: differs from the other copies")),
                     Some(_) => {}
                 }
             }
@@ -185,7 +205,7 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
         }
     }
     match found {
-        Some(config) => Ok(ConfigRead { config, damage }),
+        Some((config, hash)) => Ok(ConfigRead { config, hash, damage }),
         None if missing == COPIES => {
             Err(Error::new(Kind::NoRepository, format!("{} is not a repository", storage.describe()))
                 .with_hint("check -r/--repo and CKPT_REPO, or make a new repository there with `ckpt init`"))
@@ -194,11 +214,11 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
     }
 }
 
-fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
+fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, [u8; 32], bool)> {
     let name = names::config(copy)?;
-    let opened = document::read(storage, DocumentKind::Config, &name)?;
+    let opened = document::read(storage, &Keys::plain(), DocumentKind::Config, &name)?;
     let config: Config = document::decode(&opened.body, name.as_str())?;
-    if config.format_version > Config::FORMAT_VERSION || config.encryption != 0 || config.parity != 0 {
+    if config.format_version > Config::FORMAT_VERSION || config.encryption > 1 || config.parity > 1 {
         return Err(Error::new(
             Kind::FormatTooNew,
             format!(
@@ -210,5 +230,5 @@ fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
         .with_hint("use a newer ckpt"));
     }
     config.validate()?;
-    Ok((config, opened.both_copies_sound))
+    Ok((config, *blake3::hash(&opened.body).as_bytes(), opened.both_copies_sound))
 }

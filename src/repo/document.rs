@@ -16,6 +16,7 @@
 //! 16+n 32 BLAKE3 of all the bytes before
 //! ```
 
+use super::keys::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{ObjectName, Storage};
 use minicbor::{Decode, Encode};
@@ -48,6 +49,10 @@ pub enum DocumentKind {
     History = 6,
     /// The tags of a snapshot after a change.
     Tags = 7,
+    /// A key slot.
+    KeySlot = 8,
+    /// A record of the audit log.
+    Audit = 10,
 }
 
 /// A body read back and whether both of its copies were sound.
@@ -59,8 +64,8 @@ pub struct Opened {
     pub both_copies_sound: bool,
 }
 
-/// The bytes of the object that holds `body` twice.
-pub fn seal(kind: DocumentKind, body: &[u8]) -> Result<Vec<u8>> {
+/// The bytes of the object that holds `body` twice, to stand under `name`.
+pub fn seal(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, body: &[u8]) -> Result<Vec<u8>> {
     let body_bytes = u32::try_from(body.len())
         .ok()
         .filter(|&n| u64::from(n) <= BODY_BYTES_MAX)
@@ -76,8 +81,8 @@ pub fn seal(kind: DocumentKind, body: &[u8]) -> Result<Vec<u8>> {
     Ok(copy)
 }
 
-/// The body in `object`, from whichever copy is sound.
-pub fn open(kind: DocumentKind, object: &[u8]) -> Result<Opened> {
+/// The body in `object`, which stands under `name`, from whichever copy is sound.
+pub fn open(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, object: &[u8]) -> Result<Opened> {
     let (first, second) = object.split_at(object.len() / 2);
     match (open_copy(kind, first), open_copy(kind, second)) {
         (Ok(body), other) => Ok(Opened { both_copies_sound: other.is_ok_and(|b| b == body), body: body.to_vec() }),
@@ -133,22 +138,28 @@ pub fn decode<'b, T: Decode<'b, ()>>(body: &'b [u8], what: &str) -> Result<T> {
 }
 
 /// Reads and opens the document under `name`.
-pub fn read(storage: &dyn Storage, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
+pub fn read(storage: &dyn Storage, keys: &Keys, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
     let object = storage.read(name, 2 * (BODY_BYTES_MAX + 48))?;
-    open(kind, &object).map_err(|e| e.while_doing(name))
+    open(keys, kind, name, &object).map_err(|e| e.while_doing(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn name() -> ObjectName {
+        ObjectName::new("tags/x").expect("a name")
+    }
+
     #[test]
     fn every_single_bit_flip_leaves_the_body_readable_and_is_noticed() {
-        let object = seal(DocumentKind::Snapshot, b"the body of a snapshot").expect("short body");
+        let object =
+            seal(&Keys::plain(), DocumentKind::Snapshot, &name(), b"the body of a snapshot").expect("short body");
         for bit in 0..object.len() * 8 {
             let mut damaged = object.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let opened = open(DocumentKind::Snapshot, &damaged).expect("the other copy serves");
+            let opened =
+                open(&Keys::plain(), DocumentKind::Snapshot, &name(), &damaged).expect("the other copy serves");
             assert_eq!(opened.body, b"the body of a snapshot");
             assert!(!opened.both_copies_sound, "bit {bit} went unnoticed");
         }
@@ -156,9 +167,9 @@ mod tests {
 
     #[test]
     fn every_truncation_is_noticed_and_the_first_copy_serves_while_it_is_whole() {
-        let object = seal(DocumentKind::Config, b"parameters").expect("short body");
+        let object = seal(&Keys::plain(), DocumentKind::Config, &name(), b"parameters").expect("short body");
         for len in 0..object.len() {
-            match open(DocumentKind::Config, &object[..len]) {
+            match open(&Keys::plain(), DocumentKind::Config, &name(), &object[..len]) {
                 Ok(opened) => {
                     assert!(len >= object.len() / 2);
                     assert!(!opened.both_copies_sound);
@@ -170,13 +181,19 @@ mod tests {
 
     #[test]
     fn a_document_of_another_kind_and_a_newer_version_are_refused() {
-        let object = seal(DocumentKind::Tags, b"x").expect("short body");
-        assert_eq!(open(DocumentKind::Snapshot, &object).expect_err("kind").kind(), Kind::Damaged);
+        let object = seal(&Keys::plain(), DocumentKind::Tags, &name(), b"x").expect("short body");
+        assert_eq!(
+            open(&Keys::plain(), DocumentKind::Snapshot, &name(), &object).expect_err("kind").kind(),
+            Kind::Damaged
+        );
         let mut copy = object[..object.len() / 2 - 32].to_vec();
         copy[9] = 2;
         let sum = blake3::hash(&copy);
         copy.extend_from_slice(sum.as_bytes());
         copy.extend_from_within(..);
-        assert_eq!(open(DocumentKind::Tags, &copy).expect_err("version").kind(), Kind::FormatTooNew);
+        assert_eq!(
+            open(&Keys::plain(), DocumentKind::Tags, &name(), &copy).expect_err("version").kind(),
+            Kind::FormatTooNew
+        );
     }
 }

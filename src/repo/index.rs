@@ -12,6 +12,7 @@
 
 mod homes;
 mod records;
+mod remembered;
 pub mod survey;
 mod totals;
 

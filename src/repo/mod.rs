@@ -3,6 +3,8 @@
 //! [`Repo`] reads; only a [`transaction::Transaction`] adds, and only `ops::prune` takes away. Opening writes nothing to
 //! the repository, so a read-only mount is enough to list, restore and verify.
 
+pub mod audit;
+pub mod audit_heads;
 mod chain;
 pub mod checkpoints;
 pub mod chunks;
@@ -14,9 +16,12 @@ pub mod entry;
 pub mod frame_cache;
 pub mod index;
 pub mod index_object;
+pub mod key_slots;
+pub mod keys;
 pub mod names;
 pub mod pack;
 pub mod pack_table;
+pub mod parity;
 pub mod paths;
 pub mod reach;
 pub mod records;
@@ -27,18 +32,21 @@ mod sync;
 pub(crate) mod test_support;
 pub mod transaction;
 pub mod tree;
+pub mod unlock;
 
 use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{RepositoryId, SnapshotId};
+use crate::ids::{ChunkId, RepositoryId, SlotId, SnapshotId};
 use crate::storage::{self, Storage};
-use config::Config;
+use config::{Config, ConfigRead};
 use index::Index;
+use keys::Keys;
 use snapshots::Snapshot;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use unlock::{NoSecret, SecretSource, unlock};
 
 /// Where the index database lies.
 #[derive(Debug, Clone)]
@@ -53,55 +61,51 @@ pub enum Cache {
 pub struct Repo {
     storage: Arc<dyn Storage>,
     config: Config,
+    keys: Keys,
+    slot: Option<SlotId>,
     index: Index,
     decoders: Mutex<Vec<Decoder>>,
     snapshots: Mutex<Vec<Snapshot>>,
     has_recovered_index: Mutex<bool>,
     damage: Mutex<BTreeSet<String>>,
+    mended: parity::MendedPacks,
 }
 
 impl Repo {
-    /// Opens the repository at `location`.
-    pub fn open(location: &str, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
-        Repo::open_storage(open_location(location)?, cache, observer)
+    /// Opens the repository at `location`; `secrets` is asked if it is encrypted.
+    pub fn open(location: &str, cache: &Cache, secrets: &dyn SecretSource, observer: &dyn Observer) -> Result<Repo> {
+        Repo::open_storage_with(open_location(location)?, cache, secrets, observer)
     }
 
     /// As [`Repo::open`], but the index is made anew from the repository: for what deletes by it.
-    pub fn open_fresh(location: &str, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+    pub fn open_fresh(
+        location: &str,
+        cache: &Cache,
+        secrets: &dyn SecretSource,
+        observer: &dyn Observer,
+    ) -> Result<Repo> {
         let storage = open_location(location)?;
+        let opening = Opening::begin(storage, secrets, observer)?;
         if let Cache::Folder(folder) = cache {
             // A run that uses the old database goes on with it; it is only no longer found by others.
-            Index::remove(folder, config::read(storage.as_ref())?.config.repository_id());
+            Index::remove(folder, opening.read.config.repository_id());
         }
-        Repo::open_storage(storage, cache, observer)
+        opening.finish(cache, observer)
+    }
+
+    /// Opens the repository that `storage` holds, which is not encrypted, and brings the index up to date with it.
+    pub fn open_storage(storage: Arc<dyn Storage>, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+        Repo::open_storage_with(storage, cache, &NoSecret, observer)
     }
 
     /// Opens the repository that `storage` holds and brings the index up to date with it.
-    pub fn open_storage(storage: Arc<dyn Storage>, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
-        let read = config::read(storage.as_ref())?;
-        for text in &read.damage {
-            observer.on_event(&Event::Warning { text });
-        }
-        let index = open_index(cache, read.config.repository_id(), observer)?;
-        let mut repo = Repo {
-            storage,
-            config: read.config,
-            index,
-            decoders: Mutex::new(Vec::new()),
-            snapshots: Mutex::new(Vec::new()),
-            has_recovered_index: Mutex::new(false),
-            damage: Mutex::new(read.damage.into_iter().collect()),
-        };
-        match repo.refresh(observer) {
-            Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {
-                let text = format!("the index cache is damaged and is made anew ({error})");
-                observer.on_event(&Event::Warning { text: &text });
-                repo.index = remake_index(cache, repo.id())?;
-                repo.refresh(observer)?;
-            }
-            other => other?,
-        }
-        Ok(repo)
+    pub fn open_storage_with(
+        storage: Arc<dyn Storage>,
+        cache: &Cache,
+        secrets: &dyn SecretSource,
+        observer: &dyn Observer,
+    ) -> Result<Repo> {
+        Opening::begin(storage, secrets, observer)?.finish(cache, observer)
     }
 
     /// The repository's id.
@@ -112,6 +116,26 @@ impl Repo {
     /// Its parameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The key slot that gave them; none if nothing is encrypted.
+    pub fn slot(&self) -> Option<SlotId> {
+        self.slot
+    }
+
+    /// The id of a chunk with this content.
+    pub fn chunk_id(&self, content: &[u8]) -> ChunkId {
+        self.keys.chunk_id(content)
+    }
+
+    /// The key of the rolling hash's table.
+    pub fn chunker_key(&self) -> [u8; 32] {
+        self.config.chunker_key()
     }
 
     /// Its storage.
@@ -181,6 +205,51 @@ impl Repo {
     /// True if a snapshot with this id was forgotten or never was.
     pub fn snapshot(&self, id: SnapshotId) -> Option<Snapshot> {
         self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|s| s.id == id).cloned()
+    }
+}
+
+/// A repository whose keys are known, and nothing else yet: a wrong key ends the run before anything is done.
+struct Opening {
+    storage: Arc<dyn Storage>,
+    read: ConfigRead,
+    keys: Keys,
+    slot: Option<SlotId>,
+}
+
+impl Opening {
+    fn begin(storage: Arc<dyn Storage>, secrets: &dyn SecretSource, observer: &dyn Observer) -> Result<Opening> {
+        let read = config::read(storage.as_ref())?;
+        for text in &read.damage {
+            observer.on_event(&Event::Warning { text });
+        }
+        let (keys, slot) = unlock(storage.as_ref(), &read, secrets, observer)?;
+        Ok(Opening { storage, read, keys, slot })
+    }
+
+    fn finish(self, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+        let index = open_index(cache, self.read.config.repository_id(), observer)?;
+        let mut repo = Repo {
+            storage: self.storage,
+            config: self.read.config,
+            keys: self.keys,
+            slot: self.slot,
+            index,
+            decoders: Mutex::new(Vec::new()),
+            snapshots: Mutex::new(Vec::new()),
+            has_recovered_index: Mutex::new(false),
+            mended: parity::MendedPacks::default(),
+            damage: Mutex::new(self.read.damage.into_iter().collect()),
+        };
+        match repo.refresh(observer) {
+            Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {
+                let text = format!("the index cache is damaged and is made anew ({error})");
+                observer.on_event(&Event::Warning { text: &text });
+                repo.index = remake_index(cache, repo.id())?;
+                repo.refresh(observer)?;
+            }
+            other => other?,
+        }
+        Ok(repo)
     }
 }
 

@@ -3,14 +3,14 @@
 //! The whole layout of a repository is this file; `docs/FORMAT.md`, "Layout", says it in words.
 
 use crate::error::Result;
-use crate::ids::{HistoryId, IndexId, PackId, SnapshotId};
+use crate::ids::{HistoryId, IndexId, PackId, SlotId, SnapshotId};
 use crate::storage::ObjectName;
 
 /// The folder of the three copies of the parameters.
 pub const CONFIG: &str = "config";
 /// The folder of packs, two levels deep.
 pub const PACKS: &str = "packs";
-/// The folder of parity of packs, two levels deep like theirs.
+/// The folder of the parity of packs, two levels deep.
 pub const PARITY: &str = "parity";
 /// The folder of index objects.
 pub const INDEX: &str = "index";
@@ -27,8 +27,14 @@ pub const TAGS: &str = "tags";
 /// The folder of verification records.
 pub const HISTORY: &str = "history";
 
+/// The folder of the audit log.
+pub const AUDIT: &str = "audit";
+/// The folder of key slots.
+pub const KEYS: &str = "keys";
+
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 9] = [PACKS, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, CONFIG];
+pub const FOLDERS: [&str; 12] =
+    [PACKS, PARITY, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, AUDIT, KEYS, CONFIG];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -56,6 +62,12 @@ fn two_levels(rest: &str) -> Option<PackId> {
     let (folder, file) = (parts.next()?, parts.next()?);
     let id = PackId::from_hex(file).ok()?;
     (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
+}
+
+/// `parity/<first two digits>/<id>`: the parity of the pack of this id.
+pub fn parity(id: PackId) -> Result<ObjectName> {
+    let hex = id.to_hex();
+    ObjectName::new(format!("{PARITY}/{}/{hex}", &hex[..2]))
 }
 
 /// `index/<id>`.
@@ -86,12 +98,6 @@ pub fn announced(name: &ObjectName) -> Option<(SnapshotId, u64)> {
         Some((id, number)) => (id, number.parse().ok().filter(|&number| number > 0)?),
     };
     Some((SnapshotId::from_hex(id).ok()?, number))
-}
-
-/// `parity/<first two digits>/<id>` of a pack.
-pub fn parity(id: PackId) -> Result<ObjectName> {
-    let hex = id.to_hex();
-    ObjectName::new(format!("{PARITY}/{}/{hex}", &hex[..2]))
 }
 
 /// `snapshots/<id>`: the one name whose exclusive creation decides how a transaction ended.
@@ -164,4 +170,28 @@ pub fn history(id: HistoryId) -> Result<ObjectName> {
 /// The id in the name of a history record, if `name` is one.
 pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
+}
+
+/// `audit/<n>`: record number n of the audit log.
+pub fn audit(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{AUDIT}/{number}"))
+}
+
+/// The number in the name of a record of the audit log, if `name` is one.
+pub fn audit_number(name: &ObjectName) -> Option<u64> {
+    let digits = name.as_str().strip_prefix("audit/")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+}
+
+/// `keys/<slot>.<n>`: a key slot as of key generation n.
+pub fn key_slot(id: SlotId, generation: u32) -> Result<ObjectName> {
+    ObjectName::new(format!("{KEYS}/{id}.{generation}"))
+}
+
+/// The slot and the generation in the name of a key slot, if `name` is one.
+pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
+    let (id, generation) = name.as_str().strip_prefix("keys/")?.split_once('.')?;
+    // One object, one name: no leading zeros or signs.
+    let number = generation.parse::<u32>().ok().filter(|n| n.to_string() == generation)?;
+    Some((SlotId::from_hex(id).ok()?, number))
 }

@@ -3,12 +3,13 @@
 //! Each is a document under a name of [`super::names`]; a type here says what its body holds. What prunes record has a file
 //! of its own, `condemned.rs`.
 
+use super::audit::AuditHead;
 use super::document::{self, DocumentKind};
-use super::names;
+use super::{Repo, names};
 use crate::error::{Error, Result};
 use crate::ids::{HistoryId, PackId, SnapshotId};
 use crate::metadata::FileTime;
-use crate::storage::{self, ObjectName, Published, Storage};
+use crate::storage::{self, ObjectName, Published};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use std::collections::BTreeSet;
@@ -61,6 +62,8 @@ pub fn this_boot() -> String {
 struct Marker {
     #[n(0)]
     seconds: i64,
+    #[n(1)]
+    audit: Option<AuditHead>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -110,71 +113,82 @@ impl HistoryRecord {
 }
 
 /// Creates `transactions/<id>` exclusively.
-pub fn create_transaction(storage: &dyn Storage, id: SnapshotId, writer: &WriterRecord) -> Result<Published> {
-    create(storage, DocumentKind::Transaction, &names::transaction(id)?, writer)
+pub fn create_transaction(repo: &Repo, id: SnapshotId, writer: &WriterRecord) -> Result<Published> {
+    create(repo, DocumentKind::Transaction, &names::transaction(id)?, writer)
 }
 
 /// Reads who began the transaction.
-pub fn read_transaction(storage: &dyn Storage, id: SnapshotId) -> Result<WriterRecord> {
-    read_writer(storage, &names::transaction(id)?)
+pub fn read_transaction(repo: &Repo, id: SnapshotId) -> Result<WriterRecord> {
+    read_writer(repo, &names::transaction(id)?)
 }
 
 /// An error if what stands under a name of [`names::TRANSACTIONS`] is no announcement and no sign of life.
-pub fn check_transaction(storage: &dyn Storage, name: &ObjectName) -> Result<()> {
-    read_writer(storage, name).map(|_| ())
+pub fn check_transaction(repo: &Repo, name: &ObjectName) -> Result<()> {
+    read_writer(repo, name).map(|_| ())
 }
 
-fn read_writer(storage: &dyn Storage, name: &ObjectName) -> Result<WriterRecord> {
-    document::decode(&document::read(storage, DocumentKind::Transaction, name)?.body, name.as_str())
+fn read_writer(repo: &Repo, name: &ObjectName) -> Result<WriterRecord> {
+    document::decode(&document::read(repo.storage(), repo.keys(), DocumentKind::Transaction, name)?.body, name.as_str())
 }
 
 /// Creates sign of life number `number` of a transaction, exclusively.
 pub fn create_sign_of_life(
-    storage: &dyn Storage,
+    repo: &Repo,
     id: SnapshotId,
     number: u64,
     writer: &WriterRecord,
     now: FileTime,
 ) -> Result<Published> {
     let sign = WriterRecord { signed: Some(now.seconds), ..writer.clone() };
-    create(storage, DocumentKind::Transaction, &names::sign_of_life(id, number)?, &sign)
+    create(repo, DocumentKind::Transaction, &names::sign_of_life(id, number)?, &sign)
 }
 
-/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done.
-pub fn create_forgotten(storage: &dyn Storage, id: SnapshotId, now: FileTime) -> Result<Published> {
-    create(storage, DocumentKind::Forgotten, &names::forgotten(id)?, &Marker { seconds: now.seconds })
+/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done. `audit` is the record that says who
+/// does it.
+pub fn create_forgotten(repo: &Repo, id: SnapshotId, now: FileTime, audit: AuditHead) -> Result<Published> {
+    let marker = Marker { seconds: now.seconds, audit: Some(audit) };
+    create(repo, DocumentKind::Forgotten, &names::forgotten(id)?, &marker)
+}
+
+/// Reads which record of the audit log a marker follows.
+pub fn read_forgotten(repo: &Repo, id: SnapshotId) -> Result<Option<AuditHead>> {
+    let name = names::forgotten(id)?;
+    let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Forgotten, &name)?;
+    Ok(document::decode::<Marker>(&opened.body, name.as_str())?.audit)
 }
 
 /// Creates the tags of a snapshot after change number `change`, exclusively.
-pub fn create_tags(storage: &dyn Storage, id: SnapshotId, change: u64, tags: &BTreeSet<String>) -> Result<Published> {
-    create(storage, DocumentKind::Tags, &names::tags(id, change)?, &TagSet { tags: tags.clone() })
+pub fn create_tags(repo: &Repo, id: SnapshotId, change: u64, tags: &BTreeSet<String>) -> Result<Published> {
+    create(repo, DocumentKind::Tags, &names::tags(id, change)?, &TagSet { tags: tags.clone() })
 }
 
 /// Reads the tags of a snapshot after change number `change`.
-pub fn read_tags(storage: &dyn Storage, id: SnapshotId, change: u64) -> Result<BTreeSet<String>> {
+pub fn read_tags(repo: &Repo, id: SnapshotId, change: u64) -> Result<BTreeSet<String>> {
     let name = names::tags(id, change)?;
-    let set: TagSet = document::decode(&document::read(storage, DocumentKind::Tags, &name)?.body, name.as_str())?;
+    let set: TagSet =
+        document::decode(&document::read(repo.storage(), repo.keys(), DocumentKind::Tags, &name)?.body, name.as_str())?;
     Ok(set.tags)
 }
 
 /// Creates a history record under a fresh id.
-pub fn create_history(storage: &dyn Storage, id: HistoryId, record: &HistoryRecord) -> Result<Published> {
-    create(storage, DocumentKind::History, &names::history(id)?, record)
+pub fn create_history(repo: &Repo, id: HistoryId, record: &HistoryRecord) -> Result<Published> {
+    create(repo, DocumentKind::History, &names::history(id)?, record)
 }
 
 /// Reads a history record.
-pub fn read_history(storage: &dyn Storage, id: HistoryId) -> Result<HistoryRecord> {
+pub fn read_history(repo: &Repo, id: HistoryId) -> Result<HistoryRecord> {
     let name = names::history(id)?;
-    document::decode(&document::read(storage, DocumentKind::History, &name)?.body, name.as_str())
+    document::decode(&document::read(repo.storage(), repo.keys(), DocumentKind::History, &name)?.body, name.as_str())
 }
 
 pub(super) fn create<T: Encode<()>>(
-    storage: &dyn Storage,
+    repo: &Repo,
     kind: DocumentKind,
     name: &ObjectName,
     value: &T,
 ) -> Result<Published> {
-    storage::create_new(storage, name, &document::seal(kind, &document::encode(value)?)?)
+    let object = document::seal(repo.keys(), kind, name, &document::encode(value)?)?;
+    storage::create_new(repo.storage(), name, &object)
 }
 
 pub(super) fn to_list(packs: &[PackId]) -> Vec<ByteVec> {

@@ -3,7 +3,7 @@
 //! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
 
 use super::condemned::Condemned;
-use super::pack::{self, PackSummary};
+use super::pack::PackSummary;
 use super::records;
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, index_object, names};
@@ -70,7 +70,7 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
         let mut batch: Vec<PackSummary> = Vec::new();
         let mut batch_bytes = 0;
         let add = |batch: &mut Vec<PackSummary>| repo.index().add_packs(&std::mem::take(batch), Some(id));
-        let read = index_object::read(storage, id, repo.id(), &mut |pack| {
+        let read = index_object::read(repo, id, &mut |pack| {
             batch_bytes += pack.table.len();
             batch.push(pack);
             if batch_bytes >= BATCH_BYTES {
@@ -115,7 +115,7 @@ pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
         if known.contains(&id) || condemned.is_dead(&id) {
             continue;
         }
-        match pack::read_summary(repo.storage(), id, listed.bytes, repo.id()) {
+        match repo.pack_summary(id, listed.bytes) {
             Ok(summary) => batch.push(summary),
             // Of no use, and harmless: verification names it.
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::FormatTooNew) => continue,
@@ -151,7 +151,7 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
                 }
             },
         };
-        match Outcome::open(id, &object) {
+        match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
                 if sound {
                     repo.index().add_snapshot(id, &object)?;
@@ -184,7 +184,7 @@ fn apply_tags(repo: &Repo, live: &mut [Snapshot], found: &mut Found) -> Result<(
     }
     for snapshot in live {
         let Some(&change) = newest.get(&snapshot.id) else { continue };
-        match records::read_tags(repo.storage(), snapshot.id, change) {
+        match records::read_tags(repo, snapshot.id, change) {
             Ok(tags) => snapshot.tags = tags,
             Err(error) => found.damage.push(format!("tags of {}: {error}", snapshot.id)),
         }
@@ -198,7 +198,7 @@ pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
     let listed = repo.storage().list(names::HISTORY)?;
     let present: BTreeSet<_> = listed.iter().filter_map(|l| names::history_id(&l.name)).collect();
     for id in present.into_iter().filter(|id| !known.contains(id)) {
-        let loaded = records::read_history(repo.storage(), id).and_then(|record| Ok((record.packs()?, record)));
+        let loaded = records::read_history(repo, id).and_then(|record| Ok((record.packs()?, record)));
         match loaded {
             Ok((packs, record)) => repo.index().add_history(
                 &super::index::RunRecord {

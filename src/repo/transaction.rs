@@ -17,9 +17,11 @@
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
 use super::condemned::Condemned;
+use super::config::Config;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
+use super::parity::{self, ParityWriter};
 use super::records::{self, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, names};
@@ -57,6 +59,18 @@ pub struct Transaction<'r> {
     writer: Option<WriterRecord>,
     /// The number of the last sign of life.
     signs: Mutex<u64>,
+    /// None if packs get no parity.
+    parity: Option<ParityWriter>,
+    kept_bytes_max: usize,
+}
+
+/// The longest pack that is kept in memory until its parity is computed, unless told otherwise.
+const KEPT_BYTES_MAX: usize = 128 << 20;
+
+/// How long an ordinary pack becomes before it is ended, with some room: the last frames and the table come on top.
+pub fn kept_bytes(config: &Config) -> u64 {
+    let bytes = u64::from(config.pack_bytes);
+    bytes + bytes / 8 + (8 << 20)
 }
 
 /// Takes bytes and keeps none.
@@ -94,7 +108,7 @@ impl<'r> Transaction<'r> {
     pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
         let transaction = Transaction::new(repo, Some(writer))?;
         let id = transaction.id;
-        if records::create_transaction(repo.storage(), id, writer)? == Published::AlreadyExists {
+        if records::create_transaction(repo, id, writer)? == Published::AlreadyExists {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
@@ -115,15 +129,24 @@ impl<'r> Transaction<'r> {
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
+        let is_rehearsal = writer.is_none();
+        let parity = (repo.config().parity != 0 && !is_rehearsal).then(ParityWriter::default);
         Ok(Transaction {
             repo,
             id,
             absent: HashSet::new(),
             state: Mutex::default(),
-            is_rehearsal: writer.is_none(),
+            is_rehearsal,
             writer: writer.cloned(),
             signs: Mutex::new(0),
+            parity,
+            kept_bytes_max: KEPT_BYTES_MAX,
         })
+    }
+
+    /// Lets packs be kept in memory only up to this length; the parity of longer ones costs reading them again.
+    pub fn keep_packs_up_to(&mut self, bytes: usize) {
+        self.kept_bytes_max = bytes.min(KEPT_BYTES_MAX);
     }
 
     /// Makes unlisted packs known and marks as absent what is condemned, missing or of the wrong size.
@@ -216,12 +239,20 @@ impl<'r> Transaction<'r> {
             true => Box::new(Nowhere),
             false => self.repo.storage().create_for(names::PACKS, self.id)?,
         };
-        PackWriter::create(object, self.repo.id(), self.id, kind)
+        let mut writer = PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)?;
+        if let Some(parity) = &self.parity {
+            let bytes = usize::try_from(kept_bytes(self.repo.config())).unwrap_or(usize::MAX);
+            writer.keep(parity.buffer(bytes.min(self.kept_bytes_max)), self.kept_bytes_max);
+        }
+        Ok(writer)
     }
 
-    /// Ends a pack: durable, then known to the index of this host and to the index object being written.
+    /// Ends a pack: durable, with its parity, then known to the index of this host and to the index object being written.
     pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
-        let summary = writer.finish()?;
+        let (summary, kept) = writer.finish_keeping()?;
+        if let Some(parity) = &self.parity {
+            parity.write(self.repo, summary.id, kept)?;
+        }
         if self.is_rehearsal {
             return Ok(summary);
         }
@@ -235,7 +266,7 @@ impl<'r> Transaction<'r> {
         }
         state.written.insert(summary.id);
         if state.index.is_none() {
-            state.index = Some(IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?);
+            state.index = Some(IndexWriter::create(self.repo, self.id)?);
         }
         if let Some(index) = &mut state.index {
             index.append(&summary)?;
@@ -276,7 +307,7 @@ impl<'r> Transaction<'r> {
         {
             let _ = self.repo.index().finish_index_object(index);
         }
-        if let Ok(object) = outcome.seal(self.id) {
+        if let Ok(object) = outcome.seal(self.repo.keys(), self.id) {
             let _ = self.repo.index().add_snapshot(self.id, &object);
         }
         let _ = remove_announcement(self.repo, self.id, self.last_sign());
@@ -297,15 +328,28 @@ impl<'r> Transaction<'r> {
         }
         let mut index = match index {
             None if adopted.is_empty() => return Ok(None),
-            None => IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?,
+            None => IndexWriter::create(self.repo, self.id)?,
             Some(index) => index,
         };
         for (&id, &bytes) in adopted {
-            index.append(&pack::read_summary(self.repo.storage(), id, bytes, self.repo.id())?)?;
+            self.complete_parity(id)?;
+            index.append(&pack::read_summary(self.repo, id, bytes)?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;
         Ok(Some(id))
+    }
+
+    /// Makes the parity of an adopted pack, whose writer may have died before it could.
+    fn complete_parity(&self, pack: PackId) -> Result<()> {
+        if self.parity.is_none() || self.repo.storage().size(&names::parity(pack)?)?.is_some() {
+            return Ok(());
+        }
+        match parity::create(self.repo, pack) {
+            // Whether adopted packs are sound is for verification to say, which tells more.
+            Err(error) if error.kind() == Kind::Damaged => Ok(()),
+            other => other,
+        }
     }
 
     fn list_packs(&self, index: IndexId, state: &State) -> Result<()> {
@@ -328,7 +372,7 @@ impl<'r> Transaction<'r> {
 
     fn publish_outcome(&self, outcome: &Outcome) -> Result<()> {
         let name = names::snapshot(self.id)?;
-        let object = outcome.seal(self.id)?;
+        let object = outcome.seal(self.repo.keys(), self.id)?;
         let published = storage::create_new(self.repo.storage(), &name, &object);
         if matches!(published, Ok(Published::Created)) {
             return Ok(());

@@ -9,6 +9,7 @@ use crate::support::{disk_folder, noise};
 use ckpt::events::Silent;
 use ckpt::ops::init::init;
 use ckpt::ops::{backup, tag};
+use ckpt::repo::unlock::NoSecret;
 use ckpt::repo::{Cache, Repo};
 use std::fmt::Write;
 use std::fs;
@@ -41,8 +42,8 @@ fn write_fixture() {
     let _ = fs::remove_dir_all(fixture());
     fs::create_dir_all(fixture()).expect("a folder");
     let location = fixture().join("repository").to_str().expect("text").to_owned();
-    init(&runs::init_options(&location, runs::PACK_BYTES_MIN)).expect("a new repository");
-    let repo = Repo::open(&location, &Cache::Memory, &Silent).expect("opens");
+    init(&runs::init_options(&location, runs::PACK_BYTES_MIN), None).expect("a new repository");
+    let repo = Repo::open(&location, &Cache::Memory, &NoSecret, &Silent).expect("opens");
     let mut expected = String::new();
     for state in [1, 2, 3] {
         write_source(&source, state.min(2));
@@ -98,7 +99,7 @@ fn version_1_is_listed_verified_restored_and_gone_on_with() {
     let copy = folder.path().join("repository");
     // A copy, since verification remembers what it read.
     copy_files(&fixture().join("repository"), &copy);
-    let repo = Repo::open(copy.to_str().expect("text"), &Cache::Memory, &Silent).expect("opens");
+    let repo = Repo::open(copy.to_str().expect("text"), &Cache::Memory, &NoSecret, &Silent).expect("opens");
     assert!(repo.damage().is_empty(), "{:?}", repo.damage());
     let verified = runs::verify_all(&repo).expect("verifies");
     assert_eq!(verified.damage_count, 0, "{:?}", verified.damage);

@@ -9,6 +9,7 @@ use crate::support::{disk_folder, noise, setting};
 use ckpt::events::Silent;
 use ckpt::ops::init::init;
 use ckpt::repo::snapshots::Snapshot;
+use ckpt::repo::unlock::NoSecret;
 use ckpt::repo::{Cache, Repo};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -145,9 +146,9 @@ fn finish_file(place: &Path, item: &Item) {
 fn repository(folder: &Path) -> Repo {
     let location = folder.join("repository").to_str().expect("text").to_owned();
     if !Path::new(&location).exists() {
-        init(&runs::init_options(&location, 4 * PACK_BYTES_MIN)).expect("a new repository");
+        init(&runs::init_options(&location, 4 * PACK_BYTES_MIN), None).expect("a new repository");
     }
-    Repo::open(&location, &Cache::Memory, &Silent).expect("opens")
+    Repo::open(&location, &Cache::Memory, &NoSecret, &Silent).expect("opens")
 }
 
 /// Blocks of all files by path.

@@ -1,7 +1,7 @@
 //! The last line of commands that write JSON lines.
 
-use super::CheckpointItem;
 use super::tensors::RestoreTensorsSummary;
+use super::{AuditSummary, CheckpointItem};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -23,6 +23,8 @@ pub enum Summary {
     Forget(ForgetSummary),
     /// `prune`.
     Prune(PruneSummary),
+    /// `audit verify`.
+    Audit(AuditSummary),
 }
 
 /// What `backup` did.
@@ -141,6 +143,8 @@ pub struct VerifySummary {
     pub packs_total: u64,
     /// Packs that killed runs left behind; the next run uses them, or a prune deletes them.
     pub packs_unlisted: u64,
+    /// Packs without parity in a repository where packs get some; no damage.
+    pub packs_without_parity: u64,
     /// Packs whose data were never read and verified.
     pub packs_never_read: u64,
     /// When the pack that was read longest ago was read.
@@ -162,6 +166,8 @@ pub struct DamageItem {
     pub what: String,
     /// The first of the files that need it.
     pub files: Vec<DamagedFile>,
+    /// True if `ckpt repair` can put it right with what the repository holds.
+    pub mendable: bool,
 }
 
 /// A file that needs a damaged object.

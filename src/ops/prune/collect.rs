@@ -80,13 +80,20 @@ impl<'r> Collector<'r> {
         // What the end before this one says is acted on from here: it must not vanish.
         run.repo.storage().sync_folder(names::CONDEMNED)?;
         let (writer, now) = (&run.options.writer, run.options.now);
-        match condemned::create_list(run.repo.storage(), number, victims, writer, now) {
+        match condemned::create_list(run.repo, number, victims, writer, now) {
             Ok(Published::Created) => {}
             Ok(Published::AlreadyExists) => return Ok(None),
             Err(error) => return Err(no_room_for_records(error)),
         }
         let packs = victims.iter().copied().collect();
         Ok(Some(OpenList { number, packs, newest: None, runs: 0 }))
+    }
+
+    /// Notes who is open, in a list of nothing: the next prune knows then who gave no sign of life.
+    pub(super) fn note(&self, seen: Vec<Seen>) -> Result<()> {
+        let Some(mut list) = self.condemn(&[])? else { return Ok(()) };
+        self.run.record_run(&mut list, RunState::Left, Some(seen));
+        self.end(list.number, Vec::new()).map(|_| ())
     }
 
     /// Brings a list to its end, giving signs of life meanwhile. `seen` is what an earlier run saw, `preferred` packs that
@@ -213,7 +220,7 @@ impl<'r> Collector<'r> {
 
     fn end(&self, number: u64, packs: Vec<PackId>) -> Result<Ended> {
         let run = &self.run;
-        match condemned::create_end(run.repo.storage(), number, &packs, run.options.now) {
+        match condemned::create_end(run.repo, number, &packs, run.options.now) {
             Ok(Published::Created) => {
                 let text = format!("condemned/{number} has ended: {} packs are to be deleted", packs.len());
                 run.observer.on_event(&Event::Detail { text: &text });

@@ -4,6 +4,7 @@ use super::tests::{Contents, assert_intact, forget, mixed, options, pack_names};
 use super::*;
 use crate::events::Silent;
 use crate::ids::SnapshotId;
+use crate::repo::audit::AuditHead;
 use crate::repo::condemned::{self, RunState, Seen};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, Node, contents, noise, open, time, writer};
@@ -118,6 +119,26 @@ fn who_gives_no_sign_of_life_between_two_prunes_is_revoked_and_who_does_is_not()
 }
 
 #[test]
+fn a_dead_writer_is_ended_though_there_is_nothing_to_delete() {
+    let storage = test_support::storage();
+    test_support::save(&open(&storage), 1, &[("a", Node::File(noise(1, 5000)))]);
+    let repo = open(&storage.another_host());
+    let transaction = Transaction::begin(&repo, &elsewhere()).expect("begins");
+    written(&transaction);
+    let packs = pack_names(&storage).len();
+    // One that may just have begun is not even noted.
+    let day = 24 * HOUR;
+    for (seconds, lists) in [(1000, 0), (77 + day, 1), (78 + day, 1)] {
+        prune_at(&storage, seconds, 900).expect("nothing to wait for");
+        let ends = storage.names().iter().filter(|name| name.as_str().ends_with(".end")).count();
+        assert_eq!((ends, pack_names(&storage).len()), (lists, packs), "{seconds}");
+    }
+    let report = prune_at(&storage, 77 + day + 900, 900).expect("prunes");
+    assert!(report.transactions_ended == 1 && report.packs_removed > 0, "{report:?}");
+    assert!(storage.list(names::TRANSACTIONS).expect("lists").is_empty());
+}
+
+#[test]
 fn who_began_after_a_list_was_made_is_not_waited_for() {
     let (storage, live) = mixed();
     let repos = [open(&storage.another_host()), open(&storage.another_host())];
@@ -147,7 +168,7 @@ fn a_list_is_taken_over_from_a_collector_that_is_dead_silent_or_has_left() {
     assert!(!garbage.is_empty());
     let abandoned_by = |collector: &WriterRecord| {
         let storage = original.copy();
-        condemned::create_list(&storage, 1, &garbage, collector, time(900)).expect("condemned");
+        condemned::create_list(&open(&storage), 1, &garbage, collector, time(900)).expect("condemned");
         storage
     };
     let assert_done = |storage: &SimulatedStorage, result: Result<PruneReport>| {
@@ -164,7 +185,7 @@ fn a_list_is_taken_over_from_a_collector_that_is_dead_silent_or_has_left() {
     assert_busy(prune_at(&storage, 1000, 900), "another prune is at work (host elsewhere");
     assert_busy(prune_at(&storage, 1100, 900), "another prune");
     let run = condemned::Run { seconds: 1200, collector: elsewhere(), state: RunState::AtWork, waiting: None };
-    condemned::append_run(&storage, 1, 0, &run).expect("it lives");
+    condemned::append_run(&open(&storage), 1, 0, &run).expect("it lives");
     assert_busy(prune_at(&storage, 2000, 900), "another prune");
     assert_busy(prune_at(&storage, 2899, 900), "another prune");
     assert_done(&storage, prune_at(&storage, 2900, 900));
@@ -172,7 +193,7 @@ fn a_list_is_taken_over_from_a_collector_that_is_dead_silent_or_has_left() {
     let storage = abandoned_by(&elsewhere());
     let waiting = Some(vec![Seen { id: SnapshotId::from_bytes([3; 16]), sign: 0, since: 900 }]);
     let run = condemned::Run { seconds: 1200, collector: elsewhere(), state: RunState::Left, waiting };
-    condemned::append_run(&storage, 1, 0, &run).expect("it left");
+    condemned::append_run(&open(&storage), 1, 0, &run).expect("it left");
     assert_done(&storage, prune_at(&storage, 1300, 900));
     // The user says so; and a process of this host that lives is waited for.
     let storage = abandoned_by(&elsewhere());
@@ -257,7 +278,11 @@ fn without_any_room_what_was_decided_goes_and_what_is_not_recorded_stays() {
     let delayed = |seconds| PruneOptions { delete_delay: Duration::from_secs(3600), ..at(seconds, 0) };
     prune(&open(&storage), &delayed(1000), &Silent).expect("prunes");
     let full = |storage: &SimulatedStorage| {
-        storage.fail(0..u64::MAX, |o, _| matches!(o, Operation::Create | Operation::Write), Fault::Error(Kind::NoSpace));
+        storage.fail(
+            0..u64::MAX,
+            |o, _| matches!(o, Operation::Create | Operation::Write),
+            Fault::Error(Kind::NoSpace),
+        );
     };
     full(&storage);
     let report = prune(&open(&storage), &delayed(9000), &Silent).expect("nothing is left to record");
@@ -464,7 +489,8 @@ fn each_end_is_read_once_on_a_host() {
     let (storage, _) = mixed();
     prune(&open(&storage), &options(), &Silent).expect("prunes");
     let repo = open(&storage);
-    let reads = || storage.calls().iter().filter(|c| c.operation == Operation::Read && c.name.ends_with(".end")).count();
+    let reads =
+        || storage.calls().iter().filter(|c| c.operation == Operation::Read && c.name.ends_with(".end")).count();
     storage.clear_calls();
     let first = condemned::Condemned::read(&repo).expect("lists");
     assert_eq!(reads(), 0, "opening has read them");
@@ -477,13 +503,14 @@ fn each_end_is_read_once_on_a_host() {
 
 #[test]
 fn a_marker_that_a_power_cut_takes_back_is_not_acted_on() {
-    for step in 0..12 {
+    for step in 0..6 {
         let (storage, mut live) = mixed();
         let doomed = test_support::save(&open(&storage), 20, &[("x", Node::File(noise(400, 50_000)))]);
         live.push((doomed.clone(), contents(&open(&storage), &doomed).expect("sound")));
         let forgetting = storage.another_host();
-        forgetting.crash_at(step);
-        let marked = records::create_forgotten(&forgetting, doomed.id, time(5)).is_ok();
+        let forgetter = open(&forgetting);
+        forgetting.crash_at(forgetting.steps() + step);
+        let marked = records::create_forgotten(&forgetter, doomed.id, time(5), AuditHead::NONE).is_ok();
         prune(&open(&storage), &options(), &Silent).expect("prunes");
         for seed in 0..16 {
             let image = storage.after_power_cut(seed);

@@ -41,7 +41,7 @@ fn snapshots(repo: &Repo, list: &dyn Fn(&str) -> Result<Vec<Listed>>) -> Result<
             Some(object) => object,
             None => repo.storage().read(&names::snapshot(*id)?, 2 * document::BODY_BYTES_MAX)?,
         };
-        match Outcome::open(*id, &object) {
+        match Outcome::open(repo.keys(), *id, &object) {
             Ok((Outcome::Saved(snapshot), _)) => live.push(*snapshot),
             Ok(_) => {}
             Err(error) => return Err(refusal(error.while_doing(format!("snapshots/{id}")))),

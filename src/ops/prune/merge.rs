@@ -38,7 +38,7 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
     let mut merged: HashSet<PackId> = HashSet::new();
     let mut replaced = Vec::new();
     for &old in old {
-        let read = index_object::read(repo.storage(), old, repo.id(), &mut |pack| {
+        let read = index_object::read(repo, old, &mut |pack| {
             if dead.is_dead(&pack.id) || !merged.insert(pack.id) {
                 return Ok(());
             }
@@ -46,7 +46,7 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
                 Some(writer) => writer,
                 None => {
                     let by = SnapshotId::from_bytes(*id.as_bytes());
-                    index.insert(IndexWriter::create(repo.storage(), repo.id(), by)?)
+                    index.insert(IndexWriter::create(repo, by)?)
                 }
             };
             writer.append(&pack)

@@ -254,6 +254,11 @@ impl Run<'_> {
         self.tell(&plan);
         plan.describe(report);
         plan.list_unlisted(self.repo).map_err(no_room_for_records)?;
+        if plan.all_victims().is_empty()
+            && let Some(old) = self.worth_noting(&waited, &condemned.seen)
+        {
+            collector.note(old)?;
+        }
         self.sweep(&mut collector, &survey, &plan, &condemned, report)
     }
 

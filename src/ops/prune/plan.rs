@@ -133,9 +133,9 @@ pub(super) fn list_packs(repo: &Repo, packs: &[(PackId, u64)]) -> Result<()> {
     // A killed writer may not have made their names durable, and what is listed is relied on.
     repo.storage().sync_folder(names::PACKS)?;
     let id = random_index_id()?;
-    let mut index = IndexWriter::create(repo.storage(), repo.id(), SnapshotId::from_bytes(*id.as_bytes()))?;
+    let mut index = IndexWriter::create(repo, SnapshotId::from_bytes(*id.as_bytes()))?;
     for &(pack, bytes) in packs {
-        index.append(&pack::read_summary(repo.storage(), pack, bytes, repo.id())?)?;
+        index.append(&pack::read_summary(repo, pack, bytes)?)?;
     }
     index.finish(id)?;
     repo.index().list_packs(id, &packs.iter().map(|(pack, _)| *pack).collect::<Vec<_>>())?;

@@ -13,8 +13,7 @@ use crate::ids::{ChunkId, PackId};
 use crate::ops::signs;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::index::survey::Survey;
-use crate::repo::names;
-use crate::repo::pack::{self, PackKind, PackWriter};
+use crate::repo::pack::{PackKind, PackWriter};
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::transaction::Transaction;
 use std::collections::HashSet;
@@ -32,7 +31,8 @@ pub(super) fn repack(run: &Run<'_>, survey: &Survey<'_>, plan: &Plan) -> Result<
     let (repo, observer) = (run.repo, run.observer);
     let bytes_total = plan.sparse.iter().map(|p| p.bytes).sum();
     observer.on_event(&Event::Phase { name: "copying", bytes_total: Some(bytes_total), files_total: None });
-    let transaction = Transaction::begin(repo, &run.options.writer)?;
+    let mut transaction = Transaction::begin(repo, &run.options.writer)?;
+    transaction.keep_packs_up_to(usize::try_from(run.options.resources.memory_bytes / 4).unwrap_or(usize::MAX));
     let id = transaction.id();
     let done = signs::giving(observer, &|| transaction.sign_of_life(run.options.now), || {
         let mut copier = Copier::new(&transaction, survey)?;
@@ -90,7 +90,7 @@ impl<'t> Copier<'t> {
 
     fn copy(&mut self, id: PackId, bytes: u64, rank: usize) -> Result<()> {
         let repo = self.transaction.repo();
-        let summary = pack::read_summary(repo.storage(), id, bytes, repo.id())?;
+        let summary = repo.pack_summary(id, bytes)?;
         self.copied.clear();
         for frame in summary.frames()? {
             let mut needed = Vec::with_capacity(frame.chunks.len());
@@ -117,7 +117,7 @@ impl<'t> Copier<'t> {
         let mut kept = Vec::new();
         let mut raw = Vec::new();
         for (&(id, bytes), &is_needed) in frame.chunks.iter().zip(needed) {
-            let chunk = content.get(at..at + bytes as usize).filter(|chunk| ChunkId::of(chunk) == id);
+            let chunk = content.get(at..at + bytes as usize).filter(|chunk| repo.chunk_id(chunk) == id);
             at += bytes as usize;
             is_sound &= chunk.is_some();
             match (is_needed, chunk) {
@@ -129,7 +129,8 @@ impl<'t> Copier<'t> {
             kept.push((id, bytes));
         }
         if is_sound && kept.len() == frame.chunks.len() {
-            return self.append(kind, &stored, frame);
+            let record = FrameRecord { stored_bytes: length(&stored)?, ..frame };
+            return self.append(kind, &stored, record);
         }
         let mut coded = Vec::new();
         let codec = self.encoder.encode(&raw, &mut coded)?;
@@ -147,7 +148,8 @@ impl<'t> Copier<'t> {
     fn read_frame(&self, pack: PackId, frame: &FrameRecord, stored: &mut Vec<u8>, content: &mut Vec<u8>) -> Result<()> {
         let repo = self.transaction.repo();
         let range = ByteRange::new(frame.offset, u64::from(frame.stored_bytes))?;
-        repo.storage().read_range(&names::pack(pack)?, range, stored)?;
+        repo.read_pack(pack, range, stored)?;
+        repo.open_frame(pack, frame.offset, stored)?;
         match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
             None => repo.with_decoder(|decoder| decoder.decode(stored, content)),
             Some((id, _)) => {

@@ -14,11 +14,15 @@ use crate::storage::Owner;
 use rustix::process::{Pid, test_kill_process};
 use std::collections::{BTreeMap, HashMap};
 
+const DAY_SECONDS: i64 = 24 * 3600;
+
 /// An open transaction, and why it is waited for.
 #[derive(Debug)]
 pub(super) struct Waited {
     pub(super) seen: Seen,
     reason: String,
+    /// When it began, seconds since 1970; none if its announcement cannot be read.
+    started: Option<i64>,
     /// When it counts as dead if it gives no sign, seconds since 1970.
     until: i64,
 }
@@ -66,8 +70,9 @@ impl Run<'_> {
                 _ => now,
             };
             match self.reason_to_wait(now, seen.contains_key(&id))? {
-                Some(reason) => {
-                    waiting.push(Waited { seen: now, reason, until: now.since.saturating_add(self.silence_seconds()) });
+                Some((reason, started)) => {
+                    let until = now.since.saturating_add(self.silence_seconds());
+                    waiting.push(Waited { seen: now, reason, started, until });
                 }
                 None => {
                     report.transactions_ended += 1;
@@ -107,12 +112,12 @@ impl Run<'_> {
         transaction::remove_announcement(self.repo, id, 0)
     }
 
-    /// Why the transaction has to be waited for; none if it may be ended.
-    fn reason_to_wait(&self, now: Seen, was_seen: bool) -> Result<Option<String>> {
+    /// Why the transaction has to be waited for, and when it began; none if it may be ended.
+    fn reason_to_wait(&self, now: Seen, was_seen: bool) -> Result<Option<(String, Option<i64>)>> {
         if self.options.assume_alone {
             return Ok(None);
         }
-        let record = match records::read_transaction(self.repo.storage(), now.id) {
+        let record = match records::read_transaction(self.repo, now.id) {
             Ok(record) => Some(record),
             // It has just ended, or only a sign of it is left: its end decides.
             Err(error) if error.kind() == Kind::Missing => return Ok(None),
@@ -124,7 +129,8 @@ impl Run<'_> {
         if life == Life::Dead || (life == Life::Unknown && was_seen && silent) {
             return Ok(None);
         }
-        Ok(Some(match record {
+        let started = record.as_ref().map(|record| record.started);
+        let reason = match record {
             Some(record) if life == Life::Alive => {
                 format!("a run on this host, process {}, began {} and has not ended", record.process, began(&record))
             }
@@ -135,7 +141,18 @@ impl Run<'_> {
                 began(&record)
             ),
             None => format!("an open transaction cannot be read (transactions/{})", now.id),
-        }))
+        };
+        Ok(Some((reason, started)))
+    }
+
+    /// What is to be noted of open transactions where no list waits for them: a writer that died must be ended some day.
+    /// Nothing of those that began less than a day ago, or of which nothing is new.
+    pub(super) fn worth_noting(&self, waiting: &[Waited], seen: &[Seen]) -> Option<Vec<Seen>> {
+        let is_old = |waited: &&Waited| {
+            waited.started.is_none_or(|started| self.options.now.seconds.saturating_sub(started) >= DAY_SECONDS)
+        };
+        let old: Vec<Seen> = waiting.iter().filter(is_old).map(|waited| waited.seen).collect();
+        old.iter().any(|waited| !seen.contains(waited)).then_some(old)
     }
 
     fn silence_seconds(&self) -> i64 {
@@ -173,7 +190,7 @@ impl Run<'_> {
                 if newest.state == RunState::AtWork || waited < 0 {
                     let met =
                         condemned::Run { seconds: self.options.now.seconds, state: RunState::Met, ..newest.clone() };
-                    condemned::append_run(self.repo.storage(), list.number, list.runs, &met)?;
+                    condemned::append_run(self.repo, list.number, list.runs, &met)?;
                 }
                 let who = &newest.collector;
                 return Err(another_prune(&format!(
@@ -192,7 +209,7 @@ impl Run<'_> {
     pub(super) fn record_run(&self, list: &mut OpenList, state: RunState, waiting: Option<Vec<Seen>>) {
         let collector = self.options.writer.clone();
         let run = condemned::Run { seconds: self.options.now.seconds, collector, state, waiting };
-        if let Ok(number) = condemned::append_run(self.repo.storage(), list.number, list.runs, &run) {
+        if let Ok(number) = condemned::append_run(self.repo, list.number, list.runs, &run) {
             list.runs = number;
         }
         list.newest = Some(run);

@@ -103,6 +103,8 @@ pub(super) struct Read {
     pub(super) bytes: u64,
     pub(super) chunks: u64,
     pub(super) sound: Vec<PackId>,
+    /// All that were read, sound or not.
+    pub(super) read: HashSet<PackId>,
     pub(super) bad: BadPacks,
 }
 
@@ -167,6 +169,7 @@ fn collect(results: Vec<Checked>, found: &mut Found) -> Result<Read> {
     let mut read = Read::default();
     for checked in results {
         read.packs += 1;
+        read.read.insert(checked.id);
         read.bytes += checked.bytes;
         read.chunks += checked.chunks;
         if checked.faults.is_empty() {
@@ -232,7 +235,7 @@ impl<'a> Reader<'a> {
 
     fn read_pack(&mut self, checked: &mut Checked) -> Result<()> {
         let name = names::pack(checked.id)?;
-        let summary = pack::read_summary(self.repo.storage(), checked.id, checked.bytes, self.repo.id())?;
+        let summary = pack::read_summary(self.repo, checked.id, checked.bytes)?;
         let frames = summary.frames()?;
         let mut hasher = blake3::Hasher::new();
         self.hash_range(&name, 0, HEADER_BYTES, &mut hasher)?;
@@ -245,7 +248,7 @@ impl<'a> Reader<'a> {
             hasher.update(&self.window);
             for frame in group {
                 let at = usize::try_from(frame.offset - first.offset).unwrap_or(usize::MAX);
-                let bad = self.check_frame(frame, at, &mut checked.unread_bases);
+                let bad = self.check_frame(checked.id, frame, at, &mut checked.unread_bases);
                 bad_frames += u64::from(!bad.is_empty());
                 checked.chunks += frame.chunks.len() as u64;
                 if let Some(chunks) = &mut checked.bad_chunks {
@@ -306,10 +309,17 @@ impl<'a> Reader<'a> {
 
     /// The chunks of the frame that are not what they should be. `at` is where it begins in the window. If it cannot be
     /// decoded because a base is not to be had, that is not its fault, and the base is noted.
-    fn check_frame(&mut self, frame: &FrameRecord, at: usize, unread_bases: &mut HashSet<ChunkId>) -> Vec<ChunkId> {
+    fn check_frame(
+        &mut self,
+        pack: PackId,
+        frame: &FrameRecord,
+        at: usize,
+        unread_bases: &mut HashSet<ChunkId>,
+    ) -> Vec<ChunkId> {
         let stored = usize::try_from(frame.stored_bytes).unwrap_or(usize::MAX);
         self.content.clear();
-        let stored = self.window.get(at..at.saturating_add(stored)).unwrap_or_default();
+        let stored = self.window.get_mut(at..at.saturating_add(stored)).unwrap_or_default();
+        let stored = self.repo.open_frame_in(pack, frame.offset, stored).unwrap_or_default();
         let decoded = match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
             None => self.decoder.decode(stored, &mut self.content),
             Some((id, _)) => match self.bases.read_bases(*id, &frame.bases) {
@@ -328,7 +338,7 @@ impl<'a> Reader<'a> {
         for &(id, bytes) in &frame.chunks {
             let (chunk, tail) = rest.split_at(rest.len().min(usize::try_from(bytes).unwrap_or(usize::MAX)));
             rest = tail;
-            if chunk.len() as u64 != u64::from(bytes) || ChunkId::of(chunk) != id {
+            if chunk.len() as u64 != u64::from(bytes) || self.repo.chunk_id(chunk) != id {
                 bad.push(id);
             }
         }

@@ -6,10 +6,20 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
 use crate::repo::snapshots::Outcome;
-use crate::repo::{Repo, condemned, config, names, records};
+use crate::repo::{Repo, audit, condemned, config, names, records};
 use crate::storage::ObjectName;
 
 const ONE_COPY: &str = "one of its two copies is damaged; the other serves";
+
+const FOLDERS: [&str; 7] = [
+    names::SNAPSHOTS,
+    names::TRANSACTIONS,
+    names::FORGOTTEN,
+    names::CONDEMNED,
+    names::TAGS,
+    names::HISTORY,
+    names::AUDIT,
+];
 
 /// Checks all of them.
 pub(super) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> Result<()> {
@@ -17,9 +27,7 @@ pub(super) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> 
         let (object, what) = text.split_once(": ").unwrap_or((names::CONFIG, &text));
         found.add(object, what);
     }
-    for folder in
-        [names::SNAPSHOTS, names::TRANSACTIONS, names::FORGOTTEN, names::CONDEMNED, names::TAGS, names::HISTORY]
-    {
+    for folder in FOLDERS {
         for listed in repo.storage().list(folder)? {
             check_interrupt(observer)?;
             match check_one(repo, folder, &listed.name) {
@@ -42,30 +50,31 @@ pub(super) fn check(repo: &Repo, found: &mut Found, observer: &dyn Observer) -> 
 fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<bool> {
     let storage = repo.storage();
     let unknown = || Error::damaged("nothing of this name belongs here");
-    let opened = |kind| Ok(document::read(storage, kind, name)?.both_copies_sound);
+    let opened = |kind| Ok(document::read(storage, repo.keys(), kind, name)?.both_copies_sound);
     match folder {
         names::SNAPSHOTS => {
             let id = names::snapshot_id(folder, name).ok_or_else(unknown)?;
             let object = storage.read(name, 2 * document::BODY_BYTES_MAX)?;
-            Ok(Outcome::open(id, &object)?.1)
+            Ok(Outcome::open(repo.keys(), id, &object)?.1)
         }
         names::TRANSACTIONS => {
             names::announced(name).ok_or_else(unknown)?;
-            records::check_transaction(storage, name)?;
+            records::check_transaction(repo, name)?;
             opened(DocumentKind::Transaction)
         }
         names::FORGOTTEN => opened(DocumentKind::Forgotten),
         names::CONDEMNED => {
-            condemned::check(storage, name)?;
+            condemned::check(repo, name)?;
             opened(DocumentKind::Condemned)
         }
         names::TAGS => {
             let (id, change) = names::tags_change(name).ok_or_else(unknown)?;
-            records::read_tags(storage, id, change)?;
+            records::read_tags(repo, id, change)?;
             opened(DocumentKind::Tags)
         }
+        names::AUDIT => Ok(audit::read(repo, names::audit_number(name).ok_or_else(unknown)?)?.both_copies_sound),
         _ => {
-            records::read_history(storage, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
+            records::read_history(repo, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
             opened(DocumentKind::History)
         }
     }

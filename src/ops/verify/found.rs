@@ -13,6 +13,8 @@ pub struct Damage {
     /// Snapshots and absolute paths of files that cannot be restored because of it, at most [`Damage::FILES_KEPT_MAX`].
     /// A path is empty where a part of the list of files itself is lost.
     pub files: Vec<(SnapshotId, Vec<u8>)>,
+    /// True if `repair` can put it right with what the repository holds.
+    pub is_mendable: bool,
 }
 
 impl Damage {
@@ -49,8 +51,15 @@ impl Found {
             return usize::MAX;
         }
         self.by_object.insert(object.to_owned(), self.damage.len());
-        self.damage.push(Damage { object: object.to_owned(), what, files: Vec::new() });
+        self.damage.push(Damage { object: object.to_owned(), what, files: Vec::new(), is_mendable: false });
         self.damage.len() - 1
+    }
+
+    /// Notes that the item at this position can be put right.
+    pub(super) fn set_mendable(&mut self, at: usize) {
+        if let Some(damage) = self.damage.get_mut(at) {
+            damage.is_mendable = true;
+        }
     }
 
     /// Adds a file that the item at this position costs.

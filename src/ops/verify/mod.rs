@@ -1,7 +1,8 @@
 //! Says whether what is stored would restore, and what is hit if not.
 //!
 //! The structure: every small object, every index object, the header and table of every pack, every list of files, and a
-//! home for every chunk that a live snapshot needs, and for all that such a home needs. With `read_data` also packs, whole: their bytes against their name,
+//! home for every chunk that a live snapshot needs, and for all that such a home needs; and that the parity of packs is
+//! sound. With `read_data` also packs, whole: their bytes against their name,
 //! every frame decoded, every chunk against its id; which packs, a [`Subset`] says, and what was sound when is remembered
 //! in the repository. All of it is read from the storage; the index of this host only finds things, and is itself compared
 //! with the packs' own tables.
@@ -14,6 +15,7 @@ mod documents;
 mod found;
 mod hits;
 mod packs;
+mod parity;
 mod reachable;
 
 pub use data::Subset;
@@ -64,6 +66,8 @@ pub struct VerifyReport {
     pub packs_total: u64,
     /// Packs that no index object lists: killed runs leave them, the next run uses them or a prune deletes them.
     pub packs_unlisted: u64,
+    /// Packs without parity in a repository where packs get some.
+    pub packs_without_parity: u64,
     /// Packs that no run has ever read whole and found sound.
     pub packs_never_read: u64,
     /// The oldest time at which any of the others was.
@@ -101,6 +105,7 @@ fn look(repo: &Repo, options: &VerifyOptions, begun: Instant, observer: &dyn Obs
     report.packs_total = packs.present.len() as u64;
     report.packs_checked = packs.present.len() as u64;
     report.packs_unlisted = packs.unlisted;
+    let mut read_packs = HashSet::new();
     let sound = match &options.read_data {
         None => Vec::new(),
         Some(subset) => {
@@ -110,9 +115,12 @@ fn look(repo: &Repo, options: &VerifyOptions, begun: Instant, observer: &dyn Obs
             report.bytes_read = read.bytes;
             report.chunks_checked = read.chunks;
             packs.bad.merge(read.bad);
+            read_packs = read.read;
             read.sound
         }
     };
+    let missing = parity::check(repo, &mut packs, &read_packs, options.resources, &mut found, observer)?;
+    report.packs_without_parity = missing;
     let live = reachable::check(repo, &packs, &saved, &mut found, observer)?;
     if found.count > 0 && Condemned::read(repo).map(Condemned::into_dead).unwrap_or_default() != dead {
         return Ok(None);
@@ -149,7 +157,7 @@ fn remember(
     let mut random = [0u8; HistoryId::BYTES];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
     let id = HistoryId::from_bytes(random);
-    if let Err(error) = records::create_history(repo.storage(), id, &record) {
+    if let Err(error) = records::create_history(repo, id, &record) {
         let text = format!("what was verified is remembered on this host only: {error}");
         observer.on_event(&Event::Warning { text: &text });
     }

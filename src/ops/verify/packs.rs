@@ -86,7 +86,7 @@ fn check_index_objects(
             continue;
         };
         let mut differs = None;
-        let read = index_object::read(repo.storage(), id, repo.id(), &mut |summary| {
+        let read = index_object::read(repo, id, &mut |summary| {
             let print = Print::of(&summary);
             if !dead.contains(&summary.id) && *prints.entry(summary.id).or_insert(print) != print {
                 differs = Some(summary.id);
@@ -165,7 +165,7 @@ fn check_table(
     listed: Option<&Print>,
     cached: Option<u64>,
 ) -> Result<Option<PackSummary>> {
-    let summary = pack::read_summary(repo.storage(), id, bytes, repo.id())?;
+    let summary = pack::read_summary(repo, id, bytes)?;
     if let Some(listed) = listed
         && *listed != Print::of(&summary)
     {

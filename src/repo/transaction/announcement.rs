@@ -24,7 +24,7 @@ impl Transaction<'_> {
         }
         let mut last = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
         let next = *last + 1;
-        if records::create_sign_of_life(self.repo.storage(), self.id, next, writer, now).is_ok() {
+        if records::create_sign_of_life(self.repo, self.id, next, writer, now).is_ok() {
             *last = next;
             // Only now: there is a sign at any moment.
             if let Ok(earlier) = names::sign_of_life(self.id, next - 1)
@@ -50,7 +50,7 @@ pub(super) fn revoked() -> Error {
 /// harmless if it has ended otherwise.
 pub fn revoke(repo: &Repo, id: SnapshotId, sign: u64) -> Result<()> {
     // Whoever took the name, it is durable when this returns.
-    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(id)?)?;
+    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(repo.keys(), id)?)?;
     remove_announcement(repo, id, sign)
 }
 
