@@ -176,9 +176,10 @@ impl Repo {
     /// Brings index and snapshots up to date with the storage. [`Kind::Damaged`] if the index database is corrupt.
     pub fn refresh(&self, observer: &dyn Observer) -> Result<()> {
         let mut found = sync::Found::default();
+        // First, so that what is listed after it holds all that a snapshot needs, also one that is saved just now.
+        let snapshots = sync::snapshots(self, &mut found)?;
         sync::index_objects(self, observer, &mut found)?;
         sync::history(self, &mut found)?;
-        let snapshots = sync::snapshots(self, &mut found)?;
         *self.snapshots.lock().unwrap_or_else(PoisonError::into_inner) = snapshots;
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         for text in found.damage {

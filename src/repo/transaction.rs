@@ -299,8 +299,7 @@ impl<'r> Transaction<'r> {
         let prepared = self
             .publish_index(state.index.take(), &state.relied, &state.unlisted)
             .and_then(|index| self.check_relied(&state.relied).map(|()| index));
-        // Whoever revoked this transaction may have deleted what it relies on: that is the reason to tell.
-        let index = prepared.map_err(|error| if self.has_ended() { revoked() } else { error })?;
+        let index = prepared.map_err(|error| self.reason_for(error))?;
         self.publish_outcome(outcome)?;
         // Committed. What follows makes the next run faster and must not turn success into failure.
         if let Some(index) = index
@@ -387,6 +386,11 @@ impl<'r> Transaction<'r> {
             (Err(_), Err(error)) => Err(error),
             (Err(error), Ok(_)) => Err(error),
         }
+    }
+
+    /// Why the run failed: whoever revoked it may have taken away what it relies on, and what it was writing.
+    pub fn reason_for(&self, error: Error) -> Error {
+        if error.kind() != Kind::Interrupted && self.has_ended() { revoked() } else { error }
     }
 
     /// True if something stands under the name that decides.

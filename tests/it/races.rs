@@ -172,6 +172,27 @@ fn a_prune_at_any_step_of_a_restore_moves_content_and_hides_none() {
     });
 }
 
+/// What lies where is listed at one moment, what is needed at another: neither order makes damage of a backup, nor a prune
+/// that deletes at once.
+#[test]
+fn a_backup_and_a_prune_at_any_step_of_a_verification_are_no_damage() {
+    let scene = Scene::new();
+    in_parallel(60, |number| {
+        let (step, is_backup) = (number / 2, number % 2 == 0);
+        let storage = scene.storage.copy();
+        let repo = runs::open(&storage).expect("opens");
+        let source = scene.source.clone();
+        at_step(&storage, step, move |repo| match is_backup {
+            true => drop(plain_backup(repo, &source).expect("saved")),
+            false => drop(prune(repo, &runs::prune_options(), &Silent).expect("nobody writes")),
+        });
+        let report = runs::verify_all(&repo).unwrap_or_else(|e| panic!("step {step}, a backup: {is_backup}: {e}"));
+        storage.set_gate(|_| {});
+        assert_eq!(report.damage_count, 0, "step {step}, a backup: {is_backup}: {:?}", report.damage);
+        1
+    });
+}
+
 #[test]
 fn two_backups_at_once_are_both_whole() {
     let scene = Scene::new();

@@ -199,6 +199,7 @@ fn attempt(
     let harvest = match harvested {
         Ok(harvest) => harvest,
         Err(error) => {
+            let error = transaction.reason_for(error);
             // The error matters more than whether the announcement could be taken back.
             let _ = transaction.abandon();
             return Err(error);

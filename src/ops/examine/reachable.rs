@@ -5,7 +5,7 @@ use super::hits;
 use super::packs::Packs;
 use crate::error::{Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{ChunkId, PackId};
+use crate::ids::{ChunkId, PackId, SnapshotId};
 use crate::repo::index::survey::Survey;
 use crate::repo::reach;
 use crate::repo::snapshots::Snapshot;
@@ -27,15 +27,22 @@ pub(crate) struct Live {
     pub(crate) needs_unlisted: bool,
 }
 
-/// Walks every live snapshot and finds chunks that cannot be had.
-pub(crate) fn check(repo: &Repo, packs: &Packs, found: &mut Found, observer: &dyn Observer) -> Result<Live> {
+/// Walks those of the snapshots `saved` that are live and finds chunks that cannot be had.
+pub(crate) fn check(
+    repo: &Repo,
+    packs: &Packs,
+    saved: &HashSet<SnapshotId>,
+    found: &mut Found,
+    observer: &dyn Observer,
+) -> Result<Live> {
     repo.refresh(observer)?;
     match repo.learn_unlisted_packs() {
         // Named with the small objects already; what is known serves.
         Err(error) if error.kind() != Kind::Damaged => return Err(error),
         _ => {}
     }
-    let snapshots = repo.snapshots();
+    let mut snapshots = repo.snapshots();
+    snapshots.retain(|snapshot| saved.contains(&snapshot.id));
     let bytes_total = snapshots.iter().filter_map(|s| s.tree).map(|t| t.bytes).sum();
     observer.on_event(&Event::Phase { name: "walking snapshots", bytes_total: Some(bytes_total), files_total: None });
     let survey = repo.index().survey()?;

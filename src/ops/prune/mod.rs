@@ -23,10 +23,11 @@ use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{IndexId, PackId};
 use crate::metadata::FileTime;
-use crate::repo::Repo;
 use crate::repo::condemned::Condemned;
 use crate::repo::index::survey::Survey;
 use crate::repo::records::WriterRecord;
+use crate::repo::{Repo, names};
+use crate::storage::ObjectName;
 use collect::{Collector, Ended};
 use plan::{Plan, Surroundings};
 use std::time::Duration;
@@ -183,15 +184,34 @@ pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Re
     let mut report = PruneReport::default();
     // What was decided earlier needs no room, and makes some.
     run.carry_out(&mut report)?;
+    let mut seen = None;
     for _ in 0..ROUNDS_MAX {
-        if run.round(&mut report)? == Round::Done {
-            return Ok(report);
+        match run.round(&mut report) {
+            Ok(Round::Done) => return Ok(report),
+            Ok(Round::Again) => {}
+            // One look proves nothing: what was listed first may have been forgotten, or moved by another prune, before the
+            // rest was. It is damage if it is the same where nothing has changed.
+            Err(error) if error.kind() == Kind::Damaged => {
+                let now = run.names_that_decide()?;
+                if seen.as_ref() == Some(&now) {
+                    return Err(error);
+                }
+                seen = Some(now);
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(writers::another_prune(""))
 }
 
 impl Run<'_> {
+    /// The names by which others change what is live and where it lies.
+    fn names_that_decide(&self) -> Result<Vec<ObjectName>> {
+        let folders = [names::SNAPSHOTS, names::FORGOTTEN, names::INDEX, names::CONDEMNED, names::PACKS];
+        let listed: Vec<_> = folders.iter().map(|folder| self.repo.storage().list(folder)).collect::<Result<_>>()?;
+        Ok(listed.into_iter().flatten().map(|listed| listed.name).collect())
+    }
+
     fn round(&self, report: &mut PruneReport) -> Result<Round> {
         // What is there, who writes, what is live, what is listed: each is looked at after the one before it, so that a pack
         // belongs to an open writer or to a snapshot that is seen, and what a snapshot needs is listed.

@@ -51,6 +51,7 @@ pub(super) fn repack(run: &Run<'_>, survey: &Survey<'_>, plan: &Plan) -> Result<
             Err(error) => error,
         },
         Err(error) => {
+            let error = transaction.reason_for(error);
             // If even this fails, the next prune sees that this process is gone.
             let _ = transaction.abandon();
             error

@@ -9,7 +9,7 @@ use super::{Work, index, sources};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::ids::{ChunkId, PackId};
+use crate::ids::{ChunkId, PackId, SnapshotId};
 use crate::ops::examine::found::Found;
 use crate::ops::examine::packs::Packs;
 use crate::ops::examine::reachable::{self, Live};
@@ -27,9 +27,11 @@ pub(super) fn rescue(work: &mut Work<'_>, packs: &mut Packs, dead: &HashSet<Pack
     // What a dry run would have stored.
     let mut rescued: HashSet<ChunkId> = HashSet::new();
     let mut is_index_whole = false;
+    // Of a snapshot that is saved later packs may be missing in what was listed.
+    let saved: HashSet<SnapshotId> = work.repo.snapshots().iter().map(|s| s.id).collect();
     for round in 1.. {
         let mut found = Found::default();
-        let mut live = reachable::check(work.repo, packs, &mut found, work.observer)?;
+        let mut live = reachable::check(work.repo, packs, &saved, &mut found, work.observer)?;
         if live.needs_unlisted && !is_index_whole {
             is_index_whole = true;
             index::rebuild(work, packs, dead, &BTreeSet::new())?;

@@ -19,7 +19,7 @@ use super::examine::found::Found;
 use super::examine::{data, documents, packs, reachable};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{HistoryId, PackId};
+use crate::ids::{HistoryId, PackId, SnapshotId};
 use crate::metadata::FileTime;
 use crate::repo::Repo;
 use crate::repo::condemned::Condemned;
@@ -70,12 +70,28 @@ pub struct VerifyReport {
     pub oldest_read: Option<FileTime>,
 }
 
+/// How often a verification begins anew because packs were moved under it.
+const LOOKS_MAX: usize = 3;
+
 /// Verifies. Damage is in the report; an error means that the verification itself could not be done.
 pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> Result<VerifyReport> {
     let begun = Instant::now();
     if let Some(subset) = &options.read_data {
         subset.check()?;
     }
+    for _ in 0..LOOKS_MAX {
+        if let Some(report) = look(repo, options, begun, observer)? {
+            return Ok(report);
+        }
+    }
+    Err(Error::new(Kind::Busy, "packs are decided to go, and deleted, faster than they can be verified")
+        .with_hint("verify again when no prune runs, or prune with a delay before packs are deleted"))
+}
+
+/// Verifies; no report if it found damage where a prune has decided on packs meanwhile: what was in them may have been moved.
+fn look(repo: &Repo, options: &VerifyOptions, begun: Instant, observer: &dyn Observer) -> Result<Option<VerifyReport>> {
+    // Of a snapshot that is saved later packs may be missing in what is listed now.
+    let saved: HashSet<SnapshotId> = repo.snapshots().iter().map(|s| s.id).collect();
     let mut found = Found::default();
     let mut report = VerifyReport::default();
     observer.on_event(&Event::Phase { name: "checking records", bytes_total: None, files_total: None });
@@ -109,8 +125,11 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
     report.packs_quarantined = packs.quarantine.iter().count() as u64;
     let missing = parity::check(repo, &mut packs, &read_packs, options.resources, &mut found, observer)?;
     report.packs_without_parity = missing;
-    let live = reachable::check(repo, &packs, &mut found, observer)?;
+    let live = reachable::check(repo, &packs, &saved, &mut found, observer)?;
     live.name_files(repo, &mut found, observer)?;
+    if found.count > 0 && Condemned::read(repo).map(Condemned::into_dead).unwrap_or_default() != dead {
+        return Ok(None);
+    }
     report.snapshots_checked = live.snapshots.len() as u64;
     if options.read_data.is_none() {
         report.chunks_checked = live.chunks;
@@ -124,7 +143,7 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
     report.packs_never_read = packs.present.keys().filter(|id| !reads.contains_key(id)).count() as u64;
     let oldest = packs.present.keys().filter_map(|id| reads.get(id)).min();
     report.oldest_read = oldest.map(|&seconds| FileTime { seconds, nanoseconds: 0 });
-    Ok(report)
+    Ok(Some(report))
 }
 
 /// Writes down which packs were sound. Where the repository cannot be written, this host remembers it alone.

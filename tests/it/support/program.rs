@@ -51,6 +51,12 @@ impl Place {
         command
     }
 
+    /// As [`Place::command`], run by `command`, which takes the program and its arguments behind its own.
+    pub fn command_by(&self, mut command: Command, arguments: &[&str]) -> Command {
+        command.arg(env!("CARGO_BIN_EXE_ckpt"));
+        self.prepared(command, arguments)
+    }
+
     /// The program where every user may run it: its own folder may be closed to others.
     fn program_for_all(&self) -> PathBuf {
         let copy = self.path("ckpt");
