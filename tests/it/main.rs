@@ -15,6 +15,7 @@ mod old_format;
 mod power_cut;
 mod races;
 mod real_kill;
+mod repair;
 mod restore_into;
 mod round_trip;
 mod storage_conformance;
