@@ -57,6 +57,12 @@ pub trait Observer: Send + Sync {
     /// [`Kind::Interrupted`](crate::error::Kind::Interrupted).
     fn is_interrupted(&self) -> bool;
 
+    /// True at most once in each interval (a few minutes of real time) in which a run is to give a sign of life. Asked often,
+    /// from any thread, also while nothing moves.
+    fn is_sign_due(&self) -> bool {
+        false
+    }
+
     /// True if someone looks at the progress, so that finding out totals beforehand is worth its cost.
     fn wants_totals(&self) -> bool {
         false

@@ -12,6 +12,7 @@ use ckpt::error::{Error, Kind, Result};
 use ckpt::ops::backup::{BackupOptions, BackupReport, Input, Unfinished, backup};
 use ckpt::repo::Repo;
 use ckpt::repo::checkpoints::steps_in_words;
+use ckpt::repo::records::WriterRecord;
 use ckpt::source::excludes::Excludes;
 use clap::ValueEnum;
 use std::ffi::OsString;
@@ -161,6 +162,7 @@ pub fn run(context: &Context, arguments: &Arguments, signals: &Signals) -> Resul
             UnfinishedArgument::Skip => Unfinished::Skip,
             UnfinishedArgument::Keep => Unfinished::Keep,
         },
+        writer: WriterRecord::of_this_process(context.started()),
         started: context.started(),
         now: &now,
         resources: context.resources(),

@@ -26,6 +26,9 @@ pub enum Mode {
     Json,
 }
 
+/// How often a run that writes says that it lives.
+pub const SIGN_INTERVAL: Duration = Duration::from_secs(300);
+
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 const JSON_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -34,6 +37,8 @@ pub struct Reporter {
     shared: Arc<Shared>,
     signals: Signals,
     ticker: Option<JoinHandle<()>>,
+    /// When the last sign of life was due.
+    signed: Mutex<Instant>,
 }
 
 struct Shared {
@@ -83,7 +88,7 @@ impl Reporter {
             // Without the thread there is no progress to see, and nothing else is lost.
             std::thread::Builder::new().name("progress".to_owned()).spawn(move || shared.tick(interval)).ok()
         });
-        Reporter { shared, signals, ticker }
+        Reporter { shared, signals, ticker, signed: Mutex::new(Instant::now()) }
     }
 
     /// Ends the last phase and takes the bar away; the reporter can be used again.
@@ -154,6 +159,15 @@ impl Observer for Reporter {
 
     fn is_interrupted(&self) -> bool {
         self.signals.is_interrupted()
+    }
+
+    fn is_sign_due(&self) -> bool {
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = signed.elapsed() >= SIGN_INTERVAL;
+        if is_due {
+            *signed = Instant::now();
+        }
+        is_due
     }
 
     fn wants_totals(&self) -> bool {

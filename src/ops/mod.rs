@@ -23,6 +23,7 @@ pub mod repair;
 pub mod restore;
 pub mod restore_tensors;
 pub mod retention;
+mod signs;
 pub mod stats;
 pub mod tag;
 pub mod tensors;

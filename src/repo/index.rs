@@ -4,6 +4,9 @@
 //! and deleting the database at any moment costs time and nothing else. It lies on a local file system (the caller
 //! chooses the folder), in WAL mode, so several runs on one host share it.
 //!
+//! A pack is *dead* when it is in a final list of a prune. As long as its file may still be there its rows stay, for a
+//! restore that began before; they come last among the homes of a chunk, and nothing else goes by them.
+//!
 //! A pack is *listed* when some index object lists it. Packs of a run that was killed are known here but not listed;
 //! whoever relies on one lists it in an index object of its own.
 
@@ -27,11 +30,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Raised with every change of the tables: a database of another version is made anew.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 const SCHEMA: &str = "
 CREATE TABLE packs(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
-                   writer BLOB NOT NULL);
+                   writer BLOB NOT NULL, dead INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE ends(number INTEGER PRIMARY KEY, object BLOB NOT NULL);
 CREATE TABLE listings(index_id BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY(index_id, pack)) WITHOUT ROWID;
 CREATE TABLE index_objects(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE chunks(id BLOB NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT NULL, stored INTEGER NOT NULL,
@@ -70,7 +74,8 @@ pub struct Index {
 
 struct Inner {
     connection: Connection,
-    packs_by_number: HashMap<i64, PackId>,
+    /// The packs, and whether they are dead: that may be out of date, and only orders homes.
+    packs_by_number: HashMap<i64, (PackId, bool)>,
 }
 
 impl Index {
@@ -259,11 +264,27 @@ impl Index {
         })
     }
 
-    /// Every pack that is known.
+    /// Marks packs as dead: they are no longer among [`Index::packs`].
+    pub fn mark_dead(&self, dead: &[PackId]) -> Result<()> {
+        self.change(|tx| {
+            let mut mark = tx.prepare_cached("UPDATE packs SET dead = 1 WHERE id = ?")?;
+            dead.iter().try_for_each(|id| mark.execute(params![id.as_bytes()]).map(|_| ()))
+        })?;
+        self.lock().packs_by_number.clear();
+        Ok(())
+    }
+
+    /// The packs that are marked as dead and whose rows are still here.
+    pub fn dead_packs(&self) -> Result<Vec<PackId>> {
+        let rows = self.query(|db| blobs(db, "SELECT id FROM packs WHERE dead = 1"))?;
+        rows.iter().map(|b| PackId::from_slice(b)).collect()
+    }
+
+    /// Every pack that is known and not dead.
     pub fn packs(&self) -> Result<Vec<KnownPack>> {
         let rows = self.query(|db| {
-            let sql =
-                "SELECT id, bytes, kind, writer, EXISTS(SELECT 1 FROM listings WHERE pack = no) FROM packs ORDER BY id";
+            let sql = "SELECT id, bytes, kind, writer, EXISTS(SELECT 1 FROM listings WHERE pack = no) FROM packs
+                       WHERE dead = 0 ORDER BY id";
             let mut statement = db.prepare_cached(sql)?;
             let rows = statement.query_map([], |row| {
                 Ok((

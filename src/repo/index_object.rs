@@ -41,8 +41,8 @@ impl IndexWriter {
         header.extend_from_slice(repo.id().as_bytes());
         header.extend_from_slice(transaction.as_bytes());
         header.extend_from_slice(&[0; 16]);
-        let mut writer =
-            IndexWriter { object: repo.storage().create(names::INDEX)?, hasher: blake3::Hasher::new(), sections: 0 };
+        let object = repo.storage().create_for(names::INDEX, transaction)?;
+        let mut writer = IndexWriter { object, hasher: blake3::Hasher::new(), sections: 0 };
         writer.write(&header)?;
         Ok(writer)
     }

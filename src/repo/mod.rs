@@ -8,6 +8,7 @@ pub mod audit_heads;
 mod chain;
 pub mod checkpoints;
 pub mod chunks;
+pub mod condemned;
 pub mod config;
 pub mod content_reader;
 pub mod document;

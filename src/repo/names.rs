@@ -64,7 +64,16 @@ pub fn pack(id: PackId) -> Result<ObjectName> {
 
 /// The id in the name of a pack, if `name` is one.
 pub fn pack_id(name: &ObjectName) -> Option<PackId> {
-    let mut parts = name.as_str().strip_prefix("packs/")?.split('/');
+    two_levels(name.as_str().strip_prefix("packs/")?)
+}
+
+/// The id of the pack in the name of its parity, if `name` is one.
+pub fn parity_id(name: &ObjectName) -> Option<PackId> {
+    two_levels(name.as_str().strip_prefix("parity/")?)
+}
+
+fn two_levels(rest: &str) -> Option<PackId> {
+    let mut parts = rest.split('/');
     let (folder, file) = (parts.next()?, parts.next()?);
     let id = PackId::from_hex(file).ok()?;
     (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
@@ -74,14 +83,6 @@ pub fn pack_id(name: &ObjectName) -> Option<PackId> {
 pub fn parity(id: PackId) -> Result<ObjectName> {
     let hex = id.to_hex();
     ObjectName::new(format!("{PARITY}/{}/{hex}", &hex[..2]))
-}
-
-/// The pack's id in the name of its parity, if `name` is one.
-pub fn parity_id(name: &ObjectName) -> Option<PackId> {
-    let mut parts = name.as_str().strip_prefix("parity/")?.split('/');
-    let (folder, file) = (parts.next()?, parts.next()?);
-    let id = PackId::from_hex(file).ok()?;
-    (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
 }
 
 /// `index/<id>`.
@@ -97,6 +98,21 @@ pub fn index_id(name: &ObjectName) -> Option<IndexId> {
 /// `transactions/<id>`.
 pub fn transaction(id: SnapshotId) -> Result<ObjectName> {
     ObjectName::new(format!("{TRANSACTIONS}/{id}"))
+}
+
+/// `transactions/<id>.<k>`: the k-th sign of life of a writer.
+pub fn sign_of_life(id: SnapshotId, number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{TRANSACTIONS}/{id}.{number}"))
+}
+
+/// The transaction and the number of its sign of life in a name of [`TRANSACTIONS`]; number 0 is the announcement itself.
+pub fn announced(name: &ObjectName) -> Option<(SnapshotId, u64)> {
+    let rest = name.as_str().strip_prefix("transactions/")?;
+    let (id, number) = match rest.split_once('.') {
+        None => (rest, 0),
+        Some((id, number)) => (id, number.parse().ok().filter(|&number| number > 0)?),
+    };
+    Some((SnapshotId::from_hex(id).ok()?, number))
 }
 
 /// `snapshots/<id>`: the one name whose exclusive creation decides how a transaction ended.
@@ -124,11 +140,30 @@ pub fn condemned_end(number: u64) -> Result<ObjectName> {
     ObjectName::new(format!("{CONDEMNED}/{number}.end"))
 }
 
-/// The number in the name of a condemned list and whether it is the end, if `name` is one.
-pub fn condemned_number(name: &ObjectName) -> Option<(u64, bool)> {
+/// `condemned/<n>.<k>`: what the k-th run at an unfinished list did, or saw.
+pub fn condemned_run(number: u64, run: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{CONDEMNED}/{number}.{run}"))
+}
+
+/// What an object under [`CONDEMNED`] is to its list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CondemnedPart {
+    /// The list itself.
+    List,
+    /// A run at it.
+    Run(u64),
+    /// Its end.
+    End,
+}
+
+/// The number of the list in the name of one of its objects and what that is, if `name` is one.
+pub fn condemned_part(name: &ObjectName) -> Option<(u64, CondemnedPart)> {
     let rest = name.as_str().strip_prefix("condemned/")?;
-    let (digits, is_end) = rest.strip_suffix(".end").map_or((rest, false), |digits| (digits, true));
-    Some((digits.parse().ok()?, is_end))
+    match rest.split_once('.') {
+        None => Some((rest.parse().ok()?, CondemnedPart::List)),
+        Some((number, "end")) => Some((number.parse().ok()?, CondemnedPart::End)),
+        Some((number, run)) => Some((number.parse().ok()?, CondemnedPart::Run(run.parse().ok()?))),
+    }
 }
 
 /// `tags/<snapshot>.<n>`: the tags of the snapshot after change number n.

@@ -1,6 +1,7 @@
-//! The small records beside snapshots: open transactions, markers of forgotten snapshots, condemned lists, tags, history.
+//! The small records beside snapshots: open transactions, markers of forgotten snapshots, tags, history.
 //!
-//! Each is a document under a name of [`super::names`]; a type here says what its body holds.
+//! Each is a document under a name of [`super::names`]; a type here says what its body holds. What prunes record has a file
+//! of its own, `condemned.rs`.
 
 use super::audit::AuditHead;
 use super::document::{self, DocumentKind};
@@ -11,7 +12,7 @@ use crate::metadata::FileTime;
 use crate::storage::{self, ObjectName, Published};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// A writer that has begun: who it is, for messages and for judging whether it still lives.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -29,6 +30,9 @@ pub struct WriterRecord {
     /// The identity of the boot of that host, so that a process number from before is not taken for a living one.
     #[n(3)]
     pub boot: String,
+    /// When it gave this sign of life, seconds since 1970; none in its announcement.
+    #[n(4)]
+    pub signed: Option<i64>,
 }
 
 impl WriterRecord {
@@ -39,13 +43,17 @@ impl WriterRecord {
             process: std::process::id(),
             started: started.seconds,
             boot: this_boot(),
+            signed: None,
         }
     }
 }
 
-/// The identity of this boot of this host; empty where the system does not tell.
+/// The identity of this boot of this host and of the space of process numbers that this process sees, since containers
+/// may share a host's name and boot; empty where the system does not tell.
 pub fn this_boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    let Ok(boot) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") else { return String::new() };
+    let space = std::fs::read_link("/proc/self/ns/pid").map(|space| space.to_string_lossy().into_owned());
+    format!("{} {}", boot.trim(), space.unwrap_or_default()).trim_end().to_owned()
 }
 
 /// A marker: who and when, for people.
@@ -56,15 +64,6 @@ struct Marker {
     seconds: i64,
     #[n(1)]
     audit: Option<AuditHead>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-struct PackList {
-    #[n(0)]
-    seconds: i64,
-    #[n(1)]
-    packs: Vec<ByteVec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -120,11 +119,28 @@ pub fn create_transaction(repo: &Repo, id: SnapshotId, writer: &WriterRecord) ->
 
 /// Reads who began the transaction.
 pub fn read_transaction(repo: &Repo, id: SnapshotId) -> Result<WriterRecord> {
-    let name = names::transaction(id)?;
-    document::decode(
-        &document::read(repo.storage(), repo.keys(), DocumentKind::Transaction, &name)?.body,
-        name.as_str(),
-    )
+    read_writer(repo, &names::transaction(id)?)
+}
+
+/// An error if what stands under a name of [`names::TRANSACTIONS`] is no announcement and no sign of life.
+pub fn check_transaction(repo: &Repo, name: &ObjectName) -> Result<()> {
+    read_writer(repo, name).map(|_| ())
+}
+
+fn read_writer(repo: &Repo, name: &ObjectName) -> Result<WriterRecord> {
+    document::decode(&document::read(repo.storage(), repo.keys(), DocumentKind::Transaction, name)?.body, name.as_str())
+}
+
+/// Creates sign of life number `number` of a transaction, exclusively.
+pub fn create_sign_of_life(
+    repo: &Repo,
+    id: SnapshotId,
+    number: u64,
+    writer: &WriterRecord,
+    now: FileTime,
+) -> Result<Published> {
+    let sign = WriterRecord { signed: Some(now.seconds), ..writer.clone() };
+    create(repo, DocumentKind::Transaction, &names::sign_of_life(id, number)?, &sign)
 }
 
 /// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done. `audit` is the record that says who
@@ -145,18 +161,6 @@ pub fn read_forgotten(repo: &Repo, id: SnapshotId) -> Result<Option<AuditHead>> 
 pub fn rewrite_forgotten(repo: &Repo, name: &ObjectName, now: FileTime, audit: Option<AuditHead>) -> Result<()> {
     let body = document::encode(&Marker { seconds: now.seconds, audit })?;
     repo.storage().replace(name, &document::seal(repo.keys(), DocumentKind::Forgotten, name, &body)?)
-}
-
-/// Creates a condemned list or, under the name of its end, the final list.
-pub fn create_pack_list(repo: &Repo, name: &ObjectName, packs: &[PackId], now: FileTime) -> Result<Published> {
-    create(repo, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: to_list(packs) })
-}
-
-/// Reads a condemned or final list.
-pub fn read_pack_list(repo: &Repo, name: &ObjectName) -> Result<Vec<PackId>> {
-    let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Condemned, name)?;
-    let list: PackList = document::decode(&opened.body, name.as_str())?;
-    from_list(&list.packs)
 }
 
 /// Creates the tags of a snapshot after change number `change`, exclusively.
@@ -183,53 +187,20 @@ pub fn read_history(repo: &Repo, id: HistoryId) -> Result<HistoryRecord> {
     document::decode(&document::read(repo.storage(), repo.keys(), DocumentKind::History, &name)?.body, name.as_str())
 }
 
-/// What prunes have condemned and decided, as far as it is recorded.
-#[derive(Debug, Default)]
-pub struct Condemned {
-    /// Packs of lists without an end: perhaps about to go. Nobody may begin to rely on them.
-    pub open: HashSet<PackId>,
-    /// Packs of final lists: gone, or about to be, for ever.
-    pub ended: HashSet<PackId>,
-    /// The number of the newest list.
-    pub last_number: u64,
-    /// The numbers of lists without an end.
-    pub open_numbers: Vec<u64>,
-}
-
-impl Condemned {
-    /// Reads every list.
-    pub fn read(repo: &Repo) -> Result<Condemned> {
-        let mut condemned = Condemned::default();
-        let listed = repo.storage().list(names::CONDEMNED)?;
-        let numbers: Vec<(u64, bool)> = listed.iter().filter_map(|l| names::condemned_number(&l.name)).collect();
-        let ends: HashSet<u64> = numbers.iter().filter(|(_, is_end)| *is_end).map(|(n, _)| *n).collect();
-        for &(number, is_end) in &numbers {
-            condemned.last_number = condemned.last_number.max(number);
-            if is_end {
-                condemned.ended.extend(read_pack_list(repo, &names::condemned_end(number)?)?);
-            } else if !ends.contains(&number) {
-                condemned.open.extend(read_pack_list(repo, &names::condemned(number)?)?);
-                condemned.open_numbers.push(number);
-            }
-        }
-        Ok(condemned)
-    }
-
-    /// True if a writer must treat the pack as if it did not exist.
-    pub fn contains(&self, pack: &PackId) -> bool {
-        self.open.contains(pack) || self.ended.contains(pack)
-    }
-}
-
-fn create<T: Encode<()>>(repo: &Repo, kind: DocumentKind, name: &ObjectName, value: &T) -> Result<Published> {
+pub(super) fn create<T: Encode<()>>(
+    repo: &Repo,
+    kind: DocumentKind,
+    name: &ObjectName,
+    value: &T,
+) -> Result<Published> {
     let object = document::seal(repo.keys(), kind, name, &document::encode(value)?)?;
     storage::create_new(repo.storage(), name, &object)
 }
 
-fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
+pub(super) fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
     packs.iter().map(|p| p.as_bytes().to_vec().into()).collect()
 }
 
-fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
+pub(super) fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
     packs.iter().map(|p| PackId::from_slice(p)).collect::<Result<_, Error>>()
 }

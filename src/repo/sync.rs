@@ -2,8 +2,9 @@
 //!
 //! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
 
+use super::condemned::Condemned;
 use super::pack::PackSummary;
-use super::records::{self, Condemned};
+use super::records;
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, index_object, names};
 use crate::error::{Kind, Result};
@@ -21,8 +22,37 @@ pub(super) struct Found {
     pub(super) damage: Vec<String>,
 }
 
+impl Found {
+    fn note(&mut self, text: String) {
+        if !self.damage.contains(&text) {
+            self.damage.push(text);
+        }
+    }
+}
+
+/// How often the index is listed while prunes merge its objects away under it.
+const LISTINGS_MAX: usize = 8;
+
 /// Loads index objects that are new and forgets those that are gone.
+///
+/// One that was listed and is gone has been merged into another, which an earlier listing may not show: then it lists again.
 pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Result<()> {
+    for _ in 0..LISTINGS_MAX {
+        if load_listed(repo, observer, found)? {
+            break;
+        }
+    }
+    match mark_deleted_packs(repo) {
+        // Looking and restoring go on; whoever writes reads the lists again and refuses.
+        Err(error) if error.kind() == Kind::Damaged => found.damage.push(format!("a list of deleted packs: {error}")),
+        other => other?,
+    }
+    Ok(())
+}
+
+/// Loads what one listing shows; false if anything of it was gone by then.
+fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Result<bool> {
+    let mut is_complete = true;
     let storage = repo.storage();
     let known = repo.index().index_objects()?;
     let listed = storage.list(names::INDEX)?;
@@ -52,11 +82,10 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
         add(&mut batch)?;
         match read {
             Ok(true) => repo.index().finish_index_object(id)?,
-            // Merged away by a prune between the listing and now.
-            Err(error) if error.kind() == Kind::Missing => {}
-            Ok(false) => found.damage.push(format!("index/{id} is damaged; what it lists is read from the packs")),
+            Err(error) if error.kind() == Kind::Missing => is_complete = false,
+            Ok(false) => found.note(format!("index/{id} is damaged; what it lists is read from the packs")),
             Err(error) if error.kind() == Kind::FormatTooNew => return Err(error),
-            Err(error) => found.damage.push(format!("index/{id} cannot be read: {error}")),
+            Err(error) => found.note(format!("index/{id} cannot be read: {error}")),
         }
         observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
     }
@@ -64,23 +93,15 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
     if !gone.is_empty() {
         repo.index().remove_index_objects(&gone)?;
     }
-    match forget_deleted_packs(repo) {
-        // Looking and restoring go on; whoever writes reads the lists again and refuses.
-        Err(error) if error.kind() == Kind::Damaged => found.damage.push(format!("a list of deleted packs: {error}")),
-        other => other?,
-    }
-    Ok(())
+    Ok(is_complete)
 }
 
 /// Packs of final lists are dead for ever: no row may say otherwise.
-fn forget_deleted_packs(repo: &Repo) -> Result<()> {
+fn mark_deleted_packs(repo: &Repo) -> Result<()> {
     let condemned = Condemned::read(repo)?;
-    if condemned.ended.is_empty() {
-        return Ok(());
-    }
     let dead: Vec<PackId> =
-        repo.index().packs()?.into_iter().map(|p| p.id).filter(|id| condemned.ended.contains(id)).collect();
-    if dead.is_empty() { Ok(()) } else { repo.index().remove_packs(&dead) }
+        repo.index().packs()?.into_iter().map(|p| p.id).filter(|id| condemned.is_dead(id)).collect();
+    if dead.is_empty() { Ok(()) } else { repo.index().mark_dead(&dead) }
 }
 
 /// Adds the packs that no index object has made known; returns how many.
@@ -91,7 +112,7 @@ pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
     let mut batch = Vec::new();
     for listed in repo.storage().list(names::PACKS)? {
         let Some(id) = names::pack_id(&listed.name) else { continue };
-        if known.contains(&id) || condemned.ended.contains(&id) {
+        if known.contains(&id) || condemned.is_dead(&id) {
             continue;
         }
         match repo.pack_summary(id, listed.bytes) {

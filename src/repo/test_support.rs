@@ -68,7 +68,7 @@ pub(crate) fn time(seconds: i64) -> FileTime {
 }
 
 pub(crate) fn writer() -> WriterRecord {
-    WriterRecord { host: "here".to_owned(), process: 1, started: 0, boot: "boot".to_owned() }
+    WriterRecord { host: "here".to_owned(), process: 1, started: 0, boot: "boot".to_owned(), signed: None }
 }
 
 /// The length of every [`version`].

@@ -1,6 +1,7 @@
 //! The only order in which things are published: the writer's side of the commit fence.
 //!
-//! 1. `transactions/<id>` is created, then the condemned lists are read.
+//! 1. `transactions/<id>` is created, then the condemned lists are listed, past all caches, and read. From then on signs of
+//!    life follow, as often as the caller has them given.
 //! 2. Packs are written, each durable under its name before its chunks count as stored; then one index object.
 //! 3. Every pack that is relied on is looked at again.
 //! 4. `snapshots/<id>` is created exclusively. That is the commit: everything before is invisible, everything is durable.
@@ -9,25 +10,33 @@
 //! A chunk may be coded against others. Such a home counts only if what it needs may be relied on, too, and then all of
 //! it is relied on; `reliance` says how, and why chunks never come to need one another in a ring.
 //!
+//! Nothing here waits for anybody. A prune that runs meanwhile sees the announcement and lets be what this run relies on, or
+//! takes the name `snapshots/<id>` itself; then this run has failed, however long it slept, and nothing of it is visible.
+//!
 //! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
+use super::condemned::Condemned;
 use super::config::Config;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
 use super::parity::{self, ParityWriter};
-use super::records::{self, Condemned, WriterRecord};
+use super::records::{self, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::storage::{self, ObjectName, ObjectWriter, Published};
+use announcement::revoked;
 use reliance::Reliance;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod announcement;
 mod reliance;
+
+pub use announcement::{remove_announcement, revoke};
 
 /// Whether a chunk has to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +57,9 @@ pub struct Transaction<'r> {
     state: Mutex<State>,
     /// True if nothing is to be written: what a dry run would store is made and thrown away.
     is_rehearsal: bool,
+    writer: Option<WriterRecord>,
+    /// The number of the last sign of life.
+    signs: Mutex<u64>,
     /// None if packs get no parity.
     parity: Option<ParityWriter>,
     kept_bytes_max: usize,
@@ -95,27 +107,42 @@ struct State {
 impl<'r> Transaction<'r> {
     /// Begins: announces the writer, reads what is condemned, looks at what packs there are.
     pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
-        let transaction = Transaction::new(repo, false)?;
+        let transaction = Transaction::new(repo, Some(writer))?;
         let id = transaction.id;
         if records::create_transaction(repo, id, writer)? == Published::AlreadyExists {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
-        transaction.survey(Condemned::read(repo)?)
+        let begun = Condemned::read_fresh(repo).and_then(|condemned| transaction.survey(condemned));
+        begun.inspect_err(|_| {
+            // Nobody should wait for a run that has not begun; the error matters more.
+            let _ = revoke(repo, id, 0);
+        })
     }
 
     /// Begins a dry run: everything is done but nothing is written, and it can only be abandoned.
     pub fn rehearse(repo: &'r Repo) -> Result<Transaction<'r>> {
-        Transaction::new(repo, true)?.survey(Condemned::read(repo)?)
+        Transaction::new(repo, None)?.survey(Condemned::read(repo)?)
     }
 
-    fn new(repo: &'r Repo, is_rehearsal: bool) -> Result<Transaction<'r>> {
+    /// Without a writer it is a rehearsal.
+    fn new(repo: &'r Repo, writer: Option<&WriterRecord>) -> Result<Transaction<'r>> {
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
+        let is_rehearsal = writer.is_none();
         let parity = (repo.config().parity != 0 && !is_rehearsal).then(ParityWriter::default);
-        let (absent, state) = (HashSet::new(), Mutex::default());
-        Ok(Transaction { repo, id, absent, state, is_rehearsal, parity, kept_bytes_max: KEPT_BYTES_MAX })
+        Ok(Transaction {
+            repo,
+            id,
+            absent: HashSet::new(),
+            state: Mutex::default(),
+            is_rehearsal,
+            writer: writer.cloned(),
+            signs: Mutex::new(0),
+            parity,
+            kept_bytes_max: KEPT_BYTES_MAX,
+        })
     }
 
     /// Lets packs be kept in memory only up to this length; the parity of longer ones costs reading them again.
@@ -145,6 +172,8 @@ impl<'r> Transaction<'r> {
             }
             state.sizes.insert(known.id, known.bytes);
         }
+        // Restores may have used their rows as long as the files were there.
+        vanished.extend(self.repo.index().dead_packs()?.into_iter().filter(|id| !present.contains_key(id)));
         if !vanished.is_empty() {
             self.repo.index().remove_packs(&vanished)?;
         }
@@ -210,7 +239,7 @@ impl<'r> Transaction<'r> {
     pub fn create_pack(&self, kind: PackKind) -> Result<PackWriter> {
         let object = match self.is_rehearsal {
             true => Box::new(Nowhere),
-            false => self.repo.storage().create(names::PACKS)?,
+            false => self.repo.storage().create_for(names::PACKS, self.id)?,
         };
         let mut writer = PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)?;
         if let Some(parity) = &self.parity {
@@ -284,7 +313,7 @@ impl<'r> Transaction<'r> {
         if let Ok(object) = outcome.seal(self.repo.keys(), self.id) {
             let _ = self.repo.index().add_snapshot(self.id, &object);
         }
-        let _ = names::transaction(self.id).and_then(|name| self.repo.storage().delete(&name));
+        let _ = remove_announcement(self.repo, self.id, self.last_sign());
         Ok(())
     }
 
@@ -368,20 +397,8 @@ impl<'r> Transaction<'r> {
 
     /// Gives up: the transaction ends without a snapshot, and nobody has to wait for it.
     pub fn abandon(self) -> Result<()> {
-        if self.is_rehearsal { Ok(()) } else { revoke(self.repo, self.id) }
+        if self.is_rehearsal { Ok(()) } else { revoke(self.repo, self.id, self.last_sign()) }
     }
-}
-
-fn revoked() -> Error {
-    Error::new(Kind::Busy, "a prune has revoked this backup, which looked dead to it")
-        .with_hint("run the backup again: what it stored is reused")
-}
-
-/// Ends an open transaction as revoked and removes its announcement; harmless if it has ended otherwise.
-pub fn revoke(repo: &Repo, id: SnapshotId) -> Result<()> {
-    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(repo.keys(), id)?)?;
-    repo.storage().delete(&names::transaction(id)?)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! and preallocation, which gained nothing where it was measured.
 
 use crate::error::{Error, Kind, Result};
+use crate::ids::SnapshotId;
 use crate::storage::place::{Place, is_unsupported, temporary_name, uninterrupted};
 use crate::storage::staging::{ALIGNMENT, Staging};
 use crate::storage::{ObjectName, ObjectWriter, Published, check_folder_of};
@@ -53,10 +54,10 @@ enum Collected {
 }
 
 impl DurableFile {
-    /// Opens a temporary file in `folder`, which is made if it is not there.
-    pub(super) fn create(place: &Arc<Place>, folder: &str) -> Result<Self> {
+    /// Opens a temporary file in `folder`, which is made if it is not there; its name tells the `owner`, if there is one.
+    pub(super) fn create(place: &Arc<Place>, folder: &str, owner: Option<SnapshotId>) -> Result<Self> {
         place.make_folder(folder)?;
-        let temporary = place.path_of(folder).join(temporary_name()?);
+        let temporary = place.path_of(folder).join(temporary_name(owner)?);
         let open = || {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             uninterrupted(|| fs::open(&temporary, flags, Mode::RUSR | Mode::WUSR))
@@ -83,6 +84,16 @@ impl DurableFile {
             failed: false,
             renamed: false,
         })
+    }
+
+    /// The last part of the temporary path.
+    pub(super) fn temporary_name(&self) -> Option<&str> {
+        self.temporary.file_name().and_then(std::ffi::OsStr::to_str)
+    }
+
+    /// When the file was last written to, by the clock of its file system.
+    pub(super) fn modified(&self) -> Option<std::time::SystemTime> {
+        self.file.as_ref()?.metadata().ok()?.modified().ok()
     }
 
     fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -280,7 +291,7 @@ mod tests {
     fn begun() -> (tempfile::TempDir, Arc<Place>, DurableFile, PathBuf) {
         let root = tempfile::tempdir().expect("a temporary directory");
         let place = Arc::new(Place::open(root.path()).expect("an existing directory"));
-        let file = DurableFile::create(&place, "keys").expect("a writer");
+        let file = DurableFile::create(&place, "keys", None).expect("a writer");
         let path = place.path_of("keys/a");
         (root, place, file, path)
     }

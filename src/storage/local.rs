@@ -9,16 +9,17 @@
 
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
+use crate::ids::SnapshotId;
 use crate::storage::durable_file::DurableFile;
 use crate::storage::place::{Place, is_temporary_name, sync_parent_of_root, uninterrupted};
 use crate::storage::readers::{Readers, read_exactly};
-use crate::storage::{Listed, ObjectName, ObjectWriter, Storage, check_folder};
+use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage, check_folder, fresh, leftovers};
 use rustix::fs::{self, FileType};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// How often a read is begun before its error is reported.
@@ -26,7 +27,7 @@ const READ_ATTEMPTS_MAX: u32 = 3;
 
 /// A repository's objects in a directory.
 pub struct LocalStorage {
-    place: Arc<Place>,
+    pub(super) place: Arc<Place>,
     readers: Readers,
 }
 
@@ -103,7 +104,11 @@ impl LocalStorage {
 
     /// Calls `visit` with every entry beneath `folder` (relative to the root; empty for the root) whose path can be an
     /// object's or a temporary name. Entries that vanish meanwhile are passed over.
-    fn walk(&self, folder: &str, visit: &mut dyn FnMut(&str, &std::fs::DirEntry) -> Result<()>) -> Result<()> {
+    pub(super) fn walk(
+        &self,
+        folder: &str,
+        visit: &mut dyn FnMut(&str, &std::fs::DirEntry) -> Result<()>,
+    ) -> Result<()> {
         let directory = self.place.path_of(folder);
         let failure = |error| self.place.failure(format!("listing {}", directory.display()), error);
         let entries = match std::fs::read_dir(&directory) {
@@ -138,9 +143,18 @@ impl LocalStorage {
 
     /// The objects beneath `folder`, unsorted.
     fn list_once(&self, folder: &str) -> Result<Vec<Listed>> {
+        Ok(self.list_seeing(folder, "")?.0)
+    }
+
+    /// The objects beneath `folder`, unsorted, and whether the temporary name was seen right in it.
+    pub(super) fn list_seeing(&self, folder: &str, temporary_name: &str) -> Result<(Vec<Listed>, bool)> {
         let mut listed = Vec::new();
+        let mut is_seen = false;
         self.walk(folder, &mut |name, entry| {
-            let Ok(object) = ObjectName::new(name) else { return Ok(()) };
+            let Ok(object) = ObjectName::new(name) else {
+                is_seen |= name.rsplit('/').next() == Some(temporary_name);
+                return Ok(());
+            };
             match entry.metadata() {
                 Ok(metadata) if metadata.is_file() => listed.push(Listed { name: object, bytes: metadata.len() }),
                 Ok(_) => {}
@@ -149,7 +163,7 @@ impl LocalStorage {
             }
             Ok(())
         })?;
-        Ok(listed)
+        Ok((listed, is_seen))
     }
 
     fn sync_tree(&self, folder: &str) -> Result<()> {
@@ -183,13 +197,18 @@ impl Storage for LocalStorage {
 
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>> {
         check_folder(folder)?;
-        Ok(Box::new(DurableFile::create(&self.place, folder)?))
+        Ok(Box::new(DurableFile::create(&self.place, folder, None)?))
+    }
+
+    fn create_for(&self, folder: &str, owner: SnapshotId) -> Result<Box<dyn ObjectWriter>> {
+        check_folder(folder)?;
+        Ok(Box::new(DurableFile::create(&self.place, folder, Some(owner))?))
     }
 
     fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         let folder = name.as_str().split('/').next().unwrap_or_default();
         check_folder(folder)?;
-        let mut file = DurableFile::create(&self.place, folder)?;
+        let mut file = DurableFile::create(&self.place, folder, None)?;
         file.write(bytes)?;
         file.publish_over(name)?;
         // The old object is still open here, perhaps under another name, too.
@@ -252,6 +271,11 @@ impl Storage for LocalStorage {
         Ok(listed)
     }
 
+    fn list_fresh(&self, folder: &str) -> Result<Vec<Listed>> {
+        check_folder(folder)?;
+        fresh::list(self, folder)
+    }
+
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
         let path = self.place.path_of(name.as_str());
         let mut attempts = 1;
@@ -296,33 +320,8 @@ impl Storage for LocalStorage {
         self.sync_tree(folder)
     }
 
-    fn delete_abandoned(&self) -> Result<u64> {
-        self.place.check_root()?;
-        let mut freed = 0;
-        let mut changed: Vec<PathBuf> = Vec::new();
-        self.walk("", &mut |name, entry| {
-            if !name.rsplit('/').next().is_some_and(is_temporary_name) {
-                return Ok(());
-            }
-            let Ok(metadata) = entry.metadata() else { return Ok(()) };
-            let path = entry.path();
-            // A folder that was killed before it had its name is empty, unless it is not ours.
-            let removed = if metadata.is_dir() { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
-            match removed {
-                Ok(()) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-                    return Ok(());
-                }
-                Err(error) => return Err(self.place.write_failure(format!("deleting {}", path.display()), error)),
-            }
-            freed += if metadata.is_file() { metadata.len() } else { 0 };
-            changed.extend(path.parent().map(Path::to_path_buf).filter(|parent| changed.last() != Some(parent)));
-            Ok(())
-        })?;
-        for directory in &changed {
-            self.place.sync_directory(directory)?;
-        }
-        Ok(freed)
+    fn delete_abandoned(&self, owner: &mut dyn FnMut(SnapshotId) -> Result<Owner>) -> Result<u64> {
+        leftovers::delete(self, owner)
     }
 }
 

@@ -14,12 +14,15 @@ pub mod local;
 pub mod simulated;
 
 mod durable_file;
+mod fresh;
+mod leftovers;
 mod place;
 mod readers;
 mod staging;
 
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
+use crate::ids::SnapshotId;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -77,6 +80,17 @@ pub enum Published {
     AlreadyExists,
 }
 
+/// What is known of the transaction that an unfinished object belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// It may still be at work: its unfinished objects stay.
+    Open,
+    /// It has ended, so nothing unfinished of it is of use.
+    Ended,
+    /// There is no trace of it.
+    Unknown,
+}
+
 /// A place that keeps named immutable objects.
 pub trait Storage: Send + Sync {
     /// The place in words, for messages: a path or a URL.
@@ -90,6 +104,13 @@ pub trait Storage: Send + Sync {
     /// Begins an object without a name. `folder` is the first component of the name that it will get; a name has at
     /// least two.
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>>;
+
+    /// As [`Storage::create`], for a transaction: should its process be killed, what it leaves is known as that
+    /// transaction's, and goes once that has ended.
+    fn create_for(&self, folder: &str, owner: SnapshotId) -> Result<Box<dyn ObjectWriter>> {
+        let _ = owner;
+        self.create(folder)
+    }
 
     /// Puts `bytes` under `name`, whatever stands there or nothing. Durable when reported.
     ///
@@ -107,6 +128,12 @@ pub trait Storage: Send + Sync {
     /// A folder that does not exist is empty.
     fn list(&self, folder: &str) -> Result<Vec<Listed>>;
 
+    /// As [`Storage::list`], of the objects right in `folder`, and never from a cache: it shows every name that any host
+    /// had published before this was called. Needs the right to write.
+    fn list_fresh(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.list(folder)
+    }
+
     /// The object's length in bytes, or none if it does not exist.
     fn size(&self, name: &ObjectName) -> Result<Option<u64>>;
 
@@ -119,9 +146,11 @@ pub trait Storage: Send + Sync {
     /// no power cut takes back what the action relied on. Where a visible name always is durable, this does nothing.
     fn sync_folder(&self, folder: &str) -> Result<()>;
 
-    /// Removes what killed writers left behind under reserved names and returns how many bytes that freed.
-    /// Only sound while no writer runs.
-    fn delete_abandoned(&self) -> Result<u64>;
+    /// Removes unfinished objects that nobody is going to finish and returns how many bytes that freed: those of
+    /// transactions that `owner` knows to have ended, and those without a known owner that have stood for long unchanged.
+    ///
+    /// A writer that loses an unfinished object all the same cannot publish it and gets [`Kind::Unreachable`].
+    fn delete_abandoned(&self, owner: &mut dyn FnMut(SnapshotId) -> Result<Owner>) -> Result<u64>;
 }
 
 /// An object being written; dropped unpublished, it leaves nothing.

@@ -16,6 +16,7 @@
 //! Deliberately not here: object names and contents.
 
 use crate::error::{Error, Kind, Result};
+use crate::ids::SnapshotId;
 use crate::storage::staging::StagingPool;
 use rustix::fs::{self, AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -155,7 +156,7 @@ impl Place {
     /// the umask cut down; a crash between the two steps leaves only something that is abandoned.
     fn make_directory(&self, parent: &Path, path: &Path) -> Result<()> {
         self.check_root()?;
-        let temporary = parent.join(temporary_name()?);
+        let temporary = parent.join(temporary_name(None)?);
         let made = fs::mkdir(&temporary, Mode::RWXU)
             .and_then(|()| self.set_mode(&open_directory(&temporary)?, self.folder_mode))
             .and_then(|()| self.rename_exclusively(&temporary, path))
@@ -275,19 +276,28 @@ pub(super) fn sync_parent_of_root(directory: &Path) -> Result<()> {
     }
 }
 
-/// A reserved name that no other writer on any host uses.
-pub(super) fn temporary_name() -> Result<String> {
+/// A reserved name that no other writer on any host uses; it tells the transaction that it belongs to, if there is one.
+pub(super) fn temporary_name(owner: Option<SnapshotId>) -> Result<String> {
     let random = getrandom::u64()
         .map_err(|error| Error::new(Kind::Failed, "asking the operating system for random bytes").with_source(error))?;
-    Ok(format!("tmp-{}-{random:016x}", std::process::id()))
+    Ok(match owner {
+        Some(owner) => format!("tmp-{owner}-{random:016x}"),
+        None => format!("tmp-{}-{random:016x}", std::process::id()),
+    })
 }
 
 /// True if `name` is one that [`temporary_name`] makes; other people's `tmp-` files are none of our business.
 pub(super) fn is_temporary_name(name: &str) -> bool {
     let is = |text: &str, digit: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(digit);
-    name.strip_prefix("tmp-").and_then(|rest| rest.split_once('-')).is_some_and(|(pid, random)| {
-        is(pid, u8::is_ascii_digit) && random.len() == 16 && is(random, u8::is_ascii_hexdigit)
+    name.strip_prefix("tmp-").and_then(|rest| rest.split_once('-')).is_some_and(|(of, random)| {
+        let is_owned = SnapshotId::from_hex(of).is_ok();
+        (is_owned || is(of, u8::is_ascii_digit)) && random.len() == 16 && is(random, u8::is_ascii_hexdigit)
     })
+}
+
+/// The transaction that a temporary name tells, if any.
+pub(super) fn owner_of(temporary_name: &str) -> Option<SnapshotId> {
+    SnapshotId::from_hex(temporary_name.strip_prefix("tmp-")?.split('-').next()?).ok()
 }
 
 /// True if the file system does not know the operation, as opposed to having failed at it.
@@ -358,7 +368,11 @@ mod tests {
 
     #[test]
     fn only_names_made_here_count_as_temporary() {
-        assert!(is_temporary_name(&temporary_name().expect("random bytes")));
+        let owner = SnapshotId::from_bytes([0x1f; 16]);
+        for owner in [None, Some(owner)] {
+            let name = temporary_name(owner).expect("random bytes");
+            assert!(is_temporary_name(&name) && owner_of(&name) == owner, "{name}");
+        }
         for other in
             ["tmp-", "tmp-1", "tmp-1-", "tmp-1-00", "tmp--0123456789abcdef", "tmp-x-0123456789abcdef", "tmp-notes"]
         {

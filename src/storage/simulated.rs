@@ -12,15 +12,22 @@
 //! at a number lets neither that step nor a later one happen; that the step happened and nothing after it is the crash at
 //! the next number. All hosts of one memory see each other's names at once, durable or not.
 //!
+//! A time without a clock: an unfinished object without a known owner has stood for long if an earlier
+//! [`Storage::delete_abandoned`] has met it, unchanged since.
+//!
+//! It holds its users to the commit fence (`docs/FORMAT.md`, "Write order"): a deletion that the fence forbids is a panic,
+//! so that every simulation checks it.
+//!
 //! Everything follows from the calls and the seeds. Deliberately not here: time, stale listings, lost folders.
 
 mod memory;
 
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
-use crate::storage::{Listed, ObjectName, ObjectWriter, Published, Storage, check_folder, check_folder_of};
+use crate::ids::SnapshotId;
+use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Published, Storage, check_folder, check_folder_of};
 use memory::{Host, Memory, Script, Stored, Temporary};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -235,6 +242,15 @@ impl SimulatedStorage {
         }
     }
 
+    fn begin_object(&self, folder: &str, owner: Option<SnapshotId>) -> Result<SimulatedWriter> {
+        check_folder(folder)?;
+        let temporary = self.step(Operation::Create, folder, 0, |memory, _| {
+            memory.abandon(Temporary { owner, ..Temporary::default() });
+            Ok(memory.temporaries_made - 1)
+        })?;
+        Ok(SimulatedWriter { storage: self.clone(), folder: folder.to_owned(), temporary, bytes: Vec::new() })
+    }
+
     fn sync_names(&self, folder: &str, contains: impl Fn(&str) -> bool) -> Result<()> {
         self.step(Operation::SyncFolder, folder, 0, |memory, _| {
             memory.sync_names(contains);
@@ -250,29 +266,22 @@ impl SimulatedStorage {
     }
 }
 
-impl SimulatedStorage {
-    fn begin(&self, folder: &str) -> Result<SimulatedWriter> {
-        check_folder(folder)?;
-        let temporary = self.step(Operation::Create, folder, 0, |memory, _| {
-            memory.abandon(Temporary::default());
-            Ok(memory.temporaries_made - 1)
-        })?;
-        Ok(SimulatedWriter { storage: self.clone(), folder: folder.to_owned(), temporary, bytes: Vec::new() })
-    }
-}
-
 impl Storage for SimulatedStorage {
     fn describe(&self) -> String {
         format!("simulated storage, host {}", self.host)
     }
 
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>> {
-        Ok(Box::new(self.begin(folder)?))
+        Ok(Box::new(self.begin_object(folder, None)?))
+    }
+
+    fn create_for(&self, folder: &str, owner: SnapshotId) -> Result<Box<dyn ObjectWriter>> {
+        Ok(Box::new(self.begin_object(folder, Some(owner))?))
     }
 
     fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         let folder = name.as_str().split('/').next().unwrap_or_default();
-        let mut writer = self.begin(folder)?;
+        let mut writer = self.begin_object(folder, None)?;
         writer.write(bytes)?;
         writer.place(name, true)?;
         Ok(())
@@ -323,6 +332,7 @@ impl Storage for SimulatedStorage {
 
     fn delete(&self, name: &ObjectName) -> Result<bool> {
         let existed = self.step(Operation::Delete, name.as_str(), 0, |memory, _| {
+            memory.check_fence(name);
             let Some(stored) = memory.objects.remove(name) else { return Ok(false) };
             // An older content whose removal is not durable either would be the one to come back.
             memory.undone_by_power_cut.entry(name.clone()).or_insert(stored.bytes);
@@ -337,12 +347,11 @@ impl Storage for SimulatedStorage {
         self.sync_names(folder, |name| name.split('/').next() == Some(folder))
     }
 
-    fn delete_abandoned(&self) -> Result<u64> {
-        self.step(Operation::DeleteAbandoned, "", 0, |memory, _| {
-            let freed = memory.temporaries.values().map(|temporary| temporary.bytes.len() as u64).sum();
-            memory.temporaries.clear();
-            Ok(freed)
-        })
+    fn delete_abandoned(&self, owner: &mut dyn FnMut(SnapshotId) -> Result<Owner>) -> Result<u64> {
+        // Asked outside of the step, for answering takes steps.
+        let owners: BTreeSet<SnapshotId> = self.lock().temporaries.values().filter_map(|t| t.owner).collect();
+        let states = owners.into_iter().map(|id| Ok((id, owner(id)?))).collect::<Result<BTreeMap<_, _>>>()?;
+        self.step(Operation::DeleteAbandoned, "", 0, |memory, _| Ok(memory.delete_abandoned(&states)))
     }
 }
 
@@ -374,7 +383,9 @@ impl SimulatedWriter {
         self.storage.step(Operation::Write, text, len, |memory, kept| {
             let whole = kept == len;
             let kept = bytes.get(..usize::try_from(kept).unwrap_or(usize::MAX)).unwrap_or_default();
-            memory.temporary(id)?.bytes = if whole { Arc::clone(&bytes) } else { Arc::new(kept.to_vec()) };
+            let temporary = memory.temporary(id)?;
+            temporary.was_met = false;
+            temporary.bytes = if whole { Arc::clone(&bytes) } else { Arc::new(kept.to_vec()) };
             Ok(())
         })?;
         self.storage.step(Operation::Sync, text, len, |memory, _| {

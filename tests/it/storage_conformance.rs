@@ -7,9 +7,12 @@ mod simulated;
 
 use ckpt::bytes::ByteRange;
 use ckpt::error::Kind;
+use ckpt::ids::SnapshotId;
 use ckpt::storage::local::LocalStorage;
 use ckpt::storage::simulated::SimulatedStorage;
-use ckpt::storage::{Listed, ObjectName, Published, Storage, create_new};
+use ckpt::storage::{Listed, ObjectName, Owner, Published, Storage, create_new};
+use std::fs::File;
+use std::path::Path;
 use std::sync::Barrier;
 
 const MIB: usize = 1 << 20;
@@ -47,6 +50,88 @@ fn read_range(storage: &dyn Storage, text: &str, offset: u64, len: u64) -> ckpt:
     result.map(|()| into.split_off(6))
 }
 
+/// How many bytes of abandoned objects are removed once everything unfinished is old and nobody is known to own it.
+fn abandoned_bytes(storage: &dyn Storage) -> u64 {
+    make_old(Path::new(&storage.describe()));
+    let delete = || storage.delete_abandoned(&mut |_| Ok(Owner::Unknown)).expect("removed");
+    delete() + delete()
+}
+
+/// Makes what lies under reserved names in a directory two days older.
+fn make_old(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with("tmp-") {
+            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 3600);
+            File::open(&path).and_then(|file| file.set_modified(then)).expect("a new time");
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_old(&path);
+        }
+    }
+}
+
+#[test]
+fn unfinished_objects_go_when_their_owner_has_ended_or_they_are_old() {
+    on_each(|storage| {
+        let owners = [1u8, 2, 3].map(|n| SnapshotId::from_bytes([n; 16]));
+        let owned = owners.map(|owner| storage.create_for("packs", owner).expect("a writer"));
+        let unowned = storage.create("packs").expect("a writer");
+        let mut asked = Vec::new();
+        let mut delete = || {
+            let mut state = |id: SnapshotId| {
+                asked.push(id);
+                Ok(if id == owners[0] {
+                    Owner::Ended
+                } else if id == owners[1] {
+                    Owner::Open
+                } else {
+                    Owner::Unknown
+                })
+            };
+            storage.delete_abandoned(&mut state).expect("removed")
+        };
+        delete();
+        asked.sort_unstable();
+        assert_eq!(asked, owners, "each is asked for once");
+        let is_left = |writer: Box<dyn ckpt::storage::ObjectWriter>, text: &str| match writer.publish(&name(text)) {
+            Ok(published) => published == Published::Created,
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+                false
+            }
+        };
+        let [ended, open, unknown] = owned;
+        assert!(!is_left(ended, "packs/ended") && storage.size(&name("packs/ended")).expect("an answer").is_none());
+        assert!(is_left(unknown, "packs/unknown"), "it is new");
+        let unknown = storage.create_for("packs", owners[2]).expect("a writer");
+        assert_eq!(abandoned_bytes(storage), 0);
+        assert!(!is_left(unknown, "packs/old") && !is_left(unowned, "packs/unowned"), "they are old");
+        assert!(!is_left(open, "packs/open"), "nobody knew of it");
+        let open = storage.create_for("packs", owners[1]).expect("a writer");
+        make_old(Path::new(&storage.describe()));
+        for _ in 0..3 {
+            assert_eq!(storage.delete_abandoned(&mut |_| Ok(Owner::Open)).expect("removed"), 0);
+        }
+        assert!(is_left(open, "packs/open"), "however old it is");
+    });
+}
+
+#[test]
+fn a_fresh_listing_shows_what_a_listing_shows_and_leaves_nothing() {
+    on_each(|storage| {
+        assert_eq!(storage.list_fresh("condemned").expect("a listing"), []);
+        publish(storage, "condemned/1", b"x");
+        publish(storage, "condemned/2", b"yy");
+        let listed = storage.list_fresh("condemned").expect("a listing");
+        assert_eq!(listed.len(), 2);
+        assert_eq!(listed, storage.list("condemned").expect("a listing"));
+        assert_eq!(abandoned_bytes(storage), 0);
+        let root = Path::new(&storage.describe()).join("condemned");
+        assert!(std::fs::read_dir(root).map_or(2, Iterator::count) == 2, "the marker is gone");
+    });
+}
+
 #[test]
 fn of_eight_writers_racing_for_one_name_exactly_one_gets_it() {
     on_each(|storage| {
@@ -71,7 +156,7 @@ fn of_eight_writers_racing_for_one_name_exactly_one_gets_it() {
             assert_eq!(stored, [winners[0]; 5000]);
         }
         assert_eq!(storage.list("race").expect("a listing").len(), 20);
-        assert_eq!(storage.delete_abandoned().expect("nothing to do"), 0, "losers leave nothing");
+        assert_eq!(abandoned_bytes(storage), 0, "losers leave nothing");
     });
 }
 
@@ -111,7 +196,7 @@ fn objects_of_every_size_come_back_as_they_were() {
                 assert!(storage.read(&name(&text), size as u64).expect("readable") == all[..size], "{text} differs");
             }
         }
-        assert_eq!(storage.delete_abandoned().expect("nothing to do"), 0);
+        assert_eq!(abandoned_bytes(storage), 0);
     });
 }
 
@@ -203,7 +288,7 @@ fn a_dropped_writer_leaves_nothing() {
             drop(writer);
         }
         assert_eq!(storage.list("packs").expect("a listing"), []);
-        assert_eq!(storage.delete_abandoned().expect("nothing to do"), 0);
+        assert_eq!(abandoned_bytes(storage), 0);
     });
 }
 
@@ -214,7 +299,7 @@ fn a_taken_name_keeps_its_first_content() {
         let again = create_new(storage, &name("snapshots/a"), b"second").expect("an answer");
         assert_eq!(again, Published::AlreadyExists);
         assert_eq!(storage.read(&name("snapshots/a"), 100).expect("readable"), b"first");
-        assert_eq!(storage.delete_abandoned().expect("nothing to do"), 0);
+        assert_eq!(abandoned_bytes(storage), 0);
     });
 }
 
@@ -242,7 +327,7 @@ fn a_name_outside_the_folder_that_was_begun_is_refused() {
             assert!(storage.create(folder).is_err() && storage.list(folder).is_err(), "{folder:?}");
             assert!(storage.sync_folder(folder).is_err(), "{folder:?}");
         }
-        assert_eq!(storage.delete_abandoned().expect("nothing to do"), 0);
+        assert_eq!(abandoned_bytes(storage), 0);
     });
 }
 

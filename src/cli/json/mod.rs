@@ -21,7 +21,7 @@ pub use looks::{
 };
 pub use summaries::{
     AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, MendedItem,
-    PlannedItem, PruneSummary, RepairSummary, RestoreSummary, Summary, VerifySummary,
+    PlannedItem, PruneSummary, PrunedPack, RepairSummary, RestoreSummary, Summary, VerifySummary,
 };
 pub use tensors::{
     DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,

@@ -284,22 +284,53 @@ pub struct PruneSummary {
     pub dry_run: bool,
     /// Packs that stay as they are.
     pub packs_kept: u64,
-    /// Packs that were, or would be, deleted.
+    /// Packs that hold nothing needed and that were, or would be, decided to go.
     pub packs_deleted: u64,
     /// Packs whose used content was, or would be, packed again.
     pub packs_repacked: u64,
-    /// Bytes that were freed.
+    /// Bytes that these decisions free, at once or after the delay.
     pub bytes_freed: u64,
     /// Bytes that were packed again.
     pub bytes_repacked: u64,
     /// Bytes in packs that no snapshot uses and that stay.
     pub bytes_unused_left: u64,
+    /// Packs that nothing needs yet and that stay because the backup that writes them has not ended.
+    pub packs_of_writers: u64,
+    /// Their bytes.
+    pub bytes_of_writers: u64,
+    /// Packs that were, or would be, removed now, also by decisions of earlier prunes.
+    pub packs_removed: u64,
+    /// Their bytes.
+    pub bytes_removed: u64,
+    /// Packs that are to go and wait for `--delete-delay` to pass.
+    pub packs_waiting: u64,
+    /// Their bytes.
+    pub bytes_waiting: u64,
+    /// From when on a prune removes the first of them; null if none waits.
+    pub waiting_until: Option<String>,
     /// Index objects that were merged.
     pub index_objects_merged: u64,
     /// Backups that had died and were ended.
     pub transactions_ended: u64,
     /// Bytes of unfinished objects that killed runs had left, and that were freed.
     pub temporary_bytes_freed: u64,
+    /// After a dry run every pack and what would become of it.
+    pub packs: Vec<PrunedPack>,
     /// How long it took.
     pub seconds_elapsed: f64,
+}
+
+/// What a prune would do with a pack.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PrunedPack {
+    /// Its id.
+    pub pack: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The bytes of frames in it that snapshots need.
+    pub bytes_used: u64,
+    /// Whether it would go.
+    pub goes: bool,
+    /// Why, in words.
+    pub reason: String,
 }

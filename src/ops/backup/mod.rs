@@ -94,6 +94,8 @@ pub struct BackupOptions<'a> {
     pub settle: Duration,
     /// What becomes of unfinished checkpoints.
     pub unfinished: Unfinished,
+    /// This run, as other hosts are to know it.
+    pub writer: WriterRecord,
     /// When the run began.
     pub started: FileTime,
     /// The clock.
@@ -187,7 +189,7 @@ fn attempt(
     let parent = newest_of_source(repo, options, &roots);
     let mut transaction = match options.dry_run {
         true => Transaction::rehearse(repo)?,
-        false => Transaction::begin(repo, &WriterRecord::of_this_process(options.started))?,
+        false => Transaction::begin(repo, &options.writer)?,
     };
     let lanes = pipeline::lanes(options.resources, repo.config()) as u64;
     let kept_bytes = pipeline::kept_bytes_share(options.resources) / lanes;

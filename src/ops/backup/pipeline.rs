@@ -17,7 +17,7 @@ use crate::codec::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, FileTime, Metadata};
-use crate::ops::Resources;
+use crate::ops::{Resources, signs};
 use crate::repo::config::Config;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::transaction::{Transaction, kept_bytes};
@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// as several batches, no worker has to wait.
 const BATCHES_WAITING: usize = 7;
 
-/// Reads, cuts, codes and stores everything; on return all packs are durable.
+/// Reads, cuts, codes and stores everything, giving signs of life meanwhile; on return all packs are durable.
 pub(super) fn run(
     transaction: &Transaction<'_>,
     input: &mut Input<'_>,
@@ -40,6 +40,21 @@ pub(super) fn run(
     observer: &dyn Observer,
 ) -> Result<Harvest> {
     let shared = Shared::new(transaction, options, observer)?;
+    let sign = || {
+        let given = transaction.sign_of_life((options.now)());
+        given.inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))
+    };
+    signs::giving(observer, &sign, || store_all(&shared, input, scan_options, parent, options))
+}
+
+fn store_all(
+    shared: &Shared<'_>,
+    input: &mut Input<'_>,
+    scan_options: &ScanOptions,
+    parent: Option<&Snapshot>,
+    options: &BackupOptions<'_>,
+) -> Result<Harvest> {
+    let (transaction, observer) = (shared.transaction, shared.observer);
     let gate = match input {
         Input::Paths(roots) => {
             observer.on_event(&Event::Phase { name: "looking for checkpoints", bytes_total: None, files_total: None });
@@ -58,7 +73,6 @@ pub(super) fn run(
         let lane_threads: Vec<_> = (0..lanes)
             .map(|_| {
                 let (full, empty) = (full_receiver.clone(), empty_sender.clone());
-                let shared = &shared;
                 scope.spawn(move || {
                     packs::run(transaction, &full, &empty).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))
                 })
@@ -68,11 +82,10 @@ pub(super) fn run(
         for _ in 0..threads {
             let (tasks, done) = (task_receiver.clone(), done_sender.clone());
             let (full, empty) = (full_sender.clone(), empty_receiver.clone());
-            let shared = &shared;
             scope.spawn(move || worker::run(shared, &tasks, &done, &full, &empty));
         }
         drop((task_receiver, done_sender, full_sender));
-        let harvest = drive(&shared, &gate, task_sender, &done_receiver, input, parent, options);
+        let harvest = drive(shared, &gate, task_sender, &done_receiver, input, parent, options);
         shared.stop.store(true, Ordering::Relaxed);
         drop(done_receiver);
         let mut lane_result = Ok(());

@@ -7,7 +7,7 @@ use crate::events::Observer;
 use crate::repo::document::{self, DocumentKind};
 use crate::repo::keys::Keys;
 use crate::repo::snapshots::Outcome;
-use crate::repo::{Repo, audit, config, names, quarantine, records};
+use crate::repo::{Repo, audit, condemned, config, names, quarantine, records};
 use crate::storage::ObjectName;
 
 const ONE_COPY: &str = "one of its two copies is damaged; the other serves";
@@ -76,11 +76,12 @@ pub(crate) fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<
             return Ok(Outcome::open(repo.keys(), id, &object)?.1);
         }
         names::TRANSACTIONS => {
-            records::read_transaction(repo, names::snapshot_id(folder, name).ok_or_else(unknown)?)?;
+            names::announced(name).ok_or_else(unknown)?;
+            records::check_transaction(repo, name)?;
         }
         names::FORGOTTEN => {}
         names::CONDEMNED => {
-            records::read_pack_list(repo, name)?;
+            condemned::check(repo, name)?;
         }
         names::TAGS => {
             let (id, change) = names::tags_change(name).ok_or_else(unknown)?;

@@ -1,10 +1,10 @@
 //! Merging index objects: one in place of many, without the packs that are gone.
 
 use super::plan::random_index_id;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::ids::{IndexId, PackId, SnapshotId};
+use crate::repo::condemned::Condemned;
 use crate::repo::index_object::{self, IndexWriter};
-use crate::repo::records::Condemned;
 use crate::repo::{Repo, names};
 use std::collections::HashSet;
 
@@ -24,19 +24,22 @@ pub(super) fn candidates(repo: &Repo, victims: &[PackId]) -> Result<Vec<IndexId>
 
 /// Replaces `old` by one object that lists the same packs but those of final lists; how many were replaced.
 ///
-/// The new one is durable before any old one goes. One that is damaged stays: verification is to find it.
+/// The new one is durable before any old one goes, and holds all of each that goes. One that is damaged stays: verification
+/// is to find it. One that is gone was merged by another prune.
 pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
     if old.is_empty() {
         return Ok(0);
     }
-    let dead = Condemned::read(repo)?.ended;
+    // A pack is left out for its end, which must not vanish then.
+    let dead = Condemned::read(repo)?;
+    repo.storage().sync_folder(names::CONDEMNED)?;
     let id = random_index_id()?;
     let mut index: Option<IndexWriter> = None;
     let mut merged: HashSet<PackId> = HashSet::new();
     let mut replaced = Vec::new();
     for &old in old {
-        let is_sound = index_object::read(repo, old, &mut |pack| {
-            if dead.contains(&pack.id) || !merged.insert(pack.id) {
+        let read = index_object::read(repo, old, &mut |pack| {
+            if dead.is_dead(&pack.id) || !merged.insert(pack.id) {
                 return Ok(());
             }
             let writer = match &mut index {
@@ -47,9 +50,12 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
                 }
             };
             writer.append(&pack)
-        })?;
-        if is_sound {
-            replaced.push(old);
+        });
+        match read {
+            Ok(true) => replaced.push(old),
+            Ok(false) => {}
+            Err(error) if error.kind() == Kind::Missing => {}
+            Err(error) => return Err(error),
         }
     }
     if let Some(index) = index {

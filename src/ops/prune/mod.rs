@@ -1,28 +1,38 @@
 //! Deletes what no live snapshot needs: the collector's side of the commit fence.
 //!
-//! This version works only while no writer does, and sees to it: an open transaction that may be alive is an error, one
-//! that is surely dead is revoked. The order and the names are those of the fence all the same (`docs/FORMAT.md`), so a
-//! writer that begins meanwhile is noticed and nothing is deleted then, and every crash leaves what the next run goes on
-//! from: a list without an end is ended as abandoned, a deletion that was decided is carried out.
+//! Nothing has to stand still for it, on any host. What is to go is condemned first, in a numbered list that every writer who
+//! begins later respects; then whoever was at work before has to end; then everything is looked at again, and only what
+//! nothing live needs is decided on; and only what was decided is deleted, after a delay. Each step is recorded
+//! (`docs/FORMAT.md`, "Write order"), so a run that was killed, or had to leave because a backup has not ended, is gone on
+//! with by the next one, on any host.
 //!
-//! Packs that nothing needs go first and need no room. What is sparse is copied together afterwards, no more of it than
-//! brings the unused bytes under the limit. If anything that a live snapshot needs cannot be read, nothing is deleted.
+//! What nothing needs takes no room to decide on but two small records. What is sparse is copied together, no more of it than
+//! brings the unused bytes under the limit. If anything that a live snapshot needs cannot be read, nothing is decided.
 
+mod collect;
+mod delete;
+mod live;
 mod merge;
 mod plan;
 mod repack;
-mod sweep;
 mod writers;
 
 use super::Resources;
 use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
+use crate::ids::{IndexId, PackId};
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::condemned::Condemned;
+use crate::repo::index::survey::Survey;
 use crate::repo::records::WriterRecord;
-use plan::Plan;
-use sweep::Sweep;
+use collect::{Collector, Ended};
+use plan::{Plan, Surroundings};
+use std::time::Duration;
+
+/// How often a prune begins anew because another one was faster.
+const ROUNDS_MAX: usize = 5;
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -33,12 +43,16 @@ pub struct PruneOptions {
     pub max_unused: MaxUnused,
     /// How much of the machine to use.
     pub resources: Resources,
-    /// The time now, for the records.
+    /// The time now, for the records, the delay and the silence.
     pub now: FileTime,
     /// This run, as other hosts are to know it; its host and boot also tell which open transactions are dead.
     pub writer: WriterRecord,
     /// The user's word that nothing else uses the repository: every open transaction is revoked.
     pub assume_alone: bool,
+    /// How long what was decided to go stays for restores that run.
+    pub delete_delay: Duration,
+    /// How long a writer of another host must have given no sign of life between two prunes to count as dead.
+    pub silence: Duration,
 }
 
 /// A limit on unused bytes.
@@ -53,32 +67,110 @@ pub enum MaxUnused {
 }
 
 /// What was done, or would have been.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PruneReport {
     /// Packs that stay as they are.
     pub packs_kept: u64,
-    /// Packs that went because nothing in them is needed.
+    /// Packs that were decided to go because nothing in them is needed.
     pub packs_deleted: u64,
-    /// Packs that went after what is needed of them was copied.
+    /// Packs that were decided to go after what is needed of them was copied.
     pub packs_repacked: u64,
-    /// Bytes of the packs that went, less those copied.
+    /// Bytes of the packs that this run decided on, less those copied.
     pub bytes_freed: u64,
     /// Bytes of frames that were copied.
     pub bytes_repacked: u64,
     /// Bytes in the packs that stay that no snapshot needs.
     pub bytes_unused_left: u64,
+    /// Packs, among those kept, that nothing needs yet and whose writer may be at work.
+    pub packs_of_writers: u64,
+    /// Their bytes.
+    pub bytes_of_writers: u64,
+    /// Packs that this run has removed, whoever decided on them.
+    pub packs_removed: u64,
+    /// Their bytes.
+    pub bytes_removed: u64,
+    /// In a dry run: packs that were decided on earlier and may be removed now.
+    pub packs_due: u64,
+    /// Their bytes.
+    pub bytes_due: u64,
+    /// Packs that were decided on and wait for their delay to pass.
+    pub packs_waiting: u64,
+    /// Their bytes.
+    pub bytes_waiting: u64,
+    /// When the first of them may be removed, seconds since 1970.
+    pub waiting_until: Option<i64>,
     /// Index objects that were merged into one.
     pub index_objects_merged: u64,
     /// Open transactions of dead writers that were ended.
     pub transactions_ended: u64,
     /// Bytes of unfinished objects that killed writers had left.
     pub temporary_bytes_freed: u64,
+    /// In a dry run: every pack and what would become of it.
+    pub verdicts: Vec<PackVerdict>,
+}
+
+/// What becomes of a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackVerdict {
+    /// The pack.
+    pub id: PackId,
+    /// Its length.
+    pub bytes: u64,
+    /// The bytes of frames in it that snapshots need.
+    pub bytes_used: u64,
+    /// What becomes of it, and why.
+    pub verdict: Verdict,
+}
+
+/// What becomes of a pack, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stays: enough of it is needed.
+    Stays,
+    /// It stays: nothing of it is needed yet, but its writer may be at work.
+    OfWriter,
+    /// What is needed of it is copied, then it goes.
+    Sparse,
+    /// It goes: nothing of it is needed, or all of it lies elsewhere, too.
+    Unneeded,
+    /// It goes: it cannot be read or is not whole, and nothing needs it.
+    Unreadable,
+}
+
+impl Verdict {
+    /// In words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Verdict::Stays => "stays, enough of it is needed",
+            Verdict::OfWriter => "stays, the backup that writes it has not ended",
+            Verdict::Sparse => "goes once what is needed of it is packed again, which is little",
+            Verdict::Unneeded => "goes, nothing of it is needed or all of it lies elsewhere too",
+            Verdict::Unreadable => "goes, it cannot be read and nothing needs it",
+        }
+    }
+}
+
+/// What all parts of a run share.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    repo: &'a Repo,
+    options: &'a PruneOptions,
+    observer: &'a dyn Observer,
+}
+
+/// How a round ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Round {
+    Done,
+    /// Another run was faster, or an earlier list has been ended: everything has to be looked at anew.
+    Again,
 }
 
 /// Prunes.
 ///
-/// [`Kind::Busy`] if a writer or another prune may be at work; [`Kind::Damaged`] if anything needed cannot be read;
-/// [`Kind::NoSpace`] if even the small records of the decision find no room. In all cases no snapshot loses anything.
+/// [`Kind::Busy`] if a writer has to end first, or another prune is at work: what was begun is gone on with by the next run;
+/// [`Kind::Damaged`] if anything needed cannot be read; [`Kind::NoSpace`] if even the small records of the decision find no
+/// room. In all cases no snapshot loses anything.
 pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Result<PruneReport> {
     if !repo.config().exclusive_create && !options.assume_alone {
         return Err(Error::new(
@@ -87,53 +179,188 @@ pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Re
         )
         .with_hint("make sure that nothing else uses the repository and say so"));
     }
-    let mut report = PruneReport { transactions_ended: writers::settle(repo, options)?, ..PruneReport::default() };
-    repo.refresh(observer)?;
-    if !options.dry_run {
-        report.temporary_bytes_freed = sweep::finish_earlier(repo, options)?;
-    }
-    repo.learn_unlisted_packs()?;
-    let survey = repo.index().survey()?;
-    let snapshots = sweep::live_snapshots(repo)?;
-    let plan = plan::plan(repo, &survey, &snapshots, options.max_unused, observer)?;
-    plan.describe(&mut report);
-    tell(&plan, observer);
-    if options.dry_run {
-        report.index_objects_merged = merge::candidates(repo, &plan.all_victims())?.len() as u64;
-        return Ok(report);
-    }
-    let merged = merge::candidates(repo, &plan.all_victims())?;
-    plan.list_unlisted(repo)?;
-    let sweep = Sweep { repo, survey: &survey, snapshots: &snapshots, options, observer };
-    sweep.delete(&plan.unneeded(), &plan.staying_and_sparse())?;
-    if !plan.sparse.is_empty() {
-        let written = repack::repack(repo, &survey, &plan, options, observer).map_err(out_of_room)?;
-        let mut staying = plan.staying.iter().map(|p| p.id).collect::<Vec<_>>();
-        staying.extend(written);
-        sweep.delete(&plan.sparse.iter().map(|p| (p.id, p.bytes)).collect::<Vec<_>>(), &staying)?;
-    }
-    report.index_objects_merged = match merge::merge(repo, &merged) {
-        Ok(count) => count,
-        // Entries of deleted packs are passed over by every reader, so this only costs room.
-        Err(error) if error.kind() == Kind::NoSpace => {
-            observer.on_event(&Event::Warning { text: &format!("index objects are not merged: {error}") });
-            0
+    let run = Run { repo, options, observer };
+    let mut report = PruneReport::default();
+    // What was decided earlier needs no room, and makes some.
+    run.carry_out(&mut report)?;
+    for _ in 0..ROUNDS_MAX {
+        if run.round(&mut report)? == Round::Done {
+            return Ok(report);
         }
-        Err(error) => return Err(error),
-    };
-    Ok(report)
+    }
+    Err(writers::another_prune(""))
 }
 
-fn tell(plan: &Plan, observer: &dyn Observer) {
-    let unneeded: u64 = plan.unneeded().iter().map(|(_, bytes)| bytes).sum();
-    let text = format!(
-        "{} packs stay, {} hold nothing that is needed ({}), {} are sparse",
-        plan.staying.len(),
-        plan.unneeded().len(),
-        ByteCount(unneeded),
-        plan.sparse.len()
-    );
-    observer.on_event(&Event::Detail { text: &text });
+impl Run<'_> {
+    fn round(&self, report: &mut PruneReport) -> Result<Round> {
+        // What is there, who writes, what is listed, what is live: each is looked at after the one before it, so that a pack
+        // belongs to an open writer, or to a snapshot that is seen.
+        let mut present = self.packs_present()?;
+        let condemned = match self.options.dry_run {
+            true => Condemned::read(self.repo)?,
+            false => Condemned::read_fresh(self.repo).map_err(no_room_for_records)?,
+        };
+        let waited = self.settle(&condemned.seen, report).map_err(no_room_for_records)?;
+        if !self.options.dry_run {
+            report.temporary_bytes_freed += self.repo.storage().delete_abandoned(&mut |id| self.owner(id))?;
+        }
+        self.repo.refresh(self.observer)?;
+        self.repo.learn_unlisted_packs()?;
+        let survey = self.repo.index().survey()?;
+        let mut collector = Collector::new(*self, &survey);
+        present.retain(|id, _| !condemned.contains(id));
+        let surroundings = Surroundings { present, writers: waited.iter().map(|waited| waited.seen.id).collect() };
+        if self.options.dry_run {
+            let plan = collector.plan(&live::snapshots_roughly(self.repo)?, surroundings)?;
+            return self.describe(&plan, report).map(|()| Round::Done);
+        }
+        if let Some(mut list) = condemned.open {
+            self.take_over(&mut list)?;
+            let merged = merge::candidates(self.repo, &list.packs.iter().copied().collect::<Vec<_>>())?;
+            if let Ended::Final(_) = collector.collect(list, &condemned.seen, &[], report)? {
+                self.carry_out(report)?;
+                self.merge(&merged, report)?;
+            }
+            return Ok(Round::Again);
+        }
+        let plan = collector.plan(&live::snapshots_now(self.repo)?, surroundings)?;
+        self.tell(&plan);
+        plan.describe(report);
+        plan.list_unlisted(self.repo).map_err(no_room_for_records)?;
+        if plan.all_victims().is_empty()
+            && let Some(old) = self.worth_noting(&waited, &condemned.seen)
+        {
+            collector.note(old)?;
+        }
+        self.sweep(&mut collector, &survey, &plan, &condemned, report)
+    }
+
+    /// Condemns and decides, in one list, or in two where the first makes room for copying.
+    fn sweep(
+        &self,
+        collector: &mut Collector<'_>,
+        survey: &Survey<'_>,
+        plan: &Plan,
+        condemned: &Condemned,
+        report: &mut PruneReport,
+    ) -> Result<Round> {
+        // Asked before any victim is gone.
+        let merged = merge::candidates(self.repo, &plan.all_victims())?;
+        let mut ending = Ending { run: self, seen: &condemned.seen, plan, report };
+        let mut victims: Vec<PackId> = plan.unneeded().iter().map(|(id, _)| *id).collect();
+        let preferred: Vec<PackId> = plan.staying.iter().map(|pack| pack.id).collect();
+        if self.options.delete_delay.is_zero() && !plan.sparse.is_empty() {
+            if ending.end(collector, &std::mem::take(&mut victims), &preferred)? == Round::Again {
+                return Ok(Round::Again);
+            }
+            survey.set_usable(&plan.staying_and_sparse())?;
+        }
+        let mut failure = None;
+        if !plan.sparse.is_empty() {
+            let repacked = repack::repack(self, survey, plan).map_err(out_of_room)?;
+            match repacked.failure {
+                None => {
+                    collector.trust(&repacked.written);
+                    victims.extend(plan.sparse.iter().map(|pack| pack.id));
+                }
+                // Someone took this run for dead.
+                Some(error) if error.kind() == Kind::Busy => return Ok(Round::Again),
+                Some(error) if error.kind() == Kind::NoSpace => {
+                    // What was copied for nothing goes with the rest.
+                    victims.extend(repacked.written);
+                    failure = Some(out_of_room(error));
+                }
+                Some(error) => return Err(error),
+            }
+        }
+        if ending.end(collector, &victims, &preferred)? == Round::Again && failure.is_none() {
+            return Ok(Round::Again);
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => self.merge(&merged, report).map(|()| Round::Done),
+        }
+    }
+
+    fn merge(&self, old: &[IndexId], report: &mut PruneReport) -> Result<()> {
+        match merge::merge(self.repo, old) {
+            Ok(count) => report.index_objects_merged += count,
+            // Entries of deleted packs are passed over by every reader, so this only costs room.
+            Err(error) if error.kind() == Kind::NoSpace => {
+                let text = format!("index objects are not merged: {error}");
+                self.observer.on_event(&Event::Warning { text: &text });
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The report of a dry run.
+    fn describe(&self, plan: &Plan, report: &mut PruneReport) -> Result<()> {
+        plan.describe(report);
+        self.tell(plan);
+        report.verdicts = plan.verdicts();
+        for verdict in &report.verdicts {
+            let used = ByteCount(verdict.bytes_used);
+            let text = format!(
+                "pack {}, {}, {used} needed: {}",
+                verdict.id.short(),
+                ByteCount(verdict.bytes),
+                verdict.verdict.text()
+            );
+            self.observer.on_event(&Event::Detail { text: &text });
+        }
+        report.index_objects_merged = merge::candidates(self.repo, &plan.all_victims())?.len() as u64;
+        Ok(())
+    }
+
+    fn tell(&self, plan: &Plan) {
+        let unneeded: u64 = plan.unneeded().iter().map(|(_, bytes)| bytes).sum();
+        let text = format!(
+            "{} packs stay, {} hold nothing that is needed ({}), {} are sparse",
+            plan.staying.len(),
+            plan.unneeded().len(),
+            ByteCount(unneeded),
+            plan.sparse.len()
+        );
+        self.observer.on_event(&Event::Detail { text: &text });
+    }
+}
+
+/// What ending a list takes.
+struct Ending<'a> {
+    run: &'a Run<'a>,
+    seen: &'a [crate::repo::condemned::Seen],
+    plan: &'a Plan,
+    report: &'a mut PruneReport,
+}
+
+impl Ending<'_> {
+    /// Condemns `victims`, decides about them and deletes what is due. No victims, nothing done.
+    fn end(&mut self, collector: &mut Collector<'_>, victims: &[PackId], preferred: &[PackId]) -> Result<Round> {
+        if victims.is_empty() {
+            return Ok(Round::Done);
+        }
+        let Some(list) = collector.condemn(victims)? else { return Ok(Round::Again) };
+        match collector.collect(list, self.seen, preferred, self.report)? {
+            Ended::Taken => Ok(Round::Again),
+            Ended::Final(dead) => {
+                self.plan.describe_rescued(victims, &dead, self.report);
+                self.run.carry_out(self.report)?;
+                Ok(Round::Done)
+            }
+        }
+    }
+}
+
+/// The records of a decision take a few kilobytes, and without them nothing may be deleted.
+fn no_room_for_records(error: Error) -> Error {
+    if error.kind() != Kind::NoSpace {
+        return error;
+    }
+    error
+        .while_doing("prune deletes only what it has recorded first, and there is no room even for that record")
+        .with_hint("free a few kilobytes on the file system of the repository, then prune again")
 }
 
 fn out_of_room(error: Error) -> Error {
@@ -141,11 +368,15 @@ fn out_of_room(error: Error) -> Error {
         return error;
     }
     error
-        .while_doing("copying what is needed out of sparse packs (packs without any use have been deleted)")
-        .with_hint("prune with a higher limit of unused bytes, or free some room for the copies")
+        .while_doing(
+            "copying what is needed out of sparse packs (packs without any use have been deleted, or wait for it)",
+        )
+        .with_hint("prune with --delete-delay 0 or a higher limit of unused bytes, or free some room for the copies")
 }
 
 #[cfg(test)]
 mod base_tests;
+#[cfg(test)]
+mod fence_tests;
 #[cfg(test)]
 mod tests;

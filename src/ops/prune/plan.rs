@@ -1,6 +1,8 @@
-//! What stays, what goes and what is copied: decided from the survey, nothing changed.
+//! What stays, what goes and what is copied: planned from the survey, nothing changed.
+//!
+//! A plan decides nothing: what is condemned by it is looked at again (`collect.rs`).
 
-use super::{MaxUnused, PruneReport};
+use super::{MaxUnused, PackVerdict, PruneReport, Run, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{IndexId, PackId, SnapshotId};
@@ -8,6 +10,7 @@ use crate::repo::index::KnownPack;
 use crate::repo::index::survey::{Survey, Usage};
 use crate::repo::index_object::IndexWriter;
 use crate::repo::pack;
+use crate::repo::quarantine::Quarantine;
 use crate::repo::reach::{self, Unreadable};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, names};
@@ -24,6 +27,8 @@ pub(super) struct Plan {
     unused: Vec<PlannedPack>,
     /// Objects under the names of packs that no index knows: unfinished business of killed runs, unreadable.
     orphans: Vec<(PackId, u64)>,
+    /// Packs that nothing needs yet and whose writer may be at work.
+    of_writers: Vec<PlannedPack>,
 }
 
 /// A pack and what is needed of it.
@@ -63,10 +68,35 @@ impl Plan {
         self.staying.iter().chain(&self.sparse).map(|p| p.id).collect()
     }
 
+    /// Every pack and what becomes of it.
+    pub(super) fn verdicts(&self) -> Vec<PackVerdict> {
+        let of = |packs: &[PlannedPack], verdict| {
+            let judged = |p: &PlannedPack| PackVerdict { id: p.id, bytes: p.bytes, bytes_used: p.used.bytes, verdict };
+            packs.iter().map(judged).collect::<Vec<_>>()
+        };
+        let orphans = self.orphans.iter().map(|&(id, bytes)| PackVerdict {
+            id,
+            bytes,
+            bytes_used: 0,
+            verdict: Verdict::Unreadable,
+        });
+        let mut verdicts: Vec<_> = of(&self.staying, Verdict::Stays)
+            .into_iter()
+            .chain(of(&self.sparse, Verdict::Sparse))
+            .chain(of(&self.unused, Verdict::Unneeded))
+            .chain(of(&self.of_writers, Verdict::OfWriter))
+            .chain(orphans)
+            .collect();
+        verdicts.sort_by_key(|verdict| verdict.id);
+        verdicts
+    }
+
     /// Puts the numbers into the report.
     pub(super) fn describe(&self, report: &mut PruneReport) {
         let unneeded = self.unneeded();
-        report.packs_kept = self.staying.len() as u64;
+        report.packs_kept = (self.staying.len() + self.of_writers.len()) as u64;
+        report.packs_of_writers = self.of_writers.len() as u64;
+        report.bytes_of_writers = self.of_writers.iter().map(|p| p.bytes).sum();
         report.packs_deleted = unneeded.len() as u64;
         report.packs_repacked = self.sparse.len() as u64;
         report.bytes_repacked = self.sparse.iter().map(|p| p.used.bytes).sum();
@@ -75,23 +105,42 @@ impl Plan {
         report.bytes_unused_left = self.staying.iter().map(PlannedPack::unused_bytes).sum();
     }
 
+    /// Corrects the report when not all victims went: what something new needs stays.
+    pub(super) fn describe_rescued(&self, victims: &[PackId], dead: &[PackId], report: &mut PruneReport) {
+        let dead: HashSet<&PackId> = dead.iter().collect();
+        let sparse: HashSet<PackId> = self.sparse.iter().map(|pack| pack.id).collect();
+        let bytes_of: HashMap<PackId, u64> =
+            self.unneeded().into_iter().chain(self.sparse.iter().map(|p| (p.id, p.bytes))).collect();
+        for id in victims.iter().filter(|id| !dead.contains(id)) {
+            let counted = if sparse.contains(id) { &mut report.packs_repacked } else { &mut report.packs_deleted };
+            *counted = counted.saturating_sub(1);
+            report.packs_kept += 1;
+            report.bytes_freed = report.bytes_freed.saturating_sub(bytes_of.get(id).copied().unwrap_or(0));
+        }
+    }
+
     /// Lists packs that stay and that no index object lists, for a reader may be without them otherwise.
     pub(super) fn list_unlisted(&self, repo: &Repo) -> Result<()> {
-        let unlisted: Vec<_> = self.staying.iter().chain(&self.sparse).filter(|p| !p.is_listed).collect();
-        if unlisted.is_empty() {
-            return Ok(());
-        }
-        // A killed writer may not have made their names durable, and what is listed is relied on.
-        repo.storage().sync_folder(names::PACKS)?;
-        let id = random_index_id()?;
-        let mut index = IndexWriter::create(repo, SnapshotId::from_bytes(*id.as_bytes()))?;
-        for pack in &unlisted {
-            index.append(&pack::read_summary(repo, pack.id, pack.bytes)?)?;
-        }
-        index.finish(id)?;
-        repo.index().list_packs(id, &unlisted.iter().map(|p| p.id).collect::<Vec<_>>())?;
-        repo.index().finish_index_object(id)
+        let unlisted = self.staying.iter().chain(&self.sparse).filter(|p| !p.is_listed);
+        list_packs(repo, &unlisted.map(|p| (p.id, p.bytes)).collect::<Vec<_>>())
     }
+}
+
+/// Lists packs in an index object of their own.
+pub(super) fn list_packs(repo: &Repo, packs: &[(PackId, u64)]) -> Result<()> {
+    if packs.is_empty() {
+        return Ok(());
+    }
+    // A killed writer may not have made their names durable, and what is listed is relied on.
+    repo.storage().sync_folder(names::PACKS)?;
+    let id = random_index_id()?;
+    let mut index = IndexWriter::create(repo, SnapshotId::from_bytes(*id.as_bytes()))?;
+    for &(pack, bytes) in packs {
+        index.append(&pack::read_summary(repo, pack, bytes)?)?;
+    }
+    index.finish(id)?;
+    repo.index().list_packs(id, &packs.iter().map(|(pack, _)| *pack).collect::<Vec<_>>())?;
+    repo.index().finish_index_object(id)
 }
 
 /// A fresh name for an index object.
@@ -101,60 +150,118 @@ pub(super) fn random_index_id() -> Result<IndexId> {
     Ok(IndexId::from_bytes(random))
 }
 
-/// Marks what is live and sorts the packs. [`Kind::Damaged`] if anything live cannot be read or has no home.
+/// What is there to be sorted, each looked at after the one before it.
+pub(super) struct Surroundings {
+    /// The packs that are there and not condemned, with their lengths.
+    pub(super) present: HashMap<PackId, u64>,
+    /// The transactions that are open.
+    pub(super) writers: HashSet<SnapshotId>,
+}
+
+/// Sorts the packs by what is marked. [`Kind::Damaged`] if anything live has no home.
 pub(super) fn plan(
-    repo: &Repo,
+    run: &Run<'_>,
     survey: &Survey<'_>,
-    snapshots: &[Snapshot],
-    max_unused: MaxUnused,
-    observer: &dyn Observer,
+    surroundings: Surroundings,
+    soundness: &mut Soundness,
 ) -> Result<Plan> {
-    mark(repo, survey, snapshots, observer)?;
-    observer.on_event(&Event::Phase { name: "planning", bytes_total: None, files_total: None });
-    let mut present: HashMap<PackId, u64> = HashMap::new();
-    for listed in repo.storage().list(names::PACKS)? {
-        present.extend(names::pack_id(&listed.name).map(|id| (id, listed.bytes)));
-    }
-    let known = repo.index().packs()?;
+    let Surroundings { present, writers } = surroundings;
+    run.observer.on_event(&Event::Phase { name: "planning", bytes_total: None, files_total: None });
+    let known = run.repo.index().packs()?;
+    soundness.heed_quarantine(run.repo, survey)?;
     let mut whole: Vec<&KnownPack> = known.iter().filter(|p| present.get(&p.id) == Some(&p.bytes)).collect();
+    let vanished = |p: &&KnownPack| soundness.is_set_aside(&p.id) && !present.contains_key(&p.id);
+    let vanished: Vec<PackId> = known.iter().filter(vanished).map(|p| p.id).collect();
     survey.set_usable(&whole.iter().map(|p| p.id).collect::<Vec<_>>())?;
-    let spoilt = spoilt_homes(repo, survey, &present)?;
-    whole.retain(|p| !spoilt.contains(&p.id));
-    let mut packs = rank_by_density(survey, &whole)?;
+    let usage: HashMap<PackId, (Usage, Usage)> = whole.iter().map(|p| p.id).zip(survey.usage()?).collect();
+    soundness.compare(run.repo, survey)?;
+    whole.retain(|p| !soundness.is_spoilt(&p.id));
+    let mut packs = rank_by_density(survey, &whole, &usage, soundness)?;
     refuse_homeless(survey)?;
     let used = survey.used()?;
     for (pack, used) in packs.iter_mut().zip(used) {
         pack.used = used;
     }
+    let owner_of: HashMap<PackId, SnapshotId> = known.iter().map(|p| (p.id, p.transaction)).collect();
+    let is_of_writer = |id: &PackId| owner_of.get(id).is_some_and(|owner| writers.contains(owner));
     let whole_ids: HashSet<PackId> = whole.iter().map(|p| p.id).collect();
-    let mut orphans: Vec<_> = present.into_iter().filter(|(id, _)| !whole_ids.contains(id)).collect();
+    let mut orphans: Vec<_> =
+        present.into_iter().filter(|(id, _)| !whole_ids.contains(id) && !is_of_writer(id)).collect();
+    // What is missing and set aside leaves the index as any pack does: by a final list.
+    orphans.extend(vanished.into_iter().filter(|id| !is_of_writer(id)).map(|id| (id, 0)));
     orphans.sort_unstable();
     // By count, not by bytes: a chunk may be so small a part of its frame that its share rounds to nothing.
-    let (needed, unused): (Vec<_>, Vec<_>) = packs.into_iter().partition(|p| p.used.chunks > 0);
-    let (staying, sparse) = choose_sparse(needed, max_unused);
-    let mut plan = Plan { staying, sparse, unused, orphans };
+    let (needed, unneeded): (Vec<_>, Vec<_>) = packs.into_iter().partition(|p| p.used.chunks > 0);
+    let (of_writers, unused): (Vec<_>, Vec<_>) = unneeded.into_iter().partition(|p| is_of_writer(&p.id));
+    // A pack that is being written is dense soon, and its writer relies on all of it.
+    let (of_open, needed): (Vec<_>, Vec<_>) = needed.into_iter().partition(|p| is_of_writer(&p.id));
+    let (mut staying, sparse) = choose_sparse(needed, run.options.max_unused);
+    staying.extend(of_open);
+    let mut plan = Plan { staying, sparse, unused, orphans, of_writers };
     settle_homes(survey, &mut plan)?;
     Ok(plan)
 }
 
-/// Packs that share chunks with others, or hold what such chunks are coded against, and do not hold the bytes they should. A copy may only go because another
-/// stays if that other one is sound, and only reading it tells. Such packs are few: what two hosts stored at once, or
-/// what was stored again after damage.
-fn spoilt_homes(repo: &Repo, survey: &Survey<'_>, present: &HashMap<PackId, u64>) -> Result<HashSet<PackId>> {
-    let mut spoilt = HashSet::new();
-    for id in survey.contested()? {
-        let bytes = present.get(&id).copied().unwrap_or(0);
-        match pack::matches_its_name(repo.storage(), id, bytes) {
-            Ok(true) => {}
-            Ok(false) => drop(spoilt.insert(id)),
-            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing) => drop(spoilt.insert(id)),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(spoilt)
+/// Which packs do not hold the bytes they should, as far as that was asked. Each is read once.
+#[derive(Debug, Default)]
+pub(super) struct Soundness {
+    verdicts: HashMap<PackId, bool>,
+    quarantine: Option<Quarantine>,
 }
 
-fn mark(repo: &Repo, survey: &Survey<'_>, snapshots: &[Snapshot], observer: &dyn Observer) -> Result<()> {
+impl Soundness {
+    /// True if the pack was found damaged.
+    pub(super) fn is_spoilt(&self, id: &PackId) -> bool {
+        self.verdicts.get(id) == Some(&false)
+    }
+
+    /// Reads what is set aside, once. A pack of which nothing can be relied on is no home; of others the bad chunks are known,
+    /// so that their bytes need not be compared with their names, which they do not match.
+    pub(super) fn heed_quarantine(&mut self, repo: &Repo, survey: &Survey<'_>) -> Result<()> {
+        if self.quarantine.is_some() {
+            return Ok(());
+        }
+        let quarantine = Quarantine::read(repo)?;
+        survey.set_bad(quarantine.chunks())?;
+        self.verdicts.extend(quarantine.iter().map(|(id, bad)| (*id, bad.is_some())));
+        self.quarantine = Some(quarantine);
+        Ok(())
+    }
+
+    /// True if the pack is set aside: every other home is better.
+    pub(super) fn is_set_aside(&self, id: &PackId) -> bool {
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.contains(id))
+    }
+
+    /// Takes packs for sound.
+    pub(super) fn trust(&mut self, packs: &[PackId]) {
+        self.verdicts.extend(packs.iter().map(|id| (*id, true)));
+    }
+
+    /// Reads the usable packs that share chunks with others, or hold what such chunks are coded against; true if any is
+    /// spoilt that was not known to be. A copy may only go because another stays if that other one is sound, and only reading it
+    /// tells. Such packs are few: what two hosts stored at once, or what was stored again after damage.
+    pub(super) fn compare(&mut self, repo: &Repo, survey: &Survey<'_>) -> Result<bool> {
+        let mut is_any_spoilt = false;
+        for id in survey.contested()? {
+            if self.verdicts.contains_key(&id) {
+                continue;
+            }
+            let bytes = repo.storage().size(&names::pack(id)?)?.unwrap_or(0);
+            let is_sound = match pack::matches_its_name(repo.storage(), id, bytes) {
+                Ok(is_sound) => is_sound,
+                Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing) => false,
+                Err(error) => return Err(error),
+            };
+            is_any_spoilt |= !is_sound;
+            self.verdicts.insert(id, is_sound);
+        }
+        Ok(is_any_spoilt)
+    }
+}
+
+/// Marks what these snapshots need. [`Kind::Damaged`] if any of it cannot be read.
+pub(super) fn mark(repo: &Repo, survey: &Survey<'_>, snapshots: &[Snapshot], observer: &dyn Observer) -> Result<()> {
     let bytes_total = snapshots.iter().filter_map(|s| s.tree).map(|t| t.bytes).sum();
     observer.on_event(&Event::Phase { name: "marking", bytes_total: Some(bytes_total), files_total: None });
     let mut first: Option<Unreadable> = None;
@@ -177,15 +284,20 @@ pub(super) fn refusal(error: Error) -> Error {
 }
 
 /// Ranks the packs so that a chunk with several homes is needed where most is needed anyway.
-fn rank_by_density(survey: &Survey<'_>, whole: &[&KnownPack]) -> Result<Vec<PlannedPack>> {
-    let ids: Vec<PackId> = whole.iter().map(|p| p.id).collect();
-    survey.set_usable(&ids)?;
-    let mut packs: Vec<PlannedPack> = whole
-        .iter()
-        .zip(survey.usage()?)
-        .map(|(p, (all, live))| PlannedPack { id: p.id, bytes: p.bytes, is_listed: p.is_listed, all, used: live })
-        .collect();
-    packs.sort_by_key(|p| (!p.is_listed, std::cmp::Reverse((p.density(), p.all.bytes)), p.id));
+fn rank_by_density(
+    survey: &Survey<'_>,
+    whole: &[&KnownPack],
+    usage: &HashMap<PackId, (Usage, Usage)>,
+    soundness: &Soundness,
+) -> Result<Vec<PlannedPack>> {
+    let planned = |p: &&KnownPack| {
+        let (all, used) = usage.get(&p.id).copied().unwrap_or_default();
+        PlannedPack { id: p.id, bytes: p.bytes, is_listed: p.is_listed, all, used }
+    };
+    let mut packs: Vec<PlannedPack> = whole.iter().map(planned).collect();
+    packs.sort_by_key(|p| {
+        (soundness.is_set_aside(&p.id), !p.is_listed, std::cmp::Reverse((p.density(), p.all.bytes)), p.id)
+    });
     survey.set_usable(&packs.iter().map(|p| p.id).collect::<Vec<_>>())?;
     Ok(packs)
 }
@@ -231,6 +343,9 @@ fn choose_sparse(needed: Vec<PlannedPack>, max_unused: MaxUnused) -> (Vec<Planne
 
 /// Ranks what stays before what is copied, and lets a pack go that is not needed any more once its chunks are.
 fn settle_homes(survey: &Survey<'_>, plan: &mut Plan) -> Result<()> {
+    if plan.sparse.is_empty() {
+        return Ok(());
+    }
     survey.set_usable(&plan.staying_and_sparse())?;
     let used = survey.used()?;
     for (pack, used) in plan.staying.iter_mut().chain(&mut plan.sparse).zip(used) {
@@ -239,7 +354,10 @@ fn settle_homes(survey: &Survey<'_>, plan: &mut Plan) -> Result<()> {
     let (needed, unused): (Vec<_>, Vec<_>) =
         std::mem::take(&mut plan.sparse).into_iter().partition(|p| p.used.chunks > 0);
     plan.sparse = needed;
-    plan.unused.extend(unused);
-    // The ranks are positions, so the packs that went must not leave gaps.
-    survey.set_usable(&plan.staying_and_sparse())
+    if !unused.is_empty() {
+        plan.unused.extend(unused);
+        // The ranks are positions, so the packs that went must not leave gaps.
+        survey.set_usable(&plan.staying_and_sparse())?;
+    }
+    Ok(())
 }

@@ -3,14 +3,14 @@
 //! Every chunk is decoded and compared with its id on the way. A frame of which everything is needed is copied as it is,
 //! with its bases if it has any: they stay or are copied, too. What is needed of another is coded anew.
 
-use super::PruneOptions;
+use super::Run;
 use super::plan::Plan;
 use crate::bytes::ByteRange;
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Kind, Result};
-use crate::events::{Event, Observer};
+use crate::events::Event;
 use crate::ids::{ChunkId, PackId};
-use crate::repo::Repo;
+use crate::ops::signs;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::index::survey::Survey;
 use crate::repo::pack::{PackKind, PackWriter};
@@ -18,19 +18,24 @@ use crate::repo::pack_table::FrameRecord;
 use crate::repo::transaction::Transaction;
 use std::collections::HashSet;
 
-/// Copies and returns the packs that were written, durable and listed.
-pub(super) fn repack(
-    repo: &Repo,
-    survey: &Survey<'_>,
-    plan: &Plan,
-    options: &PruneOptions,
-    observer: &dyn Observer,
-) -> Result<Vec<PackId>> {
+/// What came of copying.
+pub(super) struct Repacked {
+    /// The packs that were written: durable, and listed unless it failed.
+    pub(super) written: Vec<PackId>,
+    /// Why not everything was copied: then what was written is of no use.
+    pub(super) failure: Option<Error>,
+}
+
+/// Copies what is needed of sparse packs. An error means that the transaction could not even begin.
+pub(super) fn repack(run: &Run<'_>, survey: &Survey<'_>, plan: &Plan) -> Result<Repacked> {
+    let (repo, observer) = (run.repo, run.observer);
     let bytes_total = plan.sparse.iter().map(|p| p.bytes).sum();
     observer.on_event(&Event::Phase { name: "copying", bytes_total: Some(bytes_total), files_total: None });
-    let mut transaction = Transaction::begin(repo, &options.writer)?;
-    transaction.keep_packs_up_to(usize::try_from(options.resources.memory_bytes / 4).unwrap_or(usize::MAX));
-    let done = Copier::new(&transaction, survey).and_then(|mut copier| {
+    let mut transaction = Transaction::begin(repo, &run.options.writer)?;
+    transaction.keep_packs_up_to(usize::try_from(run.options.resources.memory_bytes / 4).unwrap_or(usize::MAX));
+    let id = transaction.id();
+    let done = signs::giving(observer, &|| transaction.sign_of_life(run.options.now), || {
+        let mut copier = Copier::new(&transaction, survey)?;
         for (position, pack) in plan.sparse.iter().enumerate() {
             if observer.is_interrupted() {
                 return Err(Error::new(Kind::Interrupted, "interrupted while copying"));
@@ -40,14 +45,20 @@ pub(super) fn repack(
         }
         copier.finish()
     });
-    match done {
-        Ok(written) => transaction.commit_repacked().map(|()| written),
+    let failure = match done {
+        Ok(written) => match transaction.commit_repacked() {
+            Ok(()) => return Ok(Repacked { written, failure: None }),
+            Err(error) => error,
+        },
         Err(error) => {
             // If even this fails, the next prune sees that this process is gone.
             let _ = transaction.abandon();
-            Err(error)
+            error
         }
-    }
+    };
+    let known = repo.index().packs()?;
+    let written = known.iter().filter(|pack| pack.transaction == id).map(|pack| pack.id).collect();
+    Ok(Repacked { written, failure: Some(failure) })
 }
 
 struct Copier<'t> {

@@ -48,7 +48,8 @@ use crate::ids::PackId;
 use crate::metadata::FileTime;
 use crate::repo::Repo;
 use crate::repo::audit::{self, Action, Actor};
-use crate::repo::records::{Condemned, WriterRecord};
+use crate::repo::condemned::Condemned;
+use crate::repo::records::WriterRecord;
 use crate::storage::{ObjectName, Storage};
 use copies::Copies;
 use std::cell::Cell;
@@ -156,7 +157,7 @@ pub fn repair(repo: &Repo, options: &RepairOptions, observer: &dyn Observer) -> 
     documents::mend(&mut work)?;
     repo.refresh(observer)?;
     // A list that cannot be read is told with the records; what it would say is then not known.
-    let dead = Condemned::read(repo).map(|c| c.ended).unwrap_or_default();
+    let dead = Condemned::read(repo).map(Condemned::into_dead).unwrap_or_default();
     let mut found = Found::default();
     let mut packs = examined::check(repo, &dead, options.resources, &mut found, observer)?;
     let damaged_index = index::sort_out(&mut work, found)?;

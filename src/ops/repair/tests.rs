@@ -7,7 +7,7 @@ use crate::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, Node, noise, open, time, writer};
 use crate::repo::transaction::Transaction;
-use crate::repo::{names, quarantine, records};
+use crate::repo::{condemned, names, quarantine, records};
 use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,9 +65,8 @@ impl World {
         let open_id = crate::ids::SnapshotId::from_bytes([9; 16]);
         records::create_transaction(&repo, open_id, &writer()).expect("open");
         let dead = PackId::from_bytes([4; 32]);
-        for name in [names::condemned(1), names::condemned_end(1)] {
-            records::create_pack_list(&repo, &name.expect("a name"), &[dead], time(4)).expect("condemned");
-        }
+        condemned::create_list(&repo, 1, &[dead], &writer(), time(4)).expect("condemned");
+        condemned::create_end(&repo, 1, &[dead], time(4)).expect("decided");
         let report = verified(&world.storage);
         assert_eq!((report.damage, report.packs_read), (vec![], report.packs_total));
         world
@@ -264,7 +263,7 @@ fn assert_repair(
 
     // The next backup of the same stores again whatever is lost.
     let repo = open(&storage);
-    if records::Condemned::read(&repo).is_ok() {
+    if condemned::Condemned::read(&repo).is_ok() {
         let files = world.files();
         let nodes: Vec<_> = files.iter().map(|(name, bytes)| (*name, Node::File(bytes.clone()))).collect();
         let root = world.root();
@@ -407,7 +406,7 @@ fn an_unreadable_list_without_an_end_is_ended_as_abandoned() {
     let repo = open(&storage);
     let name = names::condemned(2).expect("a name");
     let pack = repo.index().packs().expect("known")[0].id;
-    records::create_pack_list(&repo, &name, &[pack], time(5)).expect("condemned");
+    condemned::create_list(&repo, 2, &[pack], &writer(), time(5)).expect("condemned");
     assert!(storage.truncate(&name, 10));
     assert!(Transaction::begin(&repo, &writer()).is_err(), "what is condemned is not known");
     let report = run(&storage, &options(&[])).expect("repairs");
@@ -461,4 +460,79 @@ fn parameters_of_another_repository_are_told_by_the_packs() {
     assert_eq!(run(&storage, &options(&[])).expect_err("none").kind(), Kind::NoRepository);
     assert_eq!(run(&storage, &options(&[&others])).expect_err("another's").kind(), Kind::NoRepository);
     assert_eq!(run(&storage, &options(&[&others, &world.storage])).expect("repairs").left_count, 0);
+}
+
+/// A prune that leaves nothing unused and deletes at once.
+fn pruned(storage: &SimulatedStorage) -> Result<crate::ops::prune::PruneReport> {
+    use crate::ops::prune::{MaxUnused, PruneOptions, prune};
+    let options = PruneOptions {
+        dry_run: false,
+        max_unused: MaxUnused::Bytes(0),
+        resources: RESOURCES,
+        now: time(5000),
+        writer: crate::repo::records::WriterRecord { process: 4_000_000, ..writer() },
+        assume_alone: true,
+        delete_delay: std::time::Duration::ZERO,
+        silence: std::time::Duration::ZERO,
+    };
+    prune(&open(storage), &options, &Silent)
+}
+
+#[test]
+fn prune_deletes_what_was_set_aside_once_nothing_needs_it() {
+    let world = World::new(false);
+    let others = others();
+    let options = RepairOptions { sources_of_host: Some("here".to_owned()), ..options(&[]) };
+    let is_data = |storage: &SimulatedStorage, name: &ObjectName| {
+        let known = open(storage).index().packs().expect("known");
+        let kind = known.iter().find(|p| Some(p.id) == names::pack_id(name)).map(|p| p.kind);
+        kind == Some(crate::repo::pack::PackKind::Data)
+    };
+    let mut done = 0;
+    for name in world.storage.names().into_iter().filter(|name| names::pack_id(name).is_some()) {
+        for action in [Action::Flip, Action::Delete, Action::Halve, Action::TakeAnothers] {
+            let storage = world.storage.copy();
+            assert!(action.apply(&storage, &name, &others));
+            let why = format!("{action:?} of {name}");
+            let report = run(&storage, &options).unwrap_or_else(|e| panic!("{why}: {e}"));
+            let result = pruned(&storage);
+            assert_eq!(result.is_ok(), report.left_count == 0, "{why}: {result:?} {report:?}");
+            assert!(report.left_count == 0 || !is_data(&world.storage, &name), "{why}: the files are there");
+            if result.is_ok() {
+                assert!(world.unreadable(&storage, &why).is_empty(), "{why}");
+                assert!(!storage.names().contains(&name), "{why}");
+                assert!(quarantine::ids(&storage).expect("lists").is_empty(), "{why}");
+                let checked = verified(&storage);
+                assert_eq!((checked.damage, checked.packs_quarantined), (vec![], 0), "{why}");
+                done += 1;
+            }
+        }
+    }
+    assert!(done >= 8, "{done}");
+}
+
+#[test]
+fn what_is_sound_in_a_pack_that_is_set_aside_is_kept_by_prune() {
+    let world = World::new(false);
+    let storage = world.storage.copy();
+    let id = ChunkId::of(&noise(1, 90_000)[..test_support::CHUNK_BYTES]);
+    let home = open(&storage).index().homes(&[id]).expect("an index")[0][0];
+    let name = names::pack(home.pack).expect("a name");
+    assert!(storage.corrupt(&name, home.frame_offset as usize + 20, 1));
+    assert_eq!(run(&storage, &options(&[])).expect("repairs").left_count, 1);
+    let lost = world.unreadable(&storage, "one frame is bad");
+    assert!(pruned(&storage).is_err() && storage.names().contains(&name));
+    // A backup stores again what it meets of it, here only that one chunk; the rest has no other home.
+    let repo = open(&storage);
+    let saved = test_support::save(
+        &repo,
+        9,
+        &[("front", Node::File(noise(1, 90_000)[..10 * test_support::CHUNK_BYTES].to_vec()))],
+    );
+    assert!(!lost.is_empty() && world.unreadable(&storage, "stored again").is_empty());
+    pruned(&storage).expect("prunes");
+    assert!(world.unreadable(&storage, "after a prune").is_empty());
+    test_support::contents(&open(&storage), &saved).expect("sound");
+    assert!(!storage.names().contains(&name), "copied out of it, it is gone");
+    assert_eq!(verified(&storage).damage, []);
 }

@@ -3,11 +3,12 @@
 use super::*;
 use crate::bytes::ByteRange;
 use crate::events::Silent;
+use crate::ids::SnapshotId;
 use crate::repo::Cache;
 use crate::repo::pack::{PackKind, PackSummary};
 use crate::repo::test_support::{self, CHUNK_BYTES, Node, noise, store};
 use crate::storage::simulated::SimulatedStorage;
-use crate::storage::{Listed, ObjectName, ObjectWriter, Storage};
+use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -55,8 +56,8 @@ impl Storage for Watched {
         self.storage.sync_folder(folder)
     }
 
-    fn delete_abandoned(&self) -> Result<u64> {
-        self.storage.delete_abandoned()
+    fn delete_abandoned(&self, owner: &mut dyn FnMut(SnapshotId) -> Result<Owner>) -> Result<u64> {
+        self.storage.delete_abandoned(owner)
     }
 }
 

@@ -22,8 +22,9 @@ use crate::events::{Event, Observer};
 use crate::ids::{HistoryId, PackId};
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::condemned::Condemned;
 use crate::repo::index::RunRecord;
-use crate::repo::records::{self, Condemned, HistoryRecord};
+use crate::repo::records::{self, HistoryRecord};
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -79,7 +80,7 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
     let mut report = VerifyReport::default();
     observer.on_event(&Event::Phase { name: "checking records", bytes_total: None, files_total: None });
     documents::check(repo, &mut found, observer)?;
-    let dead = Condemned::read(repo).map(|c| c.ended).unwrap_or_default();
+    let dead = Condemned::read(repo).map(Condemned::into_dead).unwrap_or_default();
     let mut packs = packs::check(repo, &dead, options.resources, &mut found, observer)?;
     report.packs_total = packs.present.len() as u64;
     report.packs_checked = packs.present.len() as u64;

@@ -4,8 +4,8 @@ use super::*;
 use crate::events::Silent;
 use crate::repo::audit::AuditHead;
 use crate::repo::snapshots::Snapshot;
-use crate::repo::test_support::{self, Node, noise, time};
-use crate::repo::{names, records};
+use crate::repo::test_support::{self, Node, noise, time, writer};
+use crate::repo::{condemned, names};
 use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 use crate::storage::{ObjectName, Storage};
 use std::time::Duration;
@@ -41,8 +41,8 @@ fn repository() -> (SimulatedStorage, Snapshot, Snapshot) {
     records::create_transaction(&repo, crate::ids::SnapshotId::from_bytes([9; 16]), &test_support::writer())
         .expect("open");
     let dead = crate::ids::PackId::from_bytes([4; 32]);
-    records::create_pack_list(&repo, &names::condemned(1).expect("a name"), &[dead], time(4)).expect("condemned");
-    records::create_pack_list(&repo, &names::condemned_end(1).expect("a name"), &[dead], time(4)).expect("ended");
+    condemned::create_list(&repo, 1, &[dead], &writer(), time(4)).expect("condemned");
+    condemned::create_end(&repo, 1, &[dead], time(4)).expect("ended");
     let report = run(&storage, Some(Subset::All));
     assert_eq!((report.damage, report.packs_read), (vec![], report.packs_total));
     (storage, first, second)

@@ -41,8 +41,8 @@ pub struct DeltaUse {
 }
 
 impl Index {
-    /// For each chunk, all the places where it can be read, those that need no other chunk first; none for one that is
-    /// not known.
+    /// For each chunk, all the places where it can be read, those that need no other chunk first and those in dead packs
+    /// last; none for one that is not known.
     pub fn homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
         let mut inner = self.lock();
         let Inner { connection, packs_by_number } = &mut *inner;
@@ -58,8 +58,8 @@ impl Index {
                 while let Some(row) = rows.next()? {
                     homes.extend(home_of(&tx, packs_by_number, row)?);
                 }
-                homes.sort_by_key(|home| home.base_count > 0);
-                found.push(homes);
+                homes.sort_by_key(|(home, is_dead): &(Home, bool)| (*is_dead, home.base_count > 0));
+                found.push(homes.into_iter().map(|(home, _)| home).collect());
             }
             Ok(found)
         })();
@@ -124,14 +124,14 @@ impl Index {
     }
 }
 
-/// The home in a row that begins with [`HOME_COLUMNS`]; none if its pack is not known any more.
+/// The home in a row that begins with [`HOME_COLUMNS`] and whether its pack is dead; none if that is not known any more.
 pub(super) fn home_of(
     connection: &Connection,
-    packs_by_number: &mut HashMap<i64, PackId>,
+    packs_by_number: &mut HashMap<i64, (PackId, bool)>,
     row: &Row<'_>,
-) -> rusqlite::Result<Option<Home>> {
-    let Some(pack) = pack_by_number(connection, packs_by_number, row.get(0)?)? else { return Ok(None) };
-    Ok(Some(Home {
+) -> rusqlite::Result<Option<(Home, bool)>> {
+    let Some((pack, is_dead)) = pack_by_number(connection, packs_by_number, row.get(0)?)? else { return Ok(None) };
+    let home = Home {
         pack,
         frame_offset: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
         frame_stored: row.get(2)?,
@@ -140,26 +140,27 @@ pub(super) fn home_of(
         bytes: row.get(5)?,
         codec: row.get(6)?,
         base_count: row.get(7)?,
-    }))
+    };
+    Ok(Some((home, is_dead)))
 }
 
 fn pack_by_number(
     connection: &Connection,
-    cache: &mut HashMap<i64, PackId>,
+    cache: &mut HashMap<i64, (PackId, bool)>,
     number: i64,
-) -> rusqlite::Result<Option<PackId>> {
-    if let Some(id) = cache.get(&number) {
-        return Ok(Some(*id));
+) -> rusqlite::Result<Option<(PackId, bool)>> {
+    if let Some(known) = cache.get(&number) {
+        return Ok(Some(*known));
     }
-    let found: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT id FROM packs WHERE no = ?")?
-        .query_row(params![number], |row| row.get(0))
+    let found: Option<(Vec<u8>, bool)> = connection
+        .prepare_cached("SELECT id, dead FROM packs WHERE no = ?")?
+        .query_row(params![number], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let id = found.and_then(|bytes| PackId::from_slice(&bytes).ok());
-    if let Some(id) = id {
-        cache.insert(number, id);
+    let known = found.and_then(|(bytes, is_dead)| Some((PackId::from_slice(&bytes).ok()?, is_dead)));
+    if let Some(known) = known {
+        cache.insert(number, known);
     }
-    Ok(id)
+    Ok(known)
 }
 
 /// Records what the frames of a new pack are coded against.

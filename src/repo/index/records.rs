@@ -1,6 +1,6 @@
-//! Snapshots and history as this host caches them.
+//! Snapshots, ends of condemned lists and history as this host caches them.
 //!
-//! Both have their truth in the repository; here they save reading it again.
+//! All have their truth in the repository; here they save reading it again.
 
 use super::{Index, blobs};
 use crate::error::Result;
@@ -46,6 +46,23 @@ impl Index {
             gone.iter()
                 .try_for_each(|id| tx.execute("DELETE FROM snapshots WHERE id = ?", params![id.as_bytes()]).map(|_| ()))
         })
+    }
+
+    /// The ends of condemned lists that are cached, by number, as they were read.
+    pub fn ends(&self) -> Result<HashMap<u64, Vec<u8>>> {
+        let rows = self.query(|db| {
+            let mut statement = db.prepare_cached("SELECT number, object FROM ends")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        Ok(rows.into_iter().filter_map(|(number, object)| Some((u64::try_from(number).ok()?, object))).collect())
+    }
+
+    /// Caches the end of a condemned list.
+    pub fn add_end(&self, number: u64, object: &[u8]) -> Result<()> {
+        let Ok(number) = i64::try_from(number) else { return Ok(()) };
+        self.change(|tx| tx.execute("INSERT OR REPLACE INTO ends VALUES(?,?)", params![number, object]))?;
+        Ok(())
     }
 
     /// The history records that are in the database.

@@ -1,4 +1,4 @@
-//! Walks and sums over the whole index.
+//! Walks and sums over the whole index. Dead packs do not count.
 
 use super::homes::{HOME_COLUMNS, home_of};
 use super::{Home, Index, Inner, sqlite_error};
@@ -28,7 +28,7 @@ impl Index {
             let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let Some(home) = home_of(connection, packs_by_number, row)? else { continue };
+                let Some((home, false)) = home_of(connection, packs_by_number, row)? else { continue };
                 let Ok(id) = ChunkId::from_slice(row.get_ref("id")?.as_blob()?) else { continue };
                 visit(id, home);
             }
@@ -39,7 +39,8 @@ impl Index {
 
     /// How many distinct chunks are known, and the bytes of their content, each counted once.
     pub fn unique_chunks(&self) -> Result<(u64, u64)> {
-        let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM chunks GROUP BY id)";
+        let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM chunks
+                   WHERE pack IN (SELECT no FROM packs WHERE dead = 0) GROUP BY id)";
         let (chunks, bytes): (i64, i64) =
             self.query(|db| db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
         Ok((u64::try_from(chunks).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
@@ -48,8 +49,8 @@ impl Index {
     /// What each codec has done.
     pub fn codec_totals(&self) -> Result<Vec<CodecTotals>> {
         // A frame shows up once, at its first chunk.
-        let sql =
-            "SELECT codec, count(*), sum(raw), sum(stored) FROM chunks WHERE at = 0 GROUP BY codec ORDER BY codec";
+        let sql = "SELECT codec, count(*), sum(raw), sum(stored) FROM chunks
+             WHERE at = 0 AND pack IN (SELECT no FROM packs WHERE dead = 0) GROUP BY codec ORDER BY codec";
         let count = |n: i64| u64::try_from(n).unwrap_or(0);
         self.query(|db| {
             let mut statement = db.prepare_cached(sql)?;
@@ -69,7 +70,8 @@ impl Index {
     /// base's position among its bases, the base.
     pub fn for_each_base(&self, visit: &mut dyn FnMut(ChunkId, PackId, u64, u8, ChunkId)) -> Result<()> {
         self.query(|db| {
-            let sql = "SELECT b.chunk, p.id, b.frame, b.ordinal, b.base FROM bases b JOIN packs p ON p.no = b.pack";
+            let sql = "SELECT b.chunk, p.id, b.frame, b.ordinal, b.base FROM bases b
+                       JOIN packs p ON p.no = b.pack WHERE p.dead = 0";
             let mut statement = db.prepare_cached(sql)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {

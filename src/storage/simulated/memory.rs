@@ -5,8 +5,9 @@
 //! Deliberately not here: the steps of operations, locking.
 
 use crate::error::{Error, Kind, Result};
-use crate::storage::ObjectName;
+use crate::ids::{PackId, SnapshotId};
 use crate::storage::simulated::{Call, Fault, Operation};
+use crate::storage::{ObjectName, Owner};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,6 +40,9 @@ pub(super) struct Stored {
 pub(super) struct Temporary {
     pub(super) bytes: Arc<Vec<u8>>,
     pub(super) synced: bool,
+    pub(super) owner: Option<SnapshotId>,
+    /// A removal of abandoned objects has met it as it is.
+    pub(super) was_met: bool,
 }
 
 #[derive(Default)]
@@ -65,7 +69,8 @@ impl Memory {
             } else if let Some(old) = self.replaced.get(name) {
                 survived.objects.insert(name.clone(), Stored { bytes: Arc::clone(old), durable: true });
             } else if chance.coin() {
-                survived.abandon(Temporary { bytes: Arc::clone(&stored.bytes), synced: true });
+                let bytes = Arc::clone(&stored.bytes);
+                survived.abandon(Temporary { bytes, synced: true, ..Temporary::default() });
             }
         }
         for (name, bytes) in &self.undone_by_power_cut {
@@ -78,7 +83,7 @@ impl Memory {
             if chance.coin() {
                 let kept = if temporary.synced { temporary.bytes.len() } else { chance.torn(temporary.bytes.len()) };
                 let bytes = temporary.bytes.get(..kept).unwrap_or_default().to_vec();
-                survived.abandon(Temporary { bytes: Arc::new(bytes), synced: true });
+                survived.abandon(Temporary { bytes: Arc::new(bytes), synced: true, ..temporary.clone() });
             }
         }
         survived
@@ -108,6 +113,47 @@ impl Memory {
     pub(super) fn abandon(&mut self, temporary: Temporary) {
         self.temporaries.insert(self.temporaries_made, temporary);
         self.temporaries_made += 1;
+    }
+
+    /// Removes the unfinished objects of transactions that have ended, and those of nobody known that were met before.
+    pub(super) fn delete_abandoned(&mut self, states: &BTreeMap<SnapshotId, Owner>) -> u64 {
+        let mut freed = 0;
+        self.temporaries.retain(|_, temporary| {
+            let state = temporary.owner.and_then(|id| states.get(&id).copied()).unwrap_or(Owner::Unknown);
+            let was_met = std::mem::replace(&mut temporary.was_met, true);
+            let stays = state == Owner::Open || (state == Owner::Unknown && !was_met);
+            freed += if stays { 0 } else { temporary.bytes.len() as u64 };
+            stays
+        });
+        freed
+    }
+
+    /// Panics if the commit fence forbids to delete the object.
+    pub(super) fn check_fence(&self, name: &ObjectName) {
+        let is_durable = |wanted: String| {
+            ObjectName::new(wanted).is_ok_and(|name| self.objects.get(&name).is_some_and(|stored| stored.durable))
+        };
+        let mut parts = name.as_str().split('/');
+        let (folder, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        match (folder, second, third) {
+            ("snapshots" | "forgotten" | "condemned", ..) => panic!("the fence: {name} may never be freed"),
+            ("transactions", Some(id), None) if SnapshotId::from_hex(id).is_ok() => {
+                assert!(is_durable(format!("snapshots/{id}")), "the fence: {name} has not durably ended");
+            }
+            ("packs", Some(_), Some(id)) => {
+                if let Ok(id) = PackId::from_hex(id) {
+                    assert!(self.is_in_a_final_list(id), "the fence: {name} is in no durable final list");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// True if a durable end of a condemned list has these bytes in it.
+    fn is_in_a_final_list(&self, id: PackId) -> bool {
+        let is_end = |name: &ObjectName| name.as_str().starts_with("condemned/") && name.as_str().ends_with(".end");
+        let holds = |bytes: &[u8]| bytes.windows(PackId::BYTES).any(|window| window == id.as_bytes());
+        self.objects.iter().any(|(name, stored)| is_end(name) && stored.durable && holds(&stored.bytes))
     }
 
     pub(super) fn fault(&mut self, operation: Operation, name: &str) -> Option<Fault> {

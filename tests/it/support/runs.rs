@@ -81,6 +81,7 @@ pub fn backup_options(threads: usize) -> BackupOptions<'static> {
         limit_read: None,
         settle: Duration::ZERO,
         unfinished: Unfinished::Skip,
+        writer: WriterRecord::of_this_process(now()),
         started: now(),
         now: &now,
         resources: resources(threads),
@@ -141,6 +142,8 @@ pub fn prune_options() -> PruneOptions {
         now: now(),
         writer: WriterRecord::of_this_process(now()),
         assume_alone: false,
+        delete_delay: Duration::ZERO,
+        silence: Duration::ZERO,
     }
 }
 
