@@ -99,11 +99,12 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
     let hint = match (is_mendable, report.damage.iter().any(|damage| !damage.files.is_empty())) {
         (true, false) => "everything can still be restored; `ckpt repair` puts right what parity can mend",
         (true, true) => "`ckpt repair` puts right what parity can mend; what is not named above can still be restored",
-        _ => "what is not named above can still be restored",
+        _ => "what is not named above can still be restored; `ckpt repair` mends what can be mended",
     };
     Ok(Ending::Damage(format!("{what} damaged"), Some(hint)))
 }
 
+/// Shows a damaged object with the files that it costs.
 pub fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
     context.output.line(&format!("damaged {}: {}", render::prose(&damage.object), render::prose(&damage.what)))?;
     for (snapshot, path) in &damage.files {

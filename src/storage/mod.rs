@@ -105,18 +105,18 @@ pub trait Storage: Send + Sync {
     /// least two.
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>>;
 
-    /// Puts `bytes` under `name`, whatever stands there or nothing. Durable when reported.
-    ///
-    /// For repair alone: the caller has made sure that these are the bytes that belong under the name, by the hash in it or
-    /// by the checksum of a copy, so that nobody who has read the sound object can tell the difference.
-    fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()>;
-
     /// As [`Storage::create`], for a transaction: should its process be killed, what it leaves is known as that
     /// transaction's, and goes once that has ended.
     fn create_for(&self, folder: &str, owner: SnapshotId) -> Result<Box<dyn ObjectWriter>> {
         let _ = owner;
         self.create(folder)
     }
+
+    /// Puts `bytes` under `name`, whatever stands there or nothing. Durable when reported.
+    ///
+    /// For repair alone: the caller has made sure that these are the bytes that belong under the name, by the hash in it or
+    /// by the checksum of a copy, so that nobody who has read the sound object can tell the difference.
+    fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()>;
 
     /// The whole object; [`Kind::Missing`] if there is none, [`Kind::Damaged`] if it is longer than `bytes_max`.
     fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>>;

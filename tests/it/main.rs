@@ -19,6 +19,7 @@ mod races;
 mod random_damage;
 mod real_hosts;
 mod real_kill;
+mod repair;
 mod restore_into;
 mod round_trip;
 mod storage_conformance;

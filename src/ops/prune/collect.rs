@@ -176,6 +176,7 @@ impl<'r> Collector<'r> {
     }
 
     fn choose(&mut self, list: &HashSet<PackId>, preferred: &[PackId]) -> Result<Vec<PackId>> {
+        self.soundness.heed_quarantine(self.run.repo, self.survey)?;
         let mut packs = self.packs_by_preference(list, preferred)?;
         packs.retain(|id| !self.soundness.is_spoilt(id));
         self.survey.set_usable(&packs)?;
@@ -195,12 +196,13 @@ impl<'r> Collector<'r> {
         Ok(dead)
     }
 
-    /// Every pack that is whole and listed, those of the list last.
+    /// Every pack that is whole and listed, those of the list behind the others, and behind all those that are set aside.
     fn packs_by_preference(&self, list: &HashSet<PackId>, preferred: &[PackId]) -> Result<Vec<PackId>> {
         let ranks: HashMap<PackId, usize> = preferred.iter().enumerate().map(|(rank, id)| (*id, rank)).collect();
         let mut packs: Vec<PackId> =
             self.whole_packs()?.into_iter().filter(|pack| pack.is_listed).map(|pack| pack.id).collect();
-        packs.sort_by_key(|id| (list.contains(id), ranks.get(id).copied().unwrap_or(usize::MAX), *id));
+        let is_last = |id: &PackId| self.soundness.is_set_aside(id);
+        packs.sort_by_key(|id| (is_last(id), list.contains(id), ranks.get(id).copied().unwrap_or(usize::MAX), *id));
         Ok(packs)
     }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::ids::PackId;
 use crate::repo::condemned::Condemned;
-use crate::repo::names;
+use crate::repo::{names, quarantine};
 use std::collections::HashMap;
 
 impl Run<'_> {
@@ -49,6 +49,9 @@ impl Run<'_> {
             return Ok(());
         }
         self.delete_packs(&due, report)?;
+        for id in quarantine::ids(self.repo.storage())?.into_iter().filter(|id| due_at.contains_key(id)) {
+            quarantine::take_back(self.repo.storage(), id)?;
+        }
         let is_due = |id: &PackId| due_at.get(id).is_some_and(|&at| at <= self.options.now.seconds);
         self.delete_parity(&is_due)?;
         let rows: Vec<PackId> = self.repo.index().dead_packs()?.into_iter().filter(is_due).collect();

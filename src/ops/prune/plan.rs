@@ -11,6 +11,7 @@ use crate::repo::index::KnownPack;
 use crate::repo::index::survey::{Survey, Usage};
 use crate::repo::index_object::IndexWriter;
 use crate::repo::pack;
+use crate::repo::quarantine::Quarantine;
 use crate::repo::reach::{self, Unreadable};
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, names};
@@ -173,12 +174,15 @@ pub(super) fn plan(
     let mut present = run.packs_present()?;
     present.retain(|id, _| !condemned.contains(id));
     let known = run.repo.index().packs()?;
+    soundness.heed_quarantine(run.repo, survey)?;
     let mut whole: Vec<&KnownPack> = known.iter().filter(|p| present.get(&p.id) == Some(&p.bytes)).collect();
+    let vanished = |p: &&KnownPack| soundness.is_set_aside(&p.id) && !present.contains_key(&p.id);
+    let vanished: Vec<PackId> = known.iter().filter(vanished).map(|p| p.id).collect();
     survey.set_usable(&whole.iter().map(|p| p.id).collect::<Vec<_>>())?;
     let usage: HashMap<PackId, (Usage, Usage)> = whole.iter().map(|p| p.id).zip(survey.usage()?).collect();
     soundness.compare(run.repo, survey)?;
     whole.retain(|p| !soundness.is_spoilt(&p.id));
-    let mut packs = rank_by_density(survey, &whole, &usage)?;
+    let mut packs = rank_by_density(survey, &whole, &usage, soundness)?;
     refuse_homeless(survey)?;
     let used = survey.used()?;
     for (pack, used) in packs.iter_mut().zip(used) {
@@ -190,6 +194,8 @@ pub(super) fn plan(
     let whole_ids: HashSet<PackId> = whole.iter().map(|p| p.id).collect();
     let mut orphans: Vec<_> =
         present.into_iter().filter(|(id, _)| !whole_ids.contains(id) && !is_of_writer(id)).collect();
+    // What is missing and set aside leaves the index as any pack does: by a final list.
+    orphans.extend(vanished.into_iter().filter(|id| !is_of_writer(id)).map(|id| (id, 0)));
     orphans.sort_unstable();
     // By count, not by bytes: a chunk may be so small a part of its frame that its share rounds to nothing.
     let (needed, unneeded): (Vec<_>, Vec<_>) = packs.into_iter().partition(|p| p.used.chunks > 0);
@@ -207,12 +213,31 @@ pub(super) fn plan(
 #[derive(Debug, Default)]
 pub(super) struct Soundness {
     verdicts: HashMap<PackId, bool>,
+    quarantine: Option<Quarantine>,
 }
 
 impl Soundness {
     /// True if the pack was found damaged.
     pub(super) fn is_spoilt(&self, id: &PackId) -> bool {
         self.verdicts.get(id) == Some(&false)
+    }
+
+    /// Reads what is set aside, once. A pack of which nothing can be relied on is no home; of others the bad chunks are known,
+    /// so that their bytes need not be compared with their names, which they do not match.
+    pub(super) fn heed_quarantine(&mut self, repo: &Repo, survey: &Survey<'_>) -> Result<()> {
+        if self.quarantine.is_some() {
+            return Ok(());
+        }
+        let quarantine = Quarantine::read(repo)?;
+        survey.set_bad(quarantine.chunks())?;
+        self.verdicts.extend(quarantine.iter().map(|(id, bad)| (*id, bad.is_some())));
+        self.quarantine = Some(quarantine);
+        Ok(())
+    }
+
+    /// True if the pack is set aside: every other home is better.
+    pub(super) fn is_set_aside(&self, id: &PackId) -> bool {
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.contains(id))
     }
 
     /// Takes packs for sound.
@@ -270,13 +295,16 @@ fn rank_by_density(
     survey: &Survey<'_>,
     whole: &[&KnownPack],
     usage: &HashMap<PackId, (Usage, Usage)>,
+    soundness: &Soundness,
 ) -> Result<Vec<PlannedPack>> {
     let planned = |p: &&KnownPack| {
         let (all, used) = usage.get(&p.id).copied().unwrap_or_default();
         PlannedPack { id: p.id, bytes: p.bytes, is_listed: p.is_listed, all, used }
     };
     let mut packs: Vec<PlannedPack> = whole.iter().map(planned).collect();
-    packs.sort_by_key(|p| (!p.is_listed, std::cmp::Reverse((p.density(), p.all.bytes)), p.id));
+    packs.sort_by_key(|p| {
+        (soundness.is_set_aside(&p.id), !p.is_listed, std::cmp::Reverse((p.density(), p.all.bytes)), p.id)
+    });
     survey.set_usable(&packs.iter().map(|p| p.id).collect::<Vec<_>>())?;
     Ok(packs)
 }

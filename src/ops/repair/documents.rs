@@ -9,8 +9,9 @@ use super::{Means, Work};
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
 use crate::ops::examine::documents::{FOLDERS, check_one, kind_in, report};
-use crate::repo::document::{self, BODY_BYTES_MAX};
+use crate::repo::document::{self, BODY_BYTES_MAX, DocumentKind};
 use crate::repo::keys::Keys;
+use crate::repo::names::CondemnedPart;
 use crate::repo::snapshots::Outcome;
 use crate::repo::{audit, condemned, names, quarantine, records};
 use crate::storage::{ObjectName, Storage};
@@ -60,12 +61,19 @@ fn mend_unreadable(
     cached: &HashMap<SnapshotId, Vec<u8>>,
     error: Error,
 ) -> Result<()> {
-    let id = names::snapshot_id(folder, name);
+    let id = names::snapshot_id(folder, name).or(names::announced(name).map(|(id, _)| id));
     if folder == names::SNAPSHOTS
         && let Some((id, object)) = id.and_then(|id| Some((id, cached.get(&id)?)))
         && Outcome::open(work.repo.keys(), id, object).is_ok_and(|(_, both_sound)| both_sound)
     {
         work.replace(name, object)?;
+        work.note(name, Means::Cache);
+        return Ok(());
+    }
+    if folder == names::CONDEMNED
+        && let Some(object) = kept_end(work, name)?
+    {
+        work.replace(name, &object)?;
         work.note(name, Means::Cache);
         return Ok(());
     }
@@ -144,17 +152,27 @@ fn end_announcement(work: &Work<'_>, name: &ObjectName, id: Option<SnapshotId>) 
 }
 
 /// A list without an end is ended as abandoned: then nobody reads it any more. The first end wins, so a prune that is at
-/// work with it deletes nothing.
+/// work with it deletes nothing. What is there of it stays, and is told.
 fn end_list(work: &Work<'_>, name: &ObjectName) -> Result<Option<Means>> {
-    let Some((number, names::CondemnedPart::List)) = names::condemned_part(name) else { return Ok(None) };
+    let Some((number, CondemnedPart::List)) = names::condemned_part(name) else { return Ok(None) };
     let storage: &dyn Storage = work.repo.storage();
-    let end = names::condemned_end(number)?;
     storage.sync_folder(names::CONDEMNED)?;
-    if storage.size(&end)?.is_none() && !work.options.dry_run {
+    if storage.size(&names::condemned_end(number)?)?.is_none() && !work.options.dry_run {
         work.write_down()?;
         condemned::create_end(work.repo, number, &[], work.options.now)?;
     }
     Ok(None)
+}
+
+/// The object of an end as this host's index keeps it, if it is sound.
+fn kept_end(work: &Work<'_>, name: &ObjectName) -> Result<Option<Vec<u8>>> {
+    let Some((number, CondemnedPart::End)) = names::condemned_part(name) else { return Ok(None) };
+    let kept = work.repo.index().ends()?.remove(&number);
+    let is_sound = |object: &Vec<u8>| {
+        let opened = document::open(work.repo.keys(), DocumentKind::Condemned, name, object);
+        opened.is_ok_and(|opened| opened.both_copies_sound)
+    };
+    Ok(kept.filter(is_sound))
 }
 
 /// The error with what it means.

@@ -461,3 +461,78 @@ fn parameters_of_another_repository_are_told_by_the_packs() {
     assert_eq!(run(&storage, &options(&[&others])).expect_err("another's").kind(), Kind::NoRepository);
     assert_eq!(run(&storage, &options(&[&others, &world.storage])).expect("repairs").left_count, 0);
 }
+
+/// A prune that leaves nothing unused and deletes at once.
+fn pruned(storage: &SimulatedStorage) -> Result<crate::ops::prune::PruneReport> {
+    use crate::ops::prune::{MaxUnused, PruneOptions, prune};
+    let options = PruneOptions {
+        dry_run: false,
+        max_unused: MaxUnused::Bytes(0),
+        resources: RESOURCES,
+        now: time(5000),
+        writer: crate::repo::records::WriterRecord { process: 4_000_000, ..writer() },
+        assume_alone: true,
+        delete_delay: std::time::Duration::ZERO,
+        silence: std::time::Duration::ZERO,
+    };
+    prune(&open(storage), &options, &Silent)
+}
+
+#[test]
+fn prune_deletes_what_was_set_aside_once_nothing_needs_it() {
+    let world = World::new(false);
+    let others = others();
+    let options = RepairOptions { sources_of_host: Some("here".to_owned()), ..options(&[]) };
+    let is_data = |storage: &SimulatedStorage, name: &ObjectName| {
+        let known = open(storage).index().packs().expect("known");
+        let kind = known.iter().find(|p| Some(p.id) == names::pack_id(name)).map(|p| p.kind);
+        kind == Some(crate::repo::pack::PackKind::Data)
+    };
+    let mut done = 0;
+    for name in world.storage.names().into_iter().filter(|name| names::pack_id(name).is_some()) {
+        for action in [Action::Flip, Action::Delete, Action::Halve, Action::TakeAnothers] {
+            let storage = world.storage.copy();
+            assert!(action.apply(&storage, &name, &others));
+            let why = format!("{action:?} of {name}");
+            let report = run(&storage, &options).unwrap_or_else(|e| panic!("{why}: {e}"));
+            let result = pruned(&storage);
+            assert_eq!(result.is_ok(), report.left_count == 0, "{why}: {result:?} {report:?}");
+            assert!(report.left_count == 0 || !is_data(&world.storage, &name), "{why}: the files are there");
+            if result.is_ok() {
+                assert!(world.unreadable(&storage, &why).is_empty(), "{why}");
+                assert!(!storage.names().contains(&name), "{why}");
+                assert!(quarantine::ids(&storage).expect("lists").is_empty(), "{why}");
+                let checked = verified(&storage);
+                assert_eq!((checked.damage, checked.packs_quarantined), (vec![], 0), "{why}");
+                done += 1;
+            }
+        }
+    }
+    assert!(done >= 8, "{done}");
+}
+
+#[test]
+fn what_is_sound_in_a_pack_that_is_set_aside_is_kept_by_prune() {
+    let world = World::new(false);
+    let storage = world.storage.copy();
+    let id = ChunkId::of(&noise(1, 90_000)[..test_support::CHUNK_BYTES]);
+    let home = open(&storage).index().homes(&[id]).expect("an index")[0][0];
+    let name = names::pack(home.pack).expect("a name");
+    assert!(storage.corrupt(&name, home.frame_offset as usize + 20, 1));
+    assert_eq!(run(&storage, &options(&[])).expect("repairs").left_count, 1);
+    let lost = world.unreadable(&storage, "one frame is bad");
+    assert!(pruned(&storage).is_err() && storage.names().contains(&name));
+    // A backup stores again what it meets of it, here only that one chunk; the rest has no other home.
+    let repo = open(&storage);
+    let saved = test_support::save(
+        &repo,
+        9,
+        &[("front", Node::File(noise(1, 90_000)[..10 * test_support::CHUNK_BYTES].to_vec()))],
+    );
+    assert!(!lost.is_empty() && world.unreadable(&storage, "stored again").is_empty());
+    pruned(&storage).expect("prunes");
+    assert!(world.unreadable(&storage, "after a prune").is_empty());
+    test_support::contents(&open(&storage), &saved).expect("sound");
+    assert!(!storage.names().contains(&name), "copied out of it, it is gone");
+    assert_eq!(verified(&storage).damage, []);
+}
