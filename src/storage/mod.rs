@@ -13,6 +13,7 @@ pub mod local;
 pub mod simulated;
 
 mod durable_file;
+mod entries;
 mod place;
 mod readers;
 mod staging;
@@ -165,6 +166,11 @@ fn check_folder(folder: &str) -> Result<()> {
         return Err(Error::new(Kind::Failed, format!("the folder {folder:?} is more than one component")));
     }
     Ok(())
+}
+
+/// True for a name that is reserved for what is being written: killed writers leave such files and folders.
+pub fn is_temporary(name: &str) -> bool {
+    place::is_temporary_name(name)
 }
 
 /// Writes a small object in one call.
