@@ -5,8 +5,8 @@
 
 use super::progress::Mode;
 use super::{
-    audit, backup, diff, dump, find, forget, generate, info, init, key, ls, prune, restore, sizes, snapshots, stats, tag,
-    verify,
+    audit, backup, diff, dump, find, forget, generate, info, init, key, ls, prune, restore, sizes, snapshots, stats,
+    tag, verify,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
