@@ -6,6 +6,7 @@ use ckpt::error::{Error, Kind, Result};
 use ckpt::source::excludes::Excludes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -29,7 +30,9 @@ pub fn paths(given: &[PathBuf], rules: &Rules) -> Result<Vec<PathBuf>> {
     let mut paths = given.iter().map(|path| clean(path)).collect::<Result<Vec<_>>>()?;
     paths.sort();
     paths.dedup();
-    if !paths.iter().any(|path| path.symlink_metadata().is_ok()) {
+    // What cannot be looked at is not absent: the backup says why.
+    let is_absent = |path: &PathBuf| path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+    if paths.iter().all(is_absent) {
         let names: Vec<_> = paths.iter().map(|path| shown(path)).collect();
         let text = if names.len() == 1 { "does not exist" } else { "do not exist" };
         return Err(Error::new(Kind::Usage, format!("{} {text}", names.join(", ")))

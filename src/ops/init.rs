@@ -1,6 +1,7 @@
 //! `init`: makes a repository.
 //!
-//! Nothing that is there already is touched: a directory with anything in it is refused. In an encrypted repository the
+//! Nothing that is there already is touched: a directory with anything in it is refused, but for what an `init` that was
+//! killed before it had made a repository left there. In an encrypted repository the
 //! slot of the first key is durable before the parameters make the place a repository, so whenever the run is killed,
 //! there is either no repository or one that opens.
 
@@ -12,9 +13,11 @@ use crate::metadata::FileTime;
 use crate::repo::config::{self, Config, Parameters};
 use crate::repo::key_slots::{self, NewSlot};
 use crate::repo::keys::{Bundle, Role};
+use crate::repo::names;
 use crate::source::chunker::{ChunkSizes, PLAIN_KEY};
 use crate::storage::{self, ObjectName, Published, Storage};
 use std::cell::Cell;
+use std::path::Path;
 
 /// How a repository is to be made.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub struct InitOptions {
 /// The size of a pack unless told otherwise: large enough that few are needed, small enough to rewrite.
 pub const PACK_BYTES_DEFAULT: u64 = 64 << 20;
 
+/// What a name begins with that writers race for.
+const PROBE_PREFIX: &str = "probe-";
 /// The first key of an encrypted repository: an admin's.
 #[derive(Debug)]
 pub struct FirstKey<'s> {
@@ -134,8 +139,12 @@ fn init_with(storage: &dyn Storage, options: &InitOptions, keep: Option<&KeepKey
 fn refuse_occupied(location: &str) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(location) else { return Ok(()) };
     // What a fresh file system brings along does not count.
-    let foreign = entries.flatten().map(|e| e.file_name()).find(|name| name != "lost+found");
-    let is_repository = std::path::Path::new(location).join("config/0").exists();
+    let foreign = entries
+        .flatten()
+        .filter(|entry| !is_left_by_init(&entry.path()))
+        .map(|entry| entry.file_name())
+        .find(|name| name != "lost+found");
+    let is_repository = Path::new(location).join("config/0").exists();
     match foreign {
         Some(_) if is_repository => Err(Error::new(Kind::Failed, format!("{location} is a repository already"))
             .with_hint("use it as it is, or give another place")),
@@ -147,11 +156,24 @@ fn refuse_occupied(location: &str) -> Result<()> {
     }
 }
 
+/// True for what an `init` that was killed before it had made a repository leaves: files and folders under temporary names,
+/// and its first folders with nothing in them but such files and the name that writers raced for.
+fn is_left_by_init(path: &Path) -> bool {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let is_beside = |name: &str| storage::is_temporary(name) || name.starts_with(PROBE_PREFIX);
+    let is_empty =
+        || std::fs::read_dir(path).is_ok_and(|mut within| within.all(|e| e.is_ok_and(|e| is_beside(&name(&e.path())))));
+    let name = name(path);
+    storage::is_temporary(&name)
+        || ([names::TRANSACTIONS, names::CONFIG, names::KEYS].contains(&name.as_str()) && is_empty())
+}
+
 /// Lets several writers race for one name and sees whether exactly one gets it.
 fn probe_exclusive_create(storage: &dyn Storage) -> Result<bool> {
     const WRITERS: u8 = 4;
     let nonce: [u8; 32] = random()?;
-    let name = ObjectName::new(format!("transactions/probe-{}", PackId::from_bytes(nonce).short()))?;
+    let name = format!("{}/{PROBE_PREFIX}{}", names::TRANSACTIONS, PackId::from_bytes(nonce).short());
+    let name = ObjectName::new(name)?;
     let outcomes: Vec<Result<Published>> = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|n| {

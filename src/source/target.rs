@@ -223,6 +223,11 @@ impl Target {
         Ok(())
     }
 
+    /// Where it is, for messages.
+    pub fn describe(&self) -> String {
+        self.shared.show(b"")
+    }
+
     /// The bytes that may still be written to the file system of the target.
     pub fn free_bytes(&self) -> Result<u64> {
         let answer = rustix::fs::fstatvfs(self.shared.confined.root());

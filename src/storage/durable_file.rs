@@ -223,7 +223,8 @@ impl DurableFile {
     fn give_name(&mut self, path: &Path) -> Result<Published> {
         let renamed = self.place.rename_exclusively(&self.temporary, path);
         let by_link = renamed.is_err_and(is_unsupported);
-        let named = if by_link { fs::linkat(CWD, &self.temporary, CWD, path, AtFlags::empty()) } else { renamed };
+        let link = || fs::linkat(CWD, &self.temporary, CWD, path, AtFlags::empty());
+        let named = if by_link { uninterrupted(link) } else { renamed };
         self.renamed = renamed.is_ok();
         let Err(errno) = named else { return Ok(Published::Created) };
         // On a network the request may have been carried out and its answer lost: the repetition then meets the file's

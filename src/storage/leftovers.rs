@@ -13,9 +13,9 @@ use super::place::{is_temporary_name, owner_of};
 use crate::error::{Kind, Result};
 use crate::ids::SnapshotId;
 use std::collections::HashMap;
-use std::fs::{DirEntry, Metadata};
+use std::fs::Metadata;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// How long an unfinished object without a known owner stands unchanged before it counts as abandoned.
@@ -28,9 +28,9 @@ pub(super) fn delete(storage: &LocalStorage, owner: &mut dyn FnMut(SnapshotId) -
     let mut known = HashMap::new();
     let mut freed = 0;
     let mut changed: Vec<PathBuf> = Vec::new();
-    storage.walk("", &mut |name, entry| {
+    storage.walk("", &mut |name, path| {
         let Some(temporary) = name.rsplit('/').next().filter(|part| is_temporary_name(part)) else { return Ok(()) };
-        let Ok(metadata) = entry.metadata() else { return Ok(()) };
+        let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
         let state = match owner_of(temporary) {
             None => Owner::Unknown,
             Some(id) => match known.get(&id) {
@@ -39,11 +39,11 @@ pub(super) fn delete(storage: &LocalStorage, owner: &mut dyn FnMut(SnapshotId) -
             },
         };
         let is_old = || now.is_some_and(|now| stood_unchanged(&metadata, now));
-        if state == Owner::Open || (state == Owner::Unknown && !is_old()) || !remove(storage, entry, &metadata)? {
+        if state == Owner::Open || (state == Owner::Unknown && !is_old()) || !remove(storage, path, &metadata)? {
             return Ok(());
         }
         freed += if metadata.is_file() { metadata.len() } else { 0 };
-        let parent = entry.path().parent().map(std::path::Path::to_path_buf);
+        let parent = path.parent().map(Path::to_path_buf);
         changed.extend(parent.filter(|parent| changed.last() != Some(parent)));
         Ok(())
     })?;
@@ -68,9 +68,8 @@ fn stood_unchanged(metadata: &Metadata, now: SystemTime) -> bool {
 }
 
 /// False if it is gone already, or a folder with something in it: that is not ours.
-fn remove(storage: &LocalStorage, entry: &DirEntry, metadata: &Metadata) -> Result<bool> {
-    let path = entry.path();
-    let removed = if metadata.is_dir() { std::fs::remove_dir(&path) } else { std::fs::remove_file(&path) };
+fn remove(storage: &LocalStorage, path: &Path, metadata: &Metadata) -> Result<bool> {
+    let removed = if metadata.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
     match removed {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(false),

@@ -11,6 +11,7 @@ use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
 use crate::storage::durable_file::DurableFile;
+use crate::storage::entries::{Entry, entries_of};
 use crate::storage::place::{Place, is_temporary_name, sync_parent_of_root, uninterrupted};
 use crate::storage::readers::{Readers, read_exactly};
 use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage, check_folder, fresh, leftovers};
@@ -102,40 +103,29 @@ impl LocalStorage {
         }
     }
 
-    /// Calls `visit` with every entry beneath `folder` (relative to the root; empty for the root) whose path can be an
-    /// object's or a temporary name. Entries that vanish meanwhile are passed over.
-    pub(super) fn walk(
-        &self,
-        folder: &str,
-        visit: &mut dyn FnMut(&str, &std::fs::DirEntry) -> Result<()>,
-    ) -> Result<()> {
+    /// Calls `visit` with name and path of every entry beneath `folder` (relative to the root; empty for the root) whose
+    /// path can be an object's or a temporary name. Entries that vanish meanwhile are passed over.
+    pub(super) fn walk(&self, folder: &str, visit: &mut dyn FnMut(&str, &Path) -> Result<()>) -> Result<()> {
         let directory = self.place.path_of(folder);
-        let failure = |error| self.place.failure(format!("listing {}", directory.display()), error);
-        let entries = match std::fs::read_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(failure)?,
+        let entries = match entries_of(&directory) {
+            Err(Errno::NOENT) => return Ok(()),
+            entries => {
+                entries.map_err(|errno| self.place.failure(format!("listing {}", directory.display()), errno))?
+            }
         };
-        for entry in entries {
-            let entry = match entry {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                entry => entry.map_err(failure)?,
-            };
-            let file_name = entry.file_name();
-            let Some(part) = file_name.to_str() else { continue };
-            let name = if folder.is_empty() { part.to_owned() } else { format!("{folder}/{part}") };
-            if is_temporary_name(part) {
-                visit(&name, &entry)?;
+        for Entry { name: part, path, file_type } in entries {
+            let name = if folder.is_empty() { part.clone() } else { format!("{folder}/{part}") };
+            if is_temporary_name(&part) {
+                visit(&name, &path)?;
                 continue;
             }
             // The length of a name is bounded, and so is the depth that this can reach.
             if ObjectName::new(name.as_str()).is_err() {
                 continue;
             }
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => self.walk(&name, visit)?,
-                Ok(_) => visit(&name, &entry)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failure(error)),
+            match file_type {
+                FileType::Directory => self.walk(&name, visit)?,
+                _ => visit(&name, &path)?,
             }
         }
         Ok(())
@@ -150,16 +140,17 @@ impl LocalStorage {
     pub(super) fn list_seeing(&self, folder: &str, temporary_name: &str) -> Result<(Vec<Listed>, bool)> {
         let mut listed = Vec::new();
         let mut is_seen = false;
-        self.walk(folder, &mut |name, entry| {
+        self.walk(folder, &mut |name, path| {
             let Ok(object) = ObjectName::new(name) else {
                 is_seen |= name.rsplit('/').next() == Some(temporary_name);
                 return Ok(());
             };
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => listed.push(Listed { name: object, bytes: metadata.len() }),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(self.place.failure(format!("listing {}", entry.path().display()), error)),
+            match uninterrupted(|| fs::lstat(path)) {
+                Ok(status) if FileType::from_raw_mode(status.st_mode).is_file() => {
+                    listed.push(Listed { name: object, bytes: u64::try_from(status.st_size).unwrap_or(0) });
+                }
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.place.failure(format!("listing {}", path.display()), errno)),
             }
             Ok(())
         })?;
@@ -168,12 +159,12 @@ impl LocalStorage {
 
     fn sync_tree(&self, folder: &str) -> Result<()> {
         let directory = self.place.path_of(folder);
-        let failure = |error| self.place.failure(format!("listing {}", directory.display()), error);
         self.place.sync_directory(&directory)?;
-        for entry in std::fs::read_dir(&directory).map_err(failure)? {
-            let entry = entry.map_err(failure)?;
-            let Some(name) = entry.file_name().to_str().map(|part| format!("{folder}/{part}")) else { continue };
-            if ObjectName::new(name.as_str()).is_ok() && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        let entries = entries_of(&directory)
+            .map_err(|errno| self.place.failure(format!("listing {}", directory.display()), errno))?;
+        for entry in entries.iter().filter(|entry| entry.file_type.is_dir()) {
+            let name = format!("{folder}/{}", entry.name);
+            if ObjectName::new(name.as_str()).is_ok() {
                 self.sync_tree(&name)?;
             }
         }

@@ -14,6 +14,7 @@ pub mod local;
 pub mod simulated;
 
 mod durable_file;
+mod entries;
 mod fresh;
 mod leftovers;
 mod place;
@@ -201,6 +202,11 @@ fn check_folder(folder: &str) -> Result<()> {
         return Err(Error::new(Kind::Failed, format!("the folder {folder:?} is more than one component")));
     }
     Ok(())
+}
+
+/// True for a name that is reserved for what is being written: killed writers leave such files and folders.
+pub fn is_temporary(name: &str) -> bool {
+    place::is_temporary_name(name)
 }
 
 /// Writes a small object in one call.

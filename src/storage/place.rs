@@ -18,7 +18,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
 use crate::storage::staging::StagingPool;
-use rustix::fs::{self, AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fmt;
@@ -57,13 +57,13 @@ impl Place {
         let opening_failed =
             |errno: Errno| Error::io(format!("opening the repository {}", root.display()), errno.into());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root_handle = match fs::open(&root, flags, Mode::empty()) {
+        let root_handle = match uninterrupted(|| fs::open(&root, flags, Mode::empty())) {
             Ok(handle) => handle,
             Err(Errno::NOENT) => return Err(nothing_there("does not exist")),
             Err(Errno::NOTDIR) => return Err(nothing_there("is not a directory")),
             Err(errno) => return Err(opening_failed(errno)),
         };
-        let status = fs::fstat(&root_handle).map_err(opening_failed)?;
+        let status = uninterrupted(|| fs::fstat(&root_handle)).map_err(opening_failed)?;
         let root_mode = Mode::from_raw_mode(status.st_mode);
         let read = Mode::RUSR | Mode::RGRP | Mode::ROTH;
         Ok(Place {
@@ -86,7 +86,7 @@ impl Place {
     /// An error if the root's path no longer leads to the directory that was opened. Called wherever something is absent:
     /// beneath a repository that was moved, or unmounted down to its empty mount point, everything seems to be.
     pub(super) fn check_root(&self) -> Result<()> {
-        let opened = fs::fstat(&self.root_handle);
+        let opened = uninterrupted(|| fs::fstat(&self.root_handle));
         let found = uninterrupted(|| fs::stat(&self.root));
         match (opened, found) {
             (Ok(opened), Ok(found)) if (opened.st_dev, opened.st_ino) == (found.st_dev, found.st_ino) => Ok(()),
@@ -131,8 +131,11 @@ impl Place {
         for name in ends.map(|end| &folder[..end]) {
             let path = self.path_of(name);
             if !is_durable(name) {
-                if !path.is_dir() {
-                    self.make_directory(&parent, &path)?;
+                match uninterrupted(|| fs::stat(&path)) {
+                    Ok(status) if FileType::from_raw_mode(status.st_mode).is_dir() => {}
+                    Ok(_) | Err(Errno::NOENT) => self.make_directory(&parent, &path)?,
+                    // Whether it is there is unknown, and making it would tell of something else.
+                    Err(errno) => return Err(self.write_failure(format!("looking at {}", path.display()), errno)),
                 }
                 // Also for a folder that was there: whoever made it may not have come to this line yet.
                 self.sync_directory(&parent)?;
@@ -157,7 +160,7 @@ impl Place {
     fn make_directory(&self, parent: &Path, path: &Path) -> Result<()> {
         self.check_root()?;
         let temporary = parent.join(temporary_name(None)?);
-        let made = fs::mkdir(&temporary, Mode::RWXU)
+        let made = uninterrupted(|| fs::mkdir(&temporary, Mode::RWXU))
             .and_then(|()| self.set_mode(&open_directory(&temporary)?, self.folder_mode))
             .and_then(|()| self.rename_exclusively(&temporary, path))
             // A plain rename replaces at most an empty directory, so no object can vanish by it.
@@ -173,7 +176,7 @@ impl Place {
         if self.exclusive_rename_refused.load(Ordering::Relaxed) {
             return Err(Errno::INVAL);
         }
-        let renamed = fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+        let renamed = uninterrupted(|| fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE));
         if renamed.is_err_and(is_unsupported) {
             self.exclusive_rename_refused.store(true, Ordering::Relaxed);
         }
@@ -186,7 +189,7 @@ impl Place {
     }
 
     fn set_mode(&self, file: &File, mode: Mode) -> Result<(), Errno> {
-        match fs::fchmod(file, mode) {
+        match uninterrupted(|| fs::fchmod(file, mode)) {
             // The owner may always do this, so such a mount has modes of its own (CIFS, some FUSE).
             Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
             changed => changed,
@@ -261,7 +264,8 @@ impl Place {
 
 /// Opens a directory in order to sync it or to change its mode.
 fn open_directory(path: &Path) -> Result<File, Errno> {
-    fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(File::from)
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    uninterrupted(|| fs::open(path, flags, Mode::empty())).map(File::from)
 }
 
 /// Makes one directory's names durable when no [`Place`] stands there yet; one that cannot be opened is passed over.

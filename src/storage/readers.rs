@@ -29,7 +29,7 @@ impl Readers {
     pub(super) fn open(&self, name: &ObjectName, path: &Path) -> Result<(Arc<File>, Option<u64>), Errno> {
         let cached = self.take(name);
         if let Some(file) = cached {
-            let status = fs::fstat(&*file)?;
+            let status = uninterrupted(|| fs::fstat(&*file))?;
             // Zero names: deleted, perhaps replaced by another process. The name decides, not the descriptor.
             if status.st_nlink > 0 {
                 self.keep(name, &file);
@@ -39,7 +39,7 @@ impl Readers {
         // Not blocking: something may have put a pipe where an object was.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = Arc::new(File::from(uninterrupted(|| fs::open(path, flags, Mode::empty()))?));
-        let status = fs::fstat(&*file)?;
+        let status = uninterrupted(|| fs::fstat(&*file))?;
         if !FileType::from_raw_mode(status.st_mode).is_file() {
             return Ok((file, None));
         }

@@ -3,6 +3,7 @@
 //!
 //! Other users and small file systems need root; without it, or where the kernel forbids, a check says NOT RUN.
 
+use crate::support::mounted::Mounted;
 use crate::support::program::{Place, documents, expect, open_to_all, runs};
 use crate::support::trees::Tree;
 use crate::support::{is_root, noise, not_run};
@@ -141,41 +142,6 @@ fn check_reading(place: &Place, command: &dyn Fn(&[&str]) -> Command) {
     expect(command(&["verify"]), 0);
     expect(command(&["verify", "--read-data"]), 0);
     expect(command(&["stats"]), 0);
-}
-
-/// A small file system of its own in a file, mounted as long as this lives.
-struct Mounted {
-    at: PathBuf,
-}
-
-impl Mounted {
-    /// None, with NOT RUN said, if this machine does not let us.
-    fn new(place: &Place, name: &str, bytes: u64, more: &[&str], check: &str) -> Option<Mounted> {
-        if !is_root() {
-            not_run(check, "only root can mount");
-            return None;
-        }
-        let (image, at) = (place.text(&format!("{name}.image")), place.path(name));
-        fs::create_dir(&at).expect("a folder");
-        fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("an image");
-        let arguments = [&["-q", "-F"], more, &[image.as_str()]].concat();
-        let mounted =
-            runs("mkfs.ext4", &arguments) && runs("mount", &["-o", "loop", &image, at.to_str().expect("text")]);
-        if !mounted {
-            not_run(check, "an image cannot be made or mounted here");
-            return None;
-        }
-        Some(Mounted { at })
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let at = self.at.to_str().expect("text");
-        if !runs("umount", &[at]) {
-            runs("umount", &["-l", at]);
-        }
-    }
 }
 
 #[test]

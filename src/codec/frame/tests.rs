@@ -55,6 +55,33 @@ fn floats_come_back_at_every_phase_and_length() {
 }
 
 #[test]
+fn a_bit_that_flips_in_a_frame_before_it_is_stored_is_caught_and_costs_only_size() {
+    let (mut encoder, mut decoder) = (encoder(), Decoder::new().unwrap());
+    let kinds = [
+        vec![7; 5000],
+        synthetic::text(2, 3000),
+        synthetic::gaussian(3, Float::ALL[0], 0.02, 0, 3000),
+        synthetic::random(1, 400),
+    ];
+    let mut caught = 0;
+    for raw in kinds {
+        let mut sound = Vec::new();
+        let codec = encoder.encode(&raw, &mut sound).unwrap();
+        for bit in 0..sound.len() * 8 {
+            let mut out = [b"before".as_slice(), &sound].concat();
+            out[6 + bit / 8] ^= 1 << (bit % 8);
+            // As after an encoder whose memory is faulty: what it made is decoded and compared.
+            let settled = encoder.settle(Ok(codec), &raw, 6, &mut out).unwrap();
+            caught += usize::from(out[6..] != sound[..] || settled != codec);
+            let mut decoded = Vec::new();
+            decoder.decode(&out[6..], &mut decoded).unwrap();
+            assert!(out.starts_with(b"before") && decoded == raw, "{codec:?}, bit {bit}");
+        }
+    }
+    assert!(caught > 10_000, "hardly any flip mattered: {caught}");
+}
+
+#[test]
 fn a_constant_mebibyte_is_a_few_bytes() {
     let (_, frame) = there_and_back(&mut encoder(), &mut Decoder::new().unwrap(), &vec![0; 1 << 20]);
     assert_eq!(frame.len(), FRAME_HEADER_BYTES + CONSTANT_PAYLOAD_BYTES);

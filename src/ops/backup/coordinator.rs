@@ -375,8 +375,19 @@ impl<'a> Coordinator<'a> {
         let mut changed = big.ended_early();
         let (existed, is_stream) = (big.existed, big.file.is_none());
         if let Some(file) = big.file.clone() {
-            changed |= file.changed_since(&big.found.metadata)?;
-            big.found.metadata.xattrs = file.read_xattrs()?;
+            let looked = file.changed_since(&big.found.metadata).and_then(|since| Ok((since, file.read_xattrs()?)));
+            match looked {
+                Ok((since, xattrs)) => {
+                    changed |= since;
+                    big.found.metadata.xattrs = xattrs;
+                }
+                // Whether what was read is one version is unknown: this file is lost, not the run.
+                Err(error) => {
+                    self.approach.finish(sequence, Vec::new());
+                    self.assembly.give_up(sequence, path, error);
+                    return Ok(());
+                }
+            }
         }
         let known = if changed || is_stream { Vec::new() } else { std::mem::take(&mut big.chunks) };
         self.approach.finish(sequence, known);

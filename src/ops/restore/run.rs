@@ -156,7 +156,12 @@ impl<'a> Run<'a> {
         if needed <= free {
             return Ok(());
         }
-        let text = format!("the target has {} free, and {} are needed", ByteCount(free), ByteCount(needed));
+        let text = format!(
+            "the target {} has {} free, and {} are needed",
+            target.describe(),
+            ByteCount(free),
+            ByteCount(needed)
+        );
         Err(Error::new(Kind::NoSpace, text)
             .with_hint("free some space, restore to another disk, or select less with --include"))
     }

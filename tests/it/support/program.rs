@@ -24,6 +24,11 @@ impl Place {
         Place { folder: super::disk_folder() }
     }
 
+    /// A place with nothing in it, in memory if there is room: for tests that make very many.
+    pub fn in_memory() -> Place {
+        Place { folder: super::quick_folder() }
+    }
+
     /// A path in the place.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
