@@ -24,6 +24,7 @@ mod prune;
 mod render;
 mod restore;
 mod restore_tensors;
+mod selector_text;
 mod selectors;
 mod signals;
 mod sizes;
