@@ -3,6 +3,7 @@
 //! [`Repo`] reads; only a [`transaction::Transaction`] adds, and only `ops::prune` takes away. Opening writes nothing to
 //! the repository, so a read-only mount is enough to list, restore and verify.
 
+mod bounded;
 mod chain;
 pub mod checkpoints;
 pub mod chunks;

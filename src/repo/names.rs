@@ -91,7 +91,7 @@ pub fn condemned_end(number: u64) -> Result<ObjectName> {
 pub fn condemned_number(name: &ObjectName) -> Option<(u64, bool)> {
     let rest = name.as_str().strip_prefix("condemned/")?;
     let (digits, is_end) = rest.strip_suffix(".end").map_or((rest, false), |digits| (digits, true));
-    Some((digits.parse().ok()?, is_end))
+    Some((number(digits)?, is_end))
 }
 
 /// `tags/<snapshot>.<n>`: the tags of the snapshot after change number n.
@@ -102,7 +102,12 @@ pub fn tags(id: SnapshotId, change: u64) -> Result<ObjectName> {
 /// The snapshot and the number of the change in the name of a tags record, if `name` is one.
 pub fn tags_change(name: &ObjectName) -> Option<(SnapshotId, u64)> {
     let (id, change) = name.as_str().strip_prefix("tags/")?.split_once('.')?;
-    Some((SnapshotId::from_hex(id).ok()?, change.parse().ok()?))
+    Some((SnapshotId::from_hex(id).ok()?, number(change)?))
+}
+
+/// A number as names have it: decimal, from 1, in the one way in which it is written.
+fn number(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)
 }
 
 /// `history/<id>`.
@@ -113,4 +118,23 @@ pub fn history(id: HistoryId) -> Result<ObjectName> {
 /// The id in the name of a history record, if `name` is one.
 pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_one_name() {
+        let read = |text: &str| condemned_number(&ObjectName::new(text).expect("a name"));
+        assert_eq!(read("condemned/17"), Some((17, false)));
+        assert_eq!(read("condemned/17.end"), Some((17, true)));
+        for text in ["condemned/017", "condemned/0", "condemned/0.end", "condemned/99999999999999999999"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        let id = SnapshotId::from_bytes([7; 16]);
+        let read = |text: String| tags_change(&ObjectName::new(text).expect("a name"));
+        assert_eq!(read(format!("tags/{id}.3")), Some((id, 3)));
+        assert_eq!(read(format!("tags/{id}.03")), None);
+    }
 }

@@ -2,13 +2,13 @@
 //!
 //! Each is a document under a name of [`super::names`]; a type here says what its body holds.
 
+use super::bounded::Packs;
 use super::document::{self, DocumentKind};
 use super::names;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::{HistoryId, PackId, SnapshotId};
 use crate::metadata::FileTime;
 use crate::storage::{self, ObjectName, Published, Storage};
-use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use std::collections::{BTreeSet, HashSet};
 
@@ -61,7 +61,7 @@ struct PackList {
     #[n(0)]
     seconds: i64,
     #[n(1)]
-    packs: Vec<ByteVec>,
+    packs: Packs,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -89,7 +89,7 @@ pub struct HistoryRecord {
     pub outcome: String,
     /// The packs that were read whole and found sound.
     #[n(4)]
-    packs: Vec<ByteVec>,
+    packs: Packs,
 }
 
 impl HistoryRecord {
@@ -100,13 +100,13 @@ impl HistoryRecord {
             started: started.seconds,
             finished: finished.seconds,
             outcome: outcome.to_owned(),
-            packs: to_list(packs),
+            packs: Packs(packs.to_vec()),
         }
     }
 
     /// The packs that were read whole and found sound.
-    pub fn packs(&self) -> Result<Vec<PackId>> {
-        from_list(&self.packs)
+    pub fn packs(&self) -> &[PackId] {
+        &self.packs.0
     }
 }
 
@@ -133,14 +133,14 @@ pub fn create_pack_list(
     packs: &[PackId],
     now: FileTime,
 ) -> Result<Published> {
-    create(storage, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: to_list(packs) })
+    create(storage, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: Packs(packs.to_vec()) })
 }
 
 /// Reads a condemned or final list.
 pub fn read_pack_list(storage: &dyn Storage, name: &ObjectName) -> Result<Vec<PackId>> {
     let opened = document::read(storage, DocumentKind::Condemned, name)?;
     let list: PackList = document::decode(&opened.body, name.as_str())?;
-    from_list(&list.packs)
+    Ok(list.packs.0)
 }
 
 /// Creates the tags of a snapshot after change number `change`, exclusively.
@@ -206,12 +206,4 @@ impl Condemned {
 
 fn create<T: Encode<()>>(storage: &dyn Storage, kind: DocumentKind, name: &ObjectName, value: &T) -> Result<Published> {
     storage::create_new(storage, name, &document::seal(kind, &document::encode(value)?)?)
-}
-
-fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
-    packs.iter().map(|p| p.as_bytes().to_vec().into()).collect()
-}
-
-fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
-    packs.iter().map(|p| PackId::from_slice(p)).collect::<Result<_, Error>>()
 }

@@ -308,7 +308,7 @@ impl<'r> Transaction<'r> {
             return Ok(());
         }
         // The name is taken, or the answer is unclear: what stands there decides.
-        let standing = self.repo.storage().read(&name, 2 * super::document::BODY_BYTES_MAX);
+        let standing = self.repo.storage().read(&name, super::document::DocumentKind::Snapshot.object_bytes_max());
         match (standing, published) {
             (Ok(standing), _) if standing == object => Ok(()),
             (Ok(_), _) => Err(revoked()),

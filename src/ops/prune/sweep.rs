@@ -5,10 +5,11 @@ use super::{PruneOptions, writers};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{PackId, SnapshotId};
+use crate::repo::document::DocumentKind;
 use crate::repo::index::survey::Survey;
 use crate::repo::records::{self, Condemned};
 use crate::repo::snapshots::{Outcome, Snapshot};
-use crate::repo::{Repo, document, names};
+use crate::repo::{Repo, names};
 use crate::storage::Published;
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +33,7 @@ pub(super) fn live_snapshots(repo: &Repo) -> Result<Vec<Snapshot>> {
         }
         let object = match cached.remove(id) {
             Some(object) => object,
-            None => repo.storage().read(&names::snapshot(*id)?, 2 * document::BODY_BYTES_MAX)?,
+            None => repo.storage().read(&names::snapshot(*id)?, DocumentKind::Snapshot.object_bytes_max())?,
         };
         match Outcome::open(*id, &object) {
             Ok((Outcome::Saved(snapshot), _)) => live.push(*snapshot),

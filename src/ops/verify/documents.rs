@@ -46,7 +46,7 @@ fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<bool> {
     match folder {
         names::SNAPSHOTS => {
             let id = names::snapshot_id(folder, name).ok_or_else(unknown)?;
-            let object = storage.read(name, 2 * document::BODY_BYTES_MAX)?;
+            let object = storage.read(name, DocumentKind::Snapshot.object_bytes_max())?;
             Ok(Outcome::open(id, &object)?.1)
         }
         names::TRANSACTIONS => {
@@ -64,7 +64,7 @@ fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<bool> {
             opened(DocumentKind::Tags)
         }
         _ => {
-            records::read_history(storage, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
+            records::read_history(storage, names::history_id(name).ok_or_else(unknown)?)?;
             opened(DocumentKind::History)
         }
     }
