@@ -1,5 +1,6 @@
 //! The integration tests: the library's layers together, and the program as a process.
 
+mod attacks;
 mod bit_flips;
 mod cli_contract;
 mod containers;
@@ -8,7 +9,9 @@ mod deltas;
 mod edge_of_field;
 mod faults;
 mod format_document;
+mod fuzz;
 mod gate;
+mod hostile_repository;
 mod load_back;
 mod old_format;
 mod power_cut;
