@@ -28,7 +28,7 @@ impl ReadAt for Counted<'_> {
 }
 
 /// Parses and holds the layout against its rules, and what was read against the length of the file.
-fn look(content: &[u8], name: &str, companion: Option<&[u8]>) -> bool {
+fn look(content: &[u8], name: &str, companion: Option<&[u8]>) -> Option<Layout> {
     let file = Counted { content, read_bytes: AtomicU64::new(0) };
     let beside = companion.map(|content| Counted { content, read_bytes: AtomicU64::new(0) });
     let parsed = layout::parse(&file, name.as_bytes(), beside.as_ref().map(|beside| beside as &dyn ReadAt));
@@ -40,14 +40,14 @@ fn look(content: &[u8], name: &str, companion: Option<&[u8]>) -> bool {
     match parsed {
         Parsed::Layout(layout) => {
             assert_obeys(&layout, content.len() as u64);
-            true
+            Some(*layout)
         }
         Parsed::Malformed(_, reason) => {
             assert!(reason.len() < 1000, "{reason}");
             assert!(!reason.contains('\n'), "{reason}");
-            false
+            None
         }
-        Parsed::Plain => false,
+        Parsed::Plain => None,
     }
 }
 
@@ -66,7 +66,7 @@ fn assert_obeys(layout: &Layout, file_bytes: u64) {
 }
 
 pub fn safetensors(bytes: &[u8]) -> bool {
-    look(bytes, "a.safetensors", None)
+    look(bytes, "a.safetensors", None).is_some()
 }
 
 /// The JSON alone, with its length before it, and as much content behind it as it says.
@@ -75,15 +75,15 @@ pub fn safetensors_header(bytes: &[u8]) -> bool {
     let ends = numbers.filter_map(|digits| digits.parse::<usize>().ok()).filter(|end| *end < 10_000);
     let content = vec![1; ends.max().unwrap_or_default()];
     let file = [&(bytes.len() as u64).to_le_bytes(), bytes, &content].concat();
-    look(&file, "a.safetensors", None)
+    look(&file, "a.safetensors", None).is_some()
 }
 
 pub fn gguf(bytes: &[u8]) -> bool {
-    look(bytes, "a.gguf", None)
+    look(bytes, "a.gguf", None).is_some()
 }
 
 pub fn npy(bytes: &[u8]) -> bool {
-    look(bytes, "a.npy", None)
+    look(bytes, "a.npy", None).is_some()
 }
 
 /// The literal alone, in the header of an array.
@@ -91,17 +91,17 @@ pub fn npy_header(bytes: &[u8]) -> bool {
     let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
     let length = (bytes.len() as u16).to_le_bytes();
     let file = [&b"\x93NUMPY\x01\x00"[..], &length, bytes, &[0; 2400]].concat();
-    look(&file, "a.npy", None)
+    look(&file, "a.npy", None).is_some()
 }
 
 pub fn npz(bytes: &[u8]) -> bool {
-    look(bytes, "a.npz", None)
+    look(bytes, "a.npz", None).is_some()
 }
 
 pub fn torch(bytes: &[u8]) -> bool {
     let facts = torch_facts(&bytes);
     assert!(facts.is_none_or(|facts| facts.integers.len() <= bytes.len()));
-    look(bytes, "m.pt", None)
+    look(bytes, "m.pt", None).is_some()
 }
 
 /// The pickle alone: in an archive with one storage, and as the metadata of a distributed checkpoint.
@@ -110,7 +110,7 @@ pub fn pickle(bytes: &[u8]) -> bool {
         assert!(known.files.len() <= bytes.len() && known.tensors <= bytes.len());
     }
     let archive = archive_of(&[("m/data.pkl", bytes), ("m/data/0", &[7; 1600])]);
-    let is_known = look(&archive, "m.pt", None);
+    let is_known = look(&archive, "m.pt", None).is_some();
     assert!(is_known, "the storage is there, whatever the pickle says");
     torch_facts(&archive.as_slice()).is_some()
 }
@@ -119,17 +119,19 @@ pub fn pickle(bytes: &[u8]) -> bool {
 pub fn dcp(bytes: &[u8]) -> bool {
     let (metadata, file) = super::split(bytes);
     let alone = look(file, "__0_0.distcp", None);
-    look(file, "__0_0.distcp", Some(metadata)) || alone
+    let described = look(file, "__0_0.distcp", Some(metadata));
+    // Without anything in it a file of this name is one that was cut short.
+    [alone, described].into_iter().flatten().any(|layout| !layout.runs.is_empty())
 }
 
 pub fn parquet(bytes: &[u8]) -> bool {
-    look(bytes, "a.parquet", None)
+    look(bytes, "a.parquet", None).is_some()
 }
 
 /// The footer alone, behind columns.
 pub fn parquet_footer(bytes: &[u8]) -> bool {
     let file = [b"PAR1", &[5; 24_000][..], bytes, &(bytes.len() as u32).to_le_bytes(), b"PAR1"].concat();
-    look(&file, "a.parquet", None)
+    look(&file, "a.parquet", None).is_some()
 }
 
 /// A zip archive of stored entries.
