@@ -91,6 +91,10 @@ id_type!(
     /// Names a history record: random.
     HistoryId, 16
 );
+id_type!(
+    /// Names a key slot: random.
+    SlotId, 16
+);
 
 impl ChunkId {
     /// The id of no content: stands for a hole in a chunk list. No content hashes to it in practice.

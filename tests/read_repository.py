@@ -298,6 +298,99 @@ def table(data):
     return frames, offset
 
 
+# Parity, which restoring does not need: it is held against what is described ------------------------------------------
+
+
+def check_parity(data, repository, pack, content):
+    what = f"the parity of pack {pack.hex()}"
+    length = len(content)
+    exponent = length.bit_length() - 1
+    size = 1 << max(exponent // 2 + 1, exponent - 12, 6)
+    count = -(-length // size)
+    parity_count = max(2, -(-count // 32))
+    front = 160 + 8 * (count + parity_count)
+    check(len(data) == 2 * front + parity_count * size, f"{what} has another length")
+    header, checksums = data[:160], data[160:front]
+    check(data[-160:] == header and data[-front:-160] == checksums, f"{what} says two things")
+    source = Input(header, what)
+    check(source.take(16) == b"CKPTPRTY\x01" + bytes(7), f"{what} needs a newer program")
+    check(source.take(16) == repository and source.take(32) == pack, f"{what} belongs elsewhere")
+    found = [source.number(width) for width in (8, 4, 4, 4)]
+    check(found == [length, size, count, parity_count], f"{what} has another shape")
+    check(source.take(12) == bytes(12) and source.take(32) == digest(checksums), f"the table of {what} is damaged")
+    check(source.take(32) == digest(header[:128]), f"the header of {what} is damaged")
+    shards = [content[at : at + size] for at in range(0, length, size)]
+    parity = [data[at : at + size] for at in range(front, front + parity_count * size, size)]
+    for number, shard in enumerate(shards + parity):
+        check(digest(shard)[:8] == checksums[8 * number : 8 * number + 8], f"a shard of {what} is damaged")
+    place = length % (size // 2) // 32 * 64 + length % 32  # of a word, so that not always the same is looked at
+    words = [shard_word(shard, place) for shard in shards]
+    computed = [parity_word(words, number, parity_count) for number in range(parity_count)]
+    check(computed == [shard_word(shard, place) for shard in parity], f"{what} is computed otherwise")
+
+
+def shard_word(shard, place):
+    return sum(shard[at] << shift for at, shift in ((place, 0), (place + 32, 8)) if at < len(shard))
+
+
+CANTOR = [int(word, 16) for word in (
+    "0001 acca 3c0e 163e c582 ed2e 914c 4012 6c98 10d8 6a72 b900 fdb8 fb34 ff38 991e".split())]
+POWERS, LOGARITHMS = [1], {1: 0}
+
+
+def element(word):
+    return combine(part for bit, part in enumerate(CANTOR) if word >> bit & 1)
+
+
+def combine(elements):
+    total = 0
+    for part in elements:
+        total ^= part
+    return total
+
+
+def logarithm(value):
+    """Of an element other than zero, to the base x."""
+    while len(LOGARITHMS) < 65535:
+        power = POWERS[-1] << 1
+        POWERS.append(power ^ 0x1002D if power >> 16 else power)
+        LOGARITHMS[POWERS[-1]] = len(POWERS) - 1
+    return LOGARITHMS[value]
+
+
+def parity_word(words, number, parity_count):
+    """The word of a parity shard from those of the data shards: the sum of polynomials, interpolated by Lagrange."""
+    size = 1 << (parity_count - 1).bit_length()
+    # The sum of two elements is that of their words, so all points of a group have the same distances from the others.
+    below = sum(logarithm(element(n)) for n in range(1, size))
+    total = 0
+    for first in range(0, len(words), size):
+        points = [logarithm(element(size + first + n ^ number)) for n in range(size)]
+        above = sum(points)
+        for word, point in zip(words[first : first + size], points):
+            if word:
+                total ^= POWERS[(logarithm(element(word)) + above - point - below) % 65535]
+    # Back to a word: the elements of the bits are independent, so there is one way to make up the total.
+    return word_of(total)
+
+
+def word_of(value):
+    rows = []  # (element, word), each with a highest bit of its own
+    for bit, part in enumerate(CANTOR):
+        word = 1 << bit
+        for known, known_word in rows:
+            if part ^ known < part:
+                part, word = part ^ known, word ^ known_word
+        rows.append((part, word))
+        rows.sort(reverse=True)
+    found = 0
+    for known, known_word in rows:
+        if value ^ known < value:
+            value, found = value ^ known, found ^ known_word
+    check(value == 0, "no word stands for an element")
+    return found
+
+
 class Repository:
     def __init__(self, root):
         self.root = Path(root)
@@ -329,7 +422,7 @@ class Repository:
             except (Damaged, FileNotFoundError) as error:
                 failure = error
                 continue
-            check(config[0] == 1 and config[8] == 0 and config[9] == 0, "the repository needs a newer program")
+            check(config[0] == 1 and config[8] == 0 and config[9] <= 1, "the repository needs a newer program")
             check(len(config[1]) == 16, "the id of the repository has another length")
             return config
         raise failure
@@ -345,6 +438,8 @@ class Repository:
             for name in self.list(f"packs/{folder}", folder + r"[0-9a-f]{62}"):
                 pack = bytes.fromhex(name)
                 frames = self.pack_frames(pack)
+                if (self.root / f"parity/{folder}/{name}").exists():
+                    check_parity(self.read(f"parity/{folder}/{name}"), self.config[1], pack, self.read(self.pack_name(pack)))
                 if pack not in known:
                     self.learn(pack, frames)
 

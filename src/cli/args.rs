@@ -5,7 +5,8 @@
 
 use super::progress::Mode;
 use super::{
-    backup, diff, dump, find, forget, generate, info, init, ls, prune, restore, sizes, snapshots, stats, tag, verify,
+    audit, backup, diff, dump, find, forget, generate, info, init, key, ls, prune, repair, restore, sizes, snapshots,
+    stats, tag, verify,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -32,7 +33,8 @@ Exit codes:
    1 failed                  11 busy                      16 repository format too new
    2 usage                   12 wrong key                 17 permission denied or read-only
    3 saved, but incomplete   13 storage unreachable      130 interrupted (143: by SIGTERM)
-   5 damage found            14 no space";
+   5 damage found            14 no space
+   6 damage found and mended";
 
 /// Keep model weights, training checkpoints and datasets safe.
 #[derive(Debug, Parser)]
@@ -65,6 +67,14 @@ pub struct Global {
     /// The folder of this host's index; on a local disk [default: the user's cache folder]
     #[arg(long, global = true, env = "CKPT_CACHE_DIR", hide_env_values = true, value_name = "DIR")]
     pub cache_dir: Option<OsString>,
+
+    /// The key of an encrypted repository is the content of this file [env: CKPT_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "key_command")]
+    pub key_file: Option<OsString>,
+
+    /// The key of an encrypted repository is what this command prints [env: CKPT_KEY_COMMAND]
+    #[arg(long, global = true, value_name = "COMMAND")]
+    pub key_command: Option<OsString>,
 
     /// Write results as JSON (`ckpt schema` describes it)
     #[arg(long, global = true)]
@@ -177,10 +187,16 @@ pub enum Command {
     Tag(tag::Arguments),
     /// Check that what is stored can be restored
     Verify(verify::Arguments),
+    /// Mend what is damaged, and say what cannot be
+    Repair(repair::Arguments),
     /// Forget snapshots, by id or by policy
     Forget(Box<forget::Arguments>),
     /// Free the space of what no snapshot needs any more
     Prune(prune::Arguments),
+    /// Show who forgot, deleted, repaired or changed keys, and check the log of it
+    Audit(audit::Arguments),
+    /// Add, list, renew and remove the keys of an encrypted repository
+    Key(key::Arguments),
     /// Print the JSON Schema of all JSON documents
     Schema,
     /// Write man pages or shell completions

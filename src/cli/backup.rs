@@ -219,7 +219,7 @@ impl Arguments {
 }
 
 /// The name of the host: as given, else what the system says.
-fn host_name(given: Option<&str>) -> Result<String> {
+pub fn host_name(given: Option<&str>) -> Result<String> {
     if let Some(host) = given.filter(|host| !host.is_empty()) {
         return Ok(host.to_owned());
     }

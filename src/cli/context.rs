@@ -4,9 +4,11 @@ use super::args::Global;
 use super::cache;
 use super::output::Output;
 use super::progress::Reporter;
+use super::secrets::{KeySource, Secrets};
 use ckpt::error::{Error, Kind, Result};
 use ckpt::metadata::FileTime;
 use ckpt::ops::Resources;
+use ckpt::repo::unlock::SlotKeys;
 use ckpt::repo::{Cache, Repo};
 use jiff::Zoned;
 use std::path::Path;
@@ -30,16 +32,42 @@ pub struct Context {
 impl Context {
     /// Opens the repository with an index made anew: for what deletes by it.
     pub fn open_fresh(&self) -> Result<Repo> {
-        let repo = Repo::open_fresh(&self.location()?, &self.cache()?, &self.reporter)?;
+        let secrets = self.secrets()?;
+        let repo = Repo::open_fresh_with(
+            &self.location()?,
+            &self.cache()?,
+            &SlotKeys::new(&secrets, &self.reporter),
+            &self.reporter,
+        )?;
+        repo.report_mended_to(self.reporter.warnings());
         self.reporter.end_phase();
         Ok(repo)
     }
 
     /// Opens the repository.
     pub fn open(&self) -> Result<Repo> {
-        let repo = Repo::open(&self.location()?, &self.cache()?, &self.reporter)?;
+        let secrets = self.secrets()?;
+        let repo = Repo::open_with(
+            &self.location()?,
+            &self.cache()?,
+            &SlotKeys::new(&secrets, &self.reporter),
+            &self.reporter,
+        )?;
+        repo.report_mended_to(self.reporter.warnings());
         self.reporter.end_phase();
         Ok(repo)
+    }
+
+    /// The key that was named for this run, if any.
+    pub fn key(&self) -> Result<Option<KeySource>> {
+        let Global { key_file, key_command, .. } = &self.global;
+        let environment = (std::env::var_os("CKPT_KEY_FILE"), std::env::var_os("CKPT_KEY_COMMAND"));
+        KeySource::choose((key_file.as_deref(), key_command.as_deref()), environment)
+    }
+
+    /// Where the key of the repository comes from, if one is needed.
+    fn secrets(&self) -> Result<Secrets<'_>> {
+        Ok(Secrets { given: self.key()?, output: &self.output })
     }
 
     /// Where the repository stands: an absolute path.

@@ -17,6 +17,8 @@ pub enum Ending {
     Partial(String, &'static str),
     /// Damage, or a difference, was found (exit 5): what it is, and what to do next.
     Damage(String, Option<&'static str>),
+    /// Damage was found and all of it mended (exit 6): what it was.
+    Mended(String),
 }
 
 /// The exit code and the name of an error's kind.
@@ -72,6 +74,7 @@ pub fn conclude(output: &Output, signals: &Signals, result: Result<Ending, Error
             (3, "incomplete", message, Some(hint.to_owned()))
         }
         Ok(Ending::Partial(message, hint)) => (3, "incomplete", message, Some(hint.to_owned())),
+        Ok(Ending::Mended(message)) => (6, "mended", message, None),
         Ok(Ending::Damage(message, hint)) => (5, "damaged", message, hint.map(str::to_owned)),
         // Whoever read the output has seen enough.
         Err(error) if output.is_of_closing(&error) => return 0,

@@ -12,6 +12,7 @@ use ckpt::error::{Error, Kind, Result};
 use ckpt::ids::SnapshotId;
 use ckpt::ops::forget::{ForgetOptions, ForgetReport, forget};
 use ckpt::ops::retention::Policy;
+use ckpt::repo::audit::Actor;
 use ckpt::repo::snapshots::{Narrow, SelectorBase, Snapshot, select};
 use jiff::Span;
 use std::ffi::OsString;
@@ -103,6 +104,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
         narrow,
         dry_run: arguments.dry_run,
         now: context.started(),
+        actor: Actor::of_this_process(),
         time_zone: context.now.time_zone().clone(),
     };
     let report = forget(&repo, &options, &context.reporter)?;

@@ -33,6 +33,9 @@ pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
             chunk_bytes_max: report.chunk_max,
             pack_bytes: report.pack_bytes,
             encrypted: report.encrypted,
+            role: report.role.map(|role| role.name().to_owned()),
+            key_slot: report.slot.map(|slot| slot.to_hex()),
+            key_slots: report.slots,
             parity: report.parity,
             exclusive_create: report.exclusive_create,
             cache_path: report.cache_path.to_string_lossy().into_owned(),
@@ -63,6 +66,9 @@ pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
     row("chunks", format!("{} to {}, usually {}", chunks[0], chunks[2], chunks[1]));
     row("packs", size(report.pack_bytes));
     row("encrypted", yes_or_no(report.encrypted));
+    if let (Some(role), Some(slot)) = (report.role, report.slot) {
+        row("key in use", format!("{} (slot {} of {})", role.name(), slot.short(), report.slots));
+    }
     row("parity", yes_or_no(report.parity));
     row("exclusive names", yes_or_no(report.exclusive_create));
     row("index here", render::path(report.cache_path.as_os_str().as_bytes()));

@@ -4,6 +4,7 @@
 //! programs see is written here, through [`output::Output`] alone.
 
 mod args;
+mod audit;
 mod backup;
 mod cache;
 mod context;
@@ -17,13 +18,17 @@ mod generate;
 mod info;
 mod init;
 mod json;
+mod key;
 mod ls;
 mod output;
 mod progress;
+mod prompt;
 mod prune;
 mod render;
+mod repair;
 mod restore;
 mod restore_tensors;
+mod secrets;
 mod selector_text;
 mod selectors;
 mod signals;
@@ -95,8 +100,11 @@ fn dispatch(context: &Context, command: &Command, signals: &Signals) -> Result<E
         Command::Info(arguments) => info::run(context, arguments),
         Command::Tag(arguments) => tag::run(context, arguments),
         Command::Verify(arguments) => verify::run(context, arguments),
+        Command::Repair(arguments) => repair::run(context, arguments),
         Command::Forget(arguments) => forget::run(context, arguments),
         Command::Prune(arguments) => prune::run(context, arguments),
+        Command::Key(arguments) => key::run(context, arguments),
+        Command::Audit(arguments) => audit::run(context, arguments),
         Command::Schema => generate::run_schema(context),
         Command::Generate(arguments) => generate::run(context, arguments),
     }
@@ -110,8 +118,10 @@ fn manner(command: &Command) -> Manner {
         | Command::Restore(_)
         | Command::Tag(_)
         | Command::Verify(_)
+        | Command::Repair(_)
         | Command::Forget(_)
-        | Command::Prune(_) => Manner::Orderly,
+        | Command::Prune(_)
+        | Command::Key(_) => Manner::Orderly,
         Command::Dump(_)
         | Command::Snapshots(_)
         | Command::Ls(_)
@@ -119,6 +129,7 @@ fn manner(command: &Command) -> Manner {
         | Command::Find(_)
         | Command::Stats(_)
         | Command::Info(_)
+        | Command::Audit(_)
         | Command::Schema
         | Command::Generate(_) => Manner::AtOnce,
     }

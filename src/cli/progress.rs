@@ -91,6 +91,11 @@ impl Reporter {
         self.shared.end_phase();
     }
 
+    /// Shows warnings of who cannot borrow this reporter, and nothing else.
+    pub fn warnings(&self) -> Arc<dyn Observer> {
+        Arc::new(Warnings(Arc::clone(&self.shared)))
+    }
+
     /// How many files with problems were reported so far.
     pub fn problems(&self) -> u64 {
         self.shared.problems.load(Ordering::Relaxed)
@@ -106,6 +111,20 @@ impl Drop for Reporter {
             // It holds no result; had it panicked, its last word was said.
             let _ = ticker.join();
         }
+    }
+}
+
+struct Warnings(Arc<Shared>);
+
+impl Observer for Warnings {
+    fn on_event(&self, event: &Event<'_>) {
+        if let Event::Warning { text } = event {
+            self.0.beside_the_bar(|output| output.warning(text));
+        }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        false
     }
 }
 

@@ -37,6 +37,7 @@ pub fn run(context: &Context, _arguments: &Arguments) -> Result<Ending> {
     );
     row("stored as", size(report.stored_bytes), ratio(report.unique_bytes, report.stored_bytes, "less by coding"));
     row("packs", size(report.pack_bytes), format!("in {} packs, {} chunks", report.packs, report.chunks));
+    row("parity", size(report.parity_bytes), String::new());
     row("whole repository", size(report.repository_bytes), String::new());
     table.lines().iter().skip(1).try_for_each(|line| context.output.line(line))?;
     if !report.by_codec.is_empty() {
@@ -78,6 +79,7 @@ fn document(report: &StatsReport) -> StatsDocument {
         unique_bytes: report.unique_bytes,
         stored_bytes: report.stored_bytes,
         pack_bytes: report.pack_bytes,
+        parity_bytes: report.parity_bytes,
         repository_bytes: report.repository_bytes,
         packs: report.packs,
         chunks: report.chunks,

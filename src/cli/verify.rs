@@ -87,14 +87,24 @@ fn run_repository(context: &Context, arguments: &Arguments) -> Result<Ending> {
             output.talk("info", &counts(context, &report));
         }
     }
+    if report.packs_without_parity > 0 {
+        let packs = render::counted(report.packs_without_parity, "pack has", "packs have");
+        context.output.warning(&format!("{packs} no parity and cannot be mended; `ckpt repair` makes it"));
+    }
     if report.damage_count == 0 {
         return Ok(Ending::Done);
     }
     let what = render::counted(report.damage_count, "object is", "objects are");
-    Ok(Ending::Damage(format!("{what} damaged"), Some("what is not named above can still be restored")))
+    let is_mendable = report.damage.iter().any(|damage| damage.is_mendable);
+    let hint = match (is_mendable, report.damage.iter().any(|damage| !damage.files.is_empty())) {
+        (true, false) => "everything can still be restored; `ckpt repair` puts right what parity can mend",
+        (true, true) => "`ckpt repair` puts right what parity can mend; what is not named above can still be restored",
+        _ => "what is not named above can still be restored",
+    };
+    Ok(Ending::Damage(format!("{what} damaged"), Some(hint)))
 }
 
-fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
+pub fn show_damage(context: &Context, damage: &Damage) -> Result<()> {
     context.output.line(&format!("damaged {}: {}", render::prose(&damage.object), render::prose(&damage.what)))?;
     for (snapshot, path) in &damage.files {
         let what = match path.as_slice() {
@@ -128,15 +138,6 @@ fn counts(context: &Context, report: &VerifyReport) -> String {
 }
 
 fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
-    let file = |(snapshot, path): &(ckpt::ids::SnapshotId, Vec<u8>)| {
-        let (path, path_bytes) = path_text(path);
-        DamagedFile { snapshot: snapshot.to_hex(), path, path_bytes }
-    };
-    let damage = report.damage.iter().map(|damage| DamageItem {
-        object: damage.object.clone(),
-        what: damage.what.clone(),
-        files: damage.files.iter().map(file).collect(),
-    });
     VerifySummary {
         snapshots_checked: report.snapshots_checked,
         packs_checked: report.packs_checked,
@@ -145,11 +146,27 @@ fn summary(context: &Context, report: &VerifyReport) -> VerifySummary {
         chunks_checked: report.chunks_checked,
         packs_total: report.packs_total,
         packs_unlisted: report.packs_unlisted,
+        packs_without_parity: report.packs_without_parity,
+        packs_set_aside: report.packs_quarantined,
         packs_never_read: report.packs_never_read,
         oldest_read: report.oldest_read.and_then(time_text),
         damage_count: report.damage_count,
-        damage: damage.collect(),
+        damage: report.damage.iter().map(damage_item).collect(),
         seconds_elapsed: context.seconds_elapsed(),
+    }
+}
+
+/// A damaged object for programs.
+pub fn damage_item(damage: &Damage) -> DamageItem {
+    let file = |(snapshot, path): &(ckpt::ids::SnapshotId, Vec<u8>)| {
+        let (path, path_bytes) = path_text(path);
+        DamagedFile { snapshot: snapshot.to_hex(), path, path_bytes }
+    };
+    DamageItem {
+        object: damage.object.clone(),
+        what: damage.what.clone(),
+        files: damage.files.iter().map(file).collect(),
+        mendable: damage.is_mendable,
     }
 }
 

@@ -18,9 +18,12 @@ mod encoder;
 mod entropy;
 mod frame;
 mod palette;
+pub mod parity;
 mod planes;
 mod runs;
 mod sample;
+pub mod seal;
+pub mod stretch;
 #[cfg(test)]
 mod synthetic;
 mod words;

@@ -8,6 +8,7 @@ use crate::events::{Event, Observer};
 use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
 use crate::ops::retention::{self, Policy};
+use crate::repo::audit::{self, Action, Actor};
 use crate::repo::document::DocumentKind;
 use crate::repo::snapshots::{Narrow, Outcome, Snapshot};
 use crate::repo::{Repo, names, records};
@@ -27,6 +28,8 @@ pub struct ForgetOptions {
     pub dry_run: bool,
     /// The time now, for the markers and to know what lies in the future.
     pub now: FileTime,
+    /// Who forgets, for the audit log.
+    pub actor: Actor,
     /// Whose hours, days, weeks, months and years are counted.
     pub time_zone: TimeZone,
 }
@@ -69,15 +72,24 @@ pub fn forget(repo: &Repo, options: &ForgetOptions, observer: &dyn Observer) -> 
         bytes_total: None,
         files_total: Some(report.forgotten.len() as u64),
     });
+    let audit = match report.forgotten.is_empty() {
+        true => return Ok(report),
+        false => audit::append(repo, &options.actor, &action(&report), options.now)?,
+    };
     for &id in &report.forgotten {
         if observer.is_interrupted() {
             return Err(Error::new(Kind::Interrupted, "interrupted while forgetting snapshots"));
         }
-        records::create_forgotten(repo.storage(), id, options.now)?;
+        records::create_forgotten(repo, id, options.now, audit)?;
         observer.on_event(&Event::Progress { bytes: 0, files: 1 });
     }
     repo.refresh(observer)?;
     Ok(report)
+}
+
+fn action(report: &ForgetReport) -> Action {
+    let objects = report.forgotten.iter().map(|id| id.to_hex()).collect();
+    Action { name: "forget", objects, details: BTreeMap::new() }
 }
 
 fn by_id(repo: &Repo, options: &ForgetOptions) -> Result<ForgetReport> {
@@ -87,7 +99,7 @@ fn by_id(repo: &Repo, options: &ForgetOptions) -> Result<ForgetReport> {
     }
     let mut report = ForgetReport::default();
     for &id in &options.ids {
-        if repo.snapshot(id).is_none() && !is_damaged_snapshot(repo, id)? {
+        if repo.snapshot(id).is_none() && !repo.vanished().contains(&id) && !is_damaged_snapshot(repo, id)? {
             return Err(
                 Error::new(Kind::NotFound, format!("no snapshot {id}")).with_hint("`ckpt snapshots` lists them")
             );
@@ -105,7 +117,7 @@ fn is_damaged_snapshot(repo: &Repo, id: SnapshotId) -> Result<bool> {
         return Ok(false);
     }
     match repo.storage().read(&names::snapshot(id)?, DocumentKind::Snapshot.object_bytes_max()) {
-        Ok(object) => Ok(Outcome::open(id, &object).is_err()),
+        Ok(object) => Ok(Outcome::open(repo.keys(), id, &object).is_err()),
         Err(error) if error.kind() == Kind::Missing => Ok(false),
         Err(error) if error.kind() == Kind::Damaged => Ok(true),
         Err(error) => Err(error),
@@ -146,6 +158,7 @@ mod tests {
             narrow: Narrow::default(),
             dry_run: false,
             now: time(10_000_000),
+            actor: Actor { host: "h".to_owned(), process: 1, user: 0 },
             time_zone: TimeZone::UTC,
         }
     }

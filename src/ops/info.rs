@@ -1,10 +1,12 @@
 //! What kind of repository this is, and when it was last looked after.
 
 use crate::error::Result;
-use crate::ids::RepositoryId;
+use crate::ids::{RepositoryId, SlotId};
 use crate::metadata::FileTime;
 use crate::repo::Repo;
 use crate::repo::checkpoints::steps_of;
+use crate::repo::key_slots::Slots;
+use crate::repo::keys::Role;
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
@@ -29,6 +31,12 @@ pub struct InfoReport {
     pub pack_bytes: u64,
     /// Whether its content is encrypted.
     pub encrypted: bool,
+    /// What the key that opened it allows; none if it is not encrypted.
+    pub role: Option<Role>,
+    /// The slot of that key.
+    pub slot: Option<SlotId>,
+    /// Key slots.
+    pub slots: u64,
     /// Whether its packs have parity.
     pub parity: bool,
     /// True if `init` saw that names are created exclusively there.
@@ -49,7 +57,7 @@ pub struct InfoReport {
     pub steps: BTreeSet<u64>,
 }
 
-/// Gathers it; reads nothing but the index.
+/// Gathers it; reads nothing but the index and the key slots.
 pub fn info(repo: &Repo) -> Result<InfoReport> {
     let config = repo.config();
     let packs = repo.index().packs()?;
@@ -70,6 +78,9 @@ pub fn info(repo: &Repo) -> Result<InfoReport> {
         chunk_max: config.chunk_max.into(),
         pack_bytes: config.pack_bytes.into(),
         encrypted: config.encryption != 0,
+        role: repo.keys().bundle().map(|bundle| bundle.role),
+        slot: repo.slot(),
+        slots: if config.encryption == 0 { 0 } else { Slots::read(repo.storage(), repo.id())?.count() as u64 },
         parity: config.parity != 0,
         exclusive_create: config.exclusive_create,
         cache_path: repo.index().path().to_owned(),

@@ -4,18 +4,22 @@
 //! both are given in the Options.
 
 pub mod ahead;
+pub mod audit;
 pub mod backup;
 pub mod diff;
 pub mod diff_tensors;
 pub mod dump;
 pub mod dump_tensor;
+pub(crate) mod examine;
 pub mod find;
 pub mod forget;
 pub mod info;
 pub mod init;
+pub mod keys;
 pub mod list;
 pub mod list_tensors;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod restore_tensors;
 pub mod retention;

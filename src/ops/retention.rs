@@ -190,6 +190,7 @@ mod tests {
             problems: 0,
             program: String::new(),
             checkpoints: Vec::new(),
+            audit: None,
         }
     }
 

@@ -20,6 +20,8 @@ pub struct StatsReport {
     pub stored_bytes: u64,
     /// Bytes of whole packs.
     pub pack_bytes: u64,
+    /// Bytes of the parity of packs.
+    pub parity_bytes: u64,
     /// Bytes of all objects of the repository.
     pub repository_bytes: u64,
     /// Packs that are known.
@@ -47,12 +49,14 @@ pub struct CodecStats {
 pub fn stats(repo: &Repo, observer: &dyn Observer) -> Result<StatsReport> {
     observer.on_event(&Event::Phase { name: "adding up", bytes_total: None, files_total: None });
     let snapshots = repo.snapshots();
-    let mut repository_bytes = 0;
+    let (mut repository_bytes, mut parity_bytes) = (0, 0);
     for folder in names::FOLDERS {
         if observer.is_interrupted() {
             return Err(Error::new(Kind::Interrupted, "interrupted while adding up"));
         }
-        repository_bytes += repo.storage().list(folder)?.iter().map(|l| l.bytes).sum::<u64>();
+        let bytes = repo.storage().list(folder)?.iter().map(|l| l.bytes).sum::<u64>();
+        repository_bytes += bytes;
+        parity_bytes += if folder == names::PARITY { bytes } else { 0 };
     }
     let packs = repo.index().packs()?;
     let (chunks, unique_bytes) = repo.index().unique_chunks()?;
@@ -73,6 +77,7 @@ pub fn stats(repo: &Repo, observer: &dyn Observer) -> Result<StatsReport> {
         unique_bytes,
         stored_bytes: by_codec.iter().map(|c| c.stored_bytes).sum(),
         pack_bytes: packs.iter().map(|p| p.bytes).sum(),
+        parity_bytes,
         repository_bytes,
         packs: packs.len() as u64,
         chunks,

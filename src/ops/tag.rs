@@ -74,7 +74,7 @@ fn change(repo: &Repo, id: SnapshotId, wanted: &dyn Fn(&BTreeSet<String>) -> BTr
     for _ in 0..ATTEMPTS_MAX {
         let last = last_change(repo, id)?;
         let now = match last {
-            Some(change) => records::read_tags(repo.storage(), id, change)?,
+            Some(change) => records::read_tags(repo, id, change)?,
             None => repo.snapshot(id).map(|s| s.tags).unwrap_or_default(),
         };
         let tags = wanted(&now);
@@ -83,7 +83,7 @@ fn change(repo: &Repo, id: SnapshotId, wanted: &dyn Fn(&BTreeSet<String>) -> BTr
         }
         let next = last.map_or(Some(1), |change| change.checked_add(1));
         let next = next.ok_or_else(|| Error::damaged(format!("the tags of {id} have the last number there is")))?;
-        if records::create_tags(repo.storage(), id, next, &tags)? == Published::Created {
+        if records::create_tags(repo, id, next, &tags)? == Published::Created {
             return Ok(true);
         }
     }

@@ -64,6 +64,43 @@ impl BaseCache {
     }
 }
 
+/// Why a chunk could not be read at one of its homes.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) error: Error,
+    /// True if something else that it needs could not be read: the pack at hand is not to blame.
+    pub(super) is_of_base: bool,
+}
+
+impl From<Error> for Unread {
+    fn from(error: Error) -> Unread {
+        Unread { error, is_of_base: false }
+    }
+}
+
+/// Reads at the first home that can be read; if none can, at the first whose pack can be mended by its parity.
+pub(super) fn at_any_home<T>(
+    repo: &Repo,
+    homes: &[Home],
+    failure: &mut Option<Error>,
+    mut read: impl FnMut(&Home) -> std::result::Result<T, Unread>,
+) -> Option<T> {
+    let mut at_fault: Vec<&Home> = Vec::new();
+    for home in homes {
+        match read(home) {
+            Ok(found) => return Some(found),
+            Err(Unread { error, is_of_base }) => {
+                *failure = Some(error);
+                at_fault.extend((!is_of_base).then_some(home));
+            }
+        }
+    }
+    at_fault.into_iter().filter(|home| repo.mend_in_memory(home.pack)).find_map(|home| {
+        let again = read(home);
+        again.map_err(|unread| *failure = Some(unread.error)).ok()
+    })
+}
+
 /// One read: what it has asked for so far, and what it may still ask for.
 pub(super) struct Chain<'a> {
     repo: &'a Repo,
@@ -80,7 +117,7 @@ impl<'a> Chain<'a> {
     }
 
     /// The content of the frame that holds `id` at `home`, not compared with the id yet.
-    pub(super) fn frame(&mut self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
+    pub(super) fn frame(&mut self, id: ChunkId, home: &Home) -> std::result::Result<Vec<u8>, Unread> {
         self.frames_left = self.frames_left.checked_sub(1).ok_or_else(|| {
             Error::damaged(format!("chunk {} needs more than {FRAMES_MAX} others", self.outermost(id).short()))
         })?;
@@ -92,9 +129,10 @@ impl<'a> Chain<'a> {
         }
         let bases = self.repo.index().bases_at(&[(id, *home)])?.pop().unwrap_or_default();
         if bases.len() != usize::from(home.base_count) {
-            return Err(Error::damaged(format!("the index cache does not know what chunk {} needs", id.short())));
+            let text = format!("the index cache does not know what chunk {} needs", id.short());
+            return Err(Unread { error: Error::damaged(text), is_of_base: true });
         }
-        let base = self.bases_of(id, &bases)?;
+        let base = self.bases_of(id, &bases).map_err(|error| Unread { error, is_of_base: true })?;
         let frame = self.repo.read_stored(home)?;
         self.repo.with_decoder(|decoder| decoder.decode_against(&frame, &base, &mut content))?;
         Ok(content)
@@ -151,15 +189,11 @@ impl<'a> Chain<'a> {
         }
         let homes = self.repo.locate(&[base])?.pop().unwrap_or_default();
         let mut failure = None;
-        for home in &homes {
-            match self.verified(base, home) {
-                Ok(content) => {
-                    let content = Arc::new(content);
-                    self.bases.put(base, &content);
-                    return Ok(content);
-                }
-                Err(error) => failure = Some(error),
-            }
+        let repo = self.repo;
+        if let Some(content) = at_any_home(repo, &homes, &mut failure, |home| self.verified(base, home)) {
+            let content = Arc::new(content);
+            self.bases.put(base, &content);
+            return Ok(content);
         }
         Err(match failure {
             None => Error::damaged(format!("chunk {} needs chunk {}, which is in no pack", id.short(), base.short())),
@@ -170,9 +204,9 @@ impl<'a> Chain<'a> {
     }
 
     /// The content of one chunk as this home has it, compared with its id.
-    pub(super) fn verified(&mut self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
+    pub(super) fn verified(&mut self, id: ChunkId, home: &Home) -> std::result::Result<Vec<u8>, Unread> {
         let content = self.frame(id, home)?;
-        let chunk = verified_slice(&content, id, home)?;
+        let chunk = verified_slice(self.repo, &content, id, home)?;
         Ok(if chunk.len() == content.len() { content } else { chunk.to_vec() })
     }
 }

@@ -170,6 +170,7 @@ pub fn steps_in_words(steps: &BTreeSet<u64>) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::repo::keys::Keys;
     use crate::repo::snapshots::tests::snapshot;
     use crate::repo::snapshots::{Outcome, SelectorBase, select};
 
@@ -196,14 +197,14 @@ pub(crate) mod tests {
         let mut saved = holding(1, 5, &[1, 2]);
         saved.checkpoints[1].unfinished = Some("a shard is not there".to_owned());
         saved.checkpoints[1].step = None;
-        let object = Outcome::Saved(Box::new(saved.clone())).seal(saved.id).expect("small");
+        let object = Outcome::Saved(Box::new(saved.clone())).seal(&Keys::plain(), saved.id).expect("small");
         assert_eq!(
-            Outcome::open(saved.id, &object).expect("own bytes"),
+            Outcome::open(&Keys::plain(), saved.id, &object).expect("own bytes"),
             (Outcome::Saved(Box::new(saved.clone())), true)
         );
         saved.checkpoints[0].root = 7;
-        let object = Outcome::Saved(Box::new(saved.clone())).seal(saved.id).expect("small");
-        assert_eq!(Outcome::open(saved.id, &object).expect_err("no such root").kind(), Kind::Damaged);
+        let object = Outcome::Saved(Box::new(saved.clone())).seal(&Keys::plain(), saved.id).expect("small");
+        assert_eq!(Outcome::open(&Keys::plain(), saved.id, &object).expect_err("no such root").kind(), Kind::Damaged);
     }
 
     #[test]

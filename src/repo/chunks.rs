@@ -1,13 +1,13 @@
-//! Reading chunks: find a home, read the frame, decode, check against the id; the next home if it fails.
+//! Reading chunks: find a home, read the frame, decode, check against the id; the next home if it fails, and parity if all do.
 
-use super::chain::{BaseCache, Chain, is_no_damage};
+use super::Repo;
+use super::chain::{BaseCache, Chain, at_any_home, is_no_damage};
 use super::index::Home;
 use super::stream::StreamRef;
 use super::tree::{Children, Entries};
-use super::{Repo, names};
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
-use crate::ids::ChunkId;
+use crate::ids::{ChunkId, PackId};
 
 impl Repo {
     /// For each chunk, where it can be read. What the index does not know is looked for in the packs themselves, once.
@@ -36,23 +36,35 @@ impl Repo {
 
     fn read_at_any(&self, id: ChunkId, homes: &[Home], failure: &mut Option<Error>) -> Option<Vec<u8>> {
         let bases = BaseCache::default();
-        homes
-            .iter()
-            .find_map(|home| Chain::new(self, &bases).verified(id, home).map_err(|error| *failure = Some(error)).ok())
+        at_any_home(self, homes, failure, |home| Chain::new(self, &bases).verified(id, home))
     }
 
     /// The content of the whole frame in which `home` says that `id` lies, not compared with any id yet. What the frame
     /// needs is read, too, and has been compared.
     pub fn read_frame(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
-        Chain::new(self, &BaseCache::default()).frame(id, home)
+        Chain::new(self, &BaseCache::default()).frame(id, home).map_err(|unread| unread.error)
     }
 
     /// The stored bytes of the frame that `home` lies in.
     pub(super) fn read_stored(&self, home: &Home) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
         let range = ByteRange::new(home.frame_offset, u64::from(home.frame_stored))?;
-        self.storage().read_range(&names::pack(home.pack)?, range, &mut frame)?;
+        self.read_pack(home.pack, range, &mut frame)?;
+        self.open_frame(home.pack, home.frame_offset, &mut frame)?;
         Ok(frame)
+    }
+
+    /// Opens a frame as it was stored at `offset` of a pack, in place. Every frame read goes through here or
+    /// [`Repo::open_frame_in`] before it is decoded.
+    pub fn open_frame(&self, pack: PackId, offset: u64, stored: &mut Vec<u8>) -> Result<()> {
+        let bytes = self.open_frame_in(pack, offset, stored)?.len();
+        stored.truncate(bytes);
+        Ok(())
+    }
+
+    /// As [`Repo::open_frame`]; returns the part that holds the frame.
+    pub fn open_frame_in<'b>(&self, _pack: PackId, _offset: u64, stored: &'b mut [u8]) -> Result<&'b mut [u8]> {
+        Ok(stored)
     }
 
     /// Reads and decodes the entries of `tree`, in order. `fetch` is [`Repo::read_chunk`].
@@ -82,9 +94,9 @@ pub(super) fn unreadable(id: ChunkId, failure: Option<Error>) -> Error {
 }
 
 /// The part of a decoded frame that a home says is the chunk, compared with the chunk's id.
-pub fn verified_slice<'a>(content: &'a [u8], id: ChunkId, home: &Home) -> Result<&'a [u8]> {
+pub fn verified_slice<'a>(repo: &Repo, content: &'a [u8], id: ChunkId, home: &Home) -> Result<&'a [u8]> {
     let chunk = slice_of(content, home)?;
-    if ChunkId::of(chunk) != id {
+    if repo.chunk_id(chunk) != id {
         return Err(Error::damaged(format!("pack {} holds other bytes than it should", home.pack)));
     }
     Ok(chunk)

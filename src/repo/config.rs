@@ -4,6 +4,7 @@
 //! from run to run (threads, compression level) are not.
 
 use super::document::{self, DocumentKind};
+use super::keys::Keys;
 use super::names;
 use crate::error::{Error, Kind, Result};
 use crate::ids::RepositoryId;
@@ -12,7 +13,7 @@ use crate::storage::{self, Published, Storage};
 use minicbor::{Decode, Encode};
 
 /// How many copies of the parameters are kept.
-const COPIES: u8 = 3;
+pub const COPIES: u8 = 3;
 
 /// Bounds on the size of a chunk that any version may be configured to.
 const CHUNK_BYTES_MAX: u32 = 8 << 20;
@@ -39,16 +40,16 @@ pub struct Config {
     /// The largest chunk.
     #[n(5)]
     pub chunk_max: u32,
-    /// The key of the rolling hash's table: fixed where nothing is encrypted, secret elsewhere.
+    /// The key of the rolling hash's table; empty in an encrypted repository, where it is secret.
     #[cbor(n(6), with = "minicbor::bytes")]
     chunker_key: Vec<u8>,
     /// The size of a pack at which the next one is begun.
     #[n(7)]
     pub pack_bytes: u32,
-    /// 0: nothing is encrypted. No other value is known yet.
+    /// 0: nothing is encrypted; 1: everything is, see [`super::keys`]. No other value is known yet.
     #[n(8)]
     pub encryption: u32,
-    /// 0: no parity. No other value is known yet.
+    /// 0: packs get no parity; 1: they do, see [`super::parity`].
     #[n(9)]
     pub parity: u32,
     /// True if `init` saw that of several writers racing for one name exactly one succeeds.
@@ -61,10 +62,12 @@ pub struct Config {
 pub struct Parameters {
     /// Smallest, aimed-at and largest chunk in bytes.
     pub chunk_sizes: (u32, u32, u32),
-    /// The key of the rolling hash's table.
-    pub chunker_key: [u8; 32],
+    /// The key of the rolling hash's table; none for an encrypted repository, whose keys have it.
+    pub chunker_key: Option<[u8; 32]>,
     /// The size of a pack at which the next one is begun.
     pub pack_bytes: u32,
+    /// Whether packs get parity.
+    pub parity: bool,
     /// What the probe of exclusive creation found.
     pub exclusive_create: bool,
 }
@@ -83,10 +86,10 @@ impl Config {
             chunk_min,
             chunk_average,
             chunk_max,
-            chunker_key: parameters.chunker_key.to_vec(),
+            chunker_key: parameters.chunker_key.map(Vec::from).unwrap_or_default(),
             pack_bytes: parameters.pack_bytes,
-            encryption: 0,
-            parity: 0,
+            encryption: u32::from(parameters.chunker_key.is_none()),
+            parity: u32::from(parameters.parity),
             exclusive_create: parameters.exclusive_create,
         };
         config.validate().map_err(|e| e.with_kind(Kind::Usage))?;
@@ -98,7 +101,17 @@ impl Config {
         RepositoryId::from_slice(&self.repository).unwrap_or(RepositoryId::from_bytes([0; 16]))
     }
 
-    /// The key of the rolling hash's table.
+    /// True if everything else that is stored is sealed.
+    pub fn is_encrypted(&self) -> bool {
+        self.encryption == 1
+    }
+
+    /// The hash of the stored body: what the keys of an encrypted repository know the parameters by.
+    pub fn body_hash(&self) -> Result<[u8; 32]> {
+        Ok(*blake3::hash(&document::encode(self)?).as_bytes())
+    }
+
+    /// The key of the rolling hash's table; zeros in an encrypted repository.
     pub fn chunker_key(&self) -> [u8; 32] {
         <[u8; 32]>::try_from(self.chunker_key.as_slice()).unwrap_or_default()
     }
@@ -122,7 +135,9 @@ impl Config {
         if !(1 << 16..=1 << 30).contains(&self.pack_bytes) {
             return Err(Error::damaged(format!("a pack size of {} bytes is not usable", self.pack_bytes)));
         }
-        if self.repository.len() != RepositoryId::BYTES || self.chunker_key.len() != 32 {
+        if self.repository.len() != RepositoryId::BYTES
+            || self.chunker_key.len() != if self.is_encrypted() { 0 } else { 32 }
+        {
             return Err(Error::damaged("the parameters have an id or key of the wrong length"));
         }
         Ok(())
@@ -131,9 +146,12 @@ impl Config {
 
 /// Writes the copies; an error of kind [`Kind::Failed`] if any copy of a repository is there already.
 pub fn create(storage: &dyn Storage, config: &Config) -> Result<()> {
-    let object = document::seal(DocumentKind::Config, &document::encode(config)?)?;
+    let body = document::encode(config)?;
     for copy in 0..COPIES {
-        match storage::create_new(storage, &names::config(copy)?, &object)? {
+        let name = names::config(copy)?;
+        // In plain in every repository: they are read before there are any keys.
+        let object = document::seal(&Keys::plain(), DocumentKind::Config, &name, &body)?;
+        match storage::create_new(storage, &name, &object)? {
             Published::Created => {}
             Published::AlreadyExists => {
                 return Err(Error::new(Kind::Failed, format!("{} is a repository already", storage.describe())));
@@ -153,25 +171,29 @@ pub fn exists(storage: &dyn Storage) -> Result<bool> {
 pub struct ConfigRead {
     /// The parameters, from the first sound copy.
     pub config: Config,
+    /// The hash of the body that they were read from.
+    pub body_hash: [u8; 32],
     /// One sentence for each copy that is damaged, missing or different.
     pub damage: Vec<String>,
 }
 
 /// Reads the parameters from the first sound copy and looks at the others.
 pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
-    let mut found: Option<Config> = None;
+    let mut found: Option<(Config, [u8; 32])> = None;
     let mut damage = Vec::new();
     let mut missing = 0;
     for copy in 0..COPIES {
         let name = names::config(copy)?;
         match read_copy(storage, copy) {
-            Ok((config, both_copies_sound)) => {
+            Ok((config, body_hash, both_copies_sound)) => {
                 if !both_copies_sound {
                     damage.push(format!("{name}: one of its two copies is damaged"));
                 }
                 match &found {
-                    None => found = Some(config),
-                    Some(first) if *first != config => damage.push(format!("{name}: differs from the other copies")),
+                    None => found = Some((config, body_hash)),
+                    Some(first) if *first != (config, body_hash) => {
+                        damage.push(format!("{name}: differs from the other copies"))
+                    }
                     Some(_) => {}
                 }
             }
@@ -185,7 +207,7 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
         }
     }
     match found {
-        Some(config) => Ok(ConfigRead { config, damage }),
+        Some((config, body_hash)) => Ok(ConfigRead { config, body_hash, damage }),
         None if missing == COPIES => {
             Err(Error::new(Kind::NoRepository, format!("{} is not a repository", storage.describe()))
                 .with_hint("check -r/--repo and CKPT_REPO, or make a new repository there with `ckpt init`"))
@@ -194,11 +216,20 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
     }
 }
 
-fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
-    let name = names::config(copy)?;
-    let opened = document::read(storage, DocumentKind::Config, &name)?;
+/// The id of the repository whose parameters this object holds: for repair, before anything is opened.
+pub fn repository_in(object: &[u8]) -> Result<RepositoryId> {
+    let name = names::config(0)?;
+    let opened = document::open(&Keys::plain(), DocumentKind::Config, &name, object)?;
     let config: Config = document::decode(&opened.body, name.as_str())?;
-    if config.format_version > Config::FORMAT_VERSION || config.encryption != 0 || config.parity != 0 {
+    config.validate()?;
+    Ok(config.repository_id())
+}
+
+fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, [u8; 32], bool)> {
+    let name = names::config(copy)?;
+    let opened = document::read(storage, &Keys::plain(), DocumentKind::Config, &name)?;
+    let config: Config = document::decode(&opened.body, name.as_str())?;
+    if config.format_version > Config::FORMAT_VERSION || config.encryption > 1 || config.parity > 1 {
         return Err(Error::new(
             Kind::FormatTooNew,
             format!(
@@ -210,5 +241,5 @@ fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, bool)> {
         .with_hint("use a newer ckpt"));
     }
     config.validate()?;
-    Ok((config, opened.both_copies_sound))
+    Ok((config, *blake3::hash(&opened.body).as_bytes(), opened.both_copies_sound))
 }

@@ -16,6 +16,7 @@
 //! 16+n 32 BLAKE3 of all the bytes before
 //! ```
 
+use super::keys::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{ObjectName, Storage};
 use minicbor::{Decode, Encode};
@@ -29,7 +30,7 @@ const CHECKSUM_BYTES: usize = 32;
 pub const FORMAT_VERSION: u8 = 1;
 
 /// The longest body of any kind.
-const BODY_BYTES_MAX: u64 = 256 << 20;
+pub const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// What a document is about: a byte in its header, so that one can never be taken for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +50,19 @@ pub enum DocumentKind {
     History = 6,
     /// The tags of a snapshot after a change.
     Tags = 7,
+    /// A key slot.
+    KeySlot = 8,
+    /// A pack that is damaged and set aside.
+    Quarantine = 9,
+    /// A record of the audit log.
+    Audit = 10,
 }
 
 impl DocumentKind {
     /// The longest body of this kind that is written or believed: only lists of packs grow with the repository.
     const fn body_bytes_max(self) -> u64 {
         match self {
-            DocumentKind::Condemned | DocumentKind::History => BODY_BYTES_MAX,
+            DocumentKind::Condemned | DocumentKind::History | DocumentKind::Audit => BODY_BYTES_MAX,
             DocumentKind::Snapshot => 64 << 20,
             _ => 1 << 20,
         }
@@ -76,8 +83,8 @@ pub struct Opened {
     pub both_copies_sound: bool,
 }
 
-/// The bytes of the object that holds `body` twice.
-pub fn seal(kind: DocumentKind, body: &[u8]) -> Result<Vec<u8>> {
+/// The bytes of the object that holds `body` twice, to stand under `name`.
+pub fn seal(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, body: &[u8]) -> Result<Vec<u8>> {
     let body_bytes = u32::try_from(body.len())
         .ok()
         .filter(|&n| u64::from(n) <= kind.body_bytes_max())
@@ -93,8 +100,8 @@ pub fn seal(kind: DocumentKind, body: &[u8]) -> Result<Vec<u8>> {
     Ok(copy)
 }
 
-/// The body in `object`, from whichever copy is sound.
-pub fn open(kind: DocumentKind, object: &[u8]) -> Result<Opened> {
+/// The body in `object`, which stands under `name`, from whichever copy is sound.
+pub fn open(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, object: &[u8]) -> Result<Opened> {
     let (place, both_copies_sound) = find_body(kind, object)?;
     Ok(Opened { body: object[place].to_vec(), both_copies_sound })
 }
@@ -112,6 +119,19 @@ fn find_body(kind: DocumentKind, object: &[u8]) -> Result<(Range<usize>, bool)> 
             None => Err(error),
         },
     }
+}
+
+/// The object as it was written, from whichever copy in `object` is sound; none if neither is. For repair: what is inside
+/// the body is not looked at, so no key is needed.
+pub fn rebuilt(kind: DocumentKind, object: &[u8]) -> Option<Vec<u8>> {
+    let (first, second) = object.split_at(object.len() / 2);
+    let copy_bytes = |body: &[u8]| HEADER_BYTES + body.len() + CHECKSUM_BYTES;
+    let copy = match (open_copy(kind, first), open_copy(kind, second)) {
+        (Ok(_), _) => first,
+        (Err(_), Ok(_)) => second,
+        (Err(_), Err(_)) => object.get(..copy_bytes(open_front(kind, object)?))?,
+    };
+    Some([copy, copy].concat())
 }
 
 fn open_front(kind: DocumentKind, object: &[u8]) -> Option<&[u8]> {
@@ -157,7 +177,7 @@ pub fn decode<'b, T: Decode<'b, ()>>(body: &'b [u8], what: &str) -> Result<T> {
 }
 
 /// Reads and opens the document under `name`.
-pub fn read(storage: &dyn Storage, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
+pub fn read(storage: &dyn Storage, _keys: &Keys, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
     let mut body = storage.read(name, kind.object_bytes_max())?;
     let (place, both_copies_sound) = find_body(kind, &body).map_err(|e| e.while_doing(name))?;
     // In place: a list of packs may be long, and is there twice as it is.
@@ -171,13 +191,19 @@ pub fn read(storage: &dyn Storage, kind: DocumentKind, name: &ObjectName) -> Res
 mod tests {
     use super::*;
 
+    fn name() -> ObjectName {
+        ObjectName::new("tags/x").expect("a name")
+    }
+
     #[test]
     fn every_single_bit_flip_leaves_the_body_readable_and_is_noticed() {
-        let object = seal(DocumentKind::Snapshot, b"the body of a snapshot").expect("short body");
+        let object =
+            seal(&Keys::plain(), DocumentKind::Snapshot, &name(), b"the body of a snapshot").expect("short body");
         for bit in 0..object.len() * 8 {
             let mut damaged = object.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let opened = open(DocumentKind::Snapshot, &damaged).expect("the other copy serves");
+            let opened =
+                open(&Keys::plain(), DocumentKind::Snapshot, &name(), &damaged).expect("the other copy serves");
             assert_eq!(opened.body, b"the body of a snapshot");
             assert!(!opened.both_copies_sound, "bit {bit} went unnoticed");
         }
@@ -185,9 +211,9 @@ mod tests {
 
     #[test]
     fn every_truncation_is_noticed_and_the_first_copy_serves_while_it_is_whole() {
-        let object = seal(DocumentKind::Config, b"parameters").expect("short body");
+        let object = seal(&Keys::plain(), DocumentKind::Config, &name(), b"parameters").expect("short body");
         for len in 0..object.len() {
-            match open(DocumentKind::Config, &object[..len]) {
+            match open(&Keys::plain(), DocumentKind::Config, &name(), &object[..len]) {
                 Ok(opened) => {
                     assert!(len >= object.len() / 2);
                     assert!(!opened.both_copies_sound);
@@ -198,14 +224,39 @@ mod tests {
     }
 
     #[test]
+    fn an_object_is_rebuilt_from_either_copy_as_it_was() {
+        let body = b"the body of a snapshot";
+        let object = seal(&Keys::plain(), DocumentKind::Snapshot, &name(), body).expect("short body");
+        assert_eq!(rebuilt(DocumentKind::Snapshot, &object).as_ref(), Some(&object));
+        for at in 0..object.len() {
+            let mut damaged = object.clone();
+            damaged[at] ^= 1;
+            assert_eq!(rebuilt(DocumentKind::Snapshot, &damaged).as_ref(), Some(&object), "{at}");
+            let front = rebuilt(DocumentKind::Snapshot, &object[..at]);
+            assert_eq!(front.as_ref(), (at >= object.len() / 2).then_some(&object), "{at}");
+            damaged[(at + object.len() / 2) % object.len()] ^= 1;
+            assert_eq!(rebuilt(DocumentKind::Snapshot, &damaged), None, "{at}");
+        }
+        assert_eq!(rebuilt(DocumentKind::Tags, &object), None);
+        let longer = [object.as_slice(), b"and more"].concat();
+        assert_eq!(rebuilt(DocumentKind::Snapshot, &longer), Some(object));
+    }
+
+    #[test]
     fn a_document_of_another_kind_and_a_newer_version_are_refused() {
-        let object = seal(DocumentKind::Tags, b"x").expect("short body");
-        assert_eq!(open(DocumentKind::Snapshot, &object).expect_err("kind").kind(), Kind::Damaged);
+        let object = seal(&Keys::plain(), DocumentKind::Tags, &name(), b"x").expect("short body");
+        assert_eq!(
+            open(&Keys::plain(), DocumentKind::Snapshot, &name(), &object).expect_err("kind").kind(),
+            Kind::Damaged
+        );
         let mut copy = object[..object.len() / 2 - 32].to_vec();
         copy[9] = 2;
         let sum = blake3::hash(&copy);
         copy.extend_from_slice(sum.as_bytes());
         copy.extend_from_within(..);
-        assert_eq!(open(DocumentKind::Tags, &copy).expect_err("version").kind(), Kind::FormatTooNew);
+        assert_eq!(
+            open(&Keys::plain(), DocumentKind::Tags, &name(), &copy).expect_err("version").kind(),
+            Kind::FormatTooNew
+        );
     }
 }

@@ -5,7 +5,7 @@
 //! than a few.
 
 use super::Repo;
-use super::chain::{BaseCache, Chain};
+use super::chain::{BaseCache, Chain, Unread, at_any_home};
 use super::chunks::{unreadable, verified_slice};
 use super::index::Home;
 use crate::error::Result;
@@ -35,13 +35,8 @@ impl<'r> FrameCache<'r> {
     pub fn read(&self, id: ChunkId) -> Result<Vec<u8>> {
         let homes = self.repo.locate(&[id])?.pop().unwrap_or_default();
         let mut failure = None;
-        for home in &homes {
-            match self.read_at(id, home) {
-                Ok(content) => return Ok(content),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(unreadable(id, failure))
+        let read = at_any_home(self.repo, &homes, &mut failure, |home| self.read_at(id, home));
+        read.ok_or_else(|| unreadable(id, failure))
     }
 
     /// The verified contents of `bases`, one behind the other: what a frame that holds `id` is decoded against.
@@ -49,13 +44,13 @@ impl<'r> FrameCache<'r> {
         Chain::new(self.repo, &self.bases).bases_of(id, bases)
     }
 
-    fn read_at(&self, id: ChunkId, home: &Home) -> Result<Vec<u8>> {
+    fn read_at(&self, id: ChunkId, home: &Home) -> std::result::Result<Vec<u8>, Unread> {
         let key = (home.pack, home.frame_offset);
         if let Some(content) = self.kept(key) {
-            return Ok(verified_slice(&content, id, home)?.to_vec());
+            return Ok(verified_slice(self.repo, &content, id, home)?.to_vec());
         }
         let content = Chain::new(self.repo, &self.bases).frame(id, home)?;
-        let chunk = verified_slice(&content, id, home)?;
+        let chunk = verified_slice(self.repo, &content, id, home)?;
         if chunk.len() == content.len() {
             return Ok(content);
         }

@@ -9,6 +9,7 @@
 
 mod homes;
 mod records;
+mod remembered;
 pub mod survey;
 mod totals;
 

@@ -9,11 +9,11 @@
 //! end:     0, number of sections u32, BLAKE3 of the whole object so far 32
 //! ```
 
-use super::names;
 use super::pack::{PackKind, PackSummary};
+use super::{Repo, names};
 use crate::bytes::{ByteRange, bounded_len};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{IndexId, PackId, RepositoryId, SnapshotId};
+use crate::ids::{IndexId, PackId, SnapshotId};
 use crate::storage::{ObjectName, ObjectWriter, Published, Storage};
 
 const MAGIC: &[u8; 8] = b"CKPTINDX";
@@ -33,16 +33,16 @@ pub struct IndexWriter {
 
 impl IndexWriter {
     /// Begins an index object.
-    pub fn create(storage: &dyn Storage, repository: RepositoryId, transaction: SnapshotId) -> Result<IndexWriter> {
+    pub fn create(repo: &Repo, transaction: SnapshotId) -> Result<IndexWriter> {
         let mut header = Vec::with_capacity(64);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&1u16.to_le_bytes());
         header.extend_from_slice(&[0; 6]);
-        header.extend_from_slice(repository.as_bytes());
+        header.extend_from_slice(repo.id().as_bytes());
         header.extend_from_slice(transaction.as_bytes());
         header.extend_from_slice(&[0; 16]);
         let mut writer =
-            IndexWriter { object: storage.create(names::INDEX)?, hasher: blake3::Hasher::new(), sections: 0 };
+            IndexWriter { object: repo.storage().create(names::INDEX)?, hasher: blake3::Hasher::new(), sections: 0 };
         writer.write(&header)?;
         Ok(writer)
     }
@@ -90,17 +90,13 @@ impl IndexWriter {
 ///
 /// Returns false if anything in it is damaged; the sections before the damage have been visited then. An error means
 /// that it could not be read at all, or came from `visit`.
-pub fn read(
-    storage: &dyn Storage,
-    id: IndexId,
-    repository: RepositoryId,
-    visit: &mut dyn FnMut(PackSummary) -> Result<()>,
-) -> Result<bool> {
+pub fn read(repo: &Repo, id: IndexId, visit: &mut dyn FnMut(PackSummary) -> Result<()>) -> Result<bool> {
+    let storage = repo.storage();
     let name = names::index(id)?;
     let bytes = storage.size(&name)?.ok_or_else(|| Error::new(Kind::Missing, format!("{name} is missing")))?;
     let mut input =
         Windowed { storage, name: &name, bytes, at: 0, window: Vec::new(), taken: 0, hasher: blake3::Hasher::new() };
-    match read_sections(&mut input, id, repository, visit) {
+    match read_sections(&mut input, id, repo, visit) {
         Ok(()) => Ok(true),
         Err(ReadError::Damage) => Ok(false),
         Err(ReadError::Other(error)) => Err(error),
@@ -120,12 +116,12 @@ fn sort_error(error: Error) -> ReadError {
 fn read_sections(
     input: &mut Windowed<'_>,
     id: IndexId,
-    repository: RepositoryId,
+    repo: &Repo,
     visit: &mut dyn FnMut(PackSummary) -> Result<()>,
 ) -> Result<(), ReadError> {
     let header = input.take(usize::try_from(HEADER_BYTES).unwrap_or(64)).map_err(sort_error)?;
     // An object under another's name is sound by itself, but what belongs there is gone.
-    if &header[..8] != MAGIC || header[16..32] != repository.as_bytes()[..] || header[32..48] != id.as_bytes()[..] {
+    if &header[..8] != MAGIC || header[16..32] != repo.id().as_bytes()[..] || header[32..48] != id.as_bytes()[..] {
         return Err(ReadError::Damage);
     }
     if header[8..10] != 1u16.to_le_bytes() || header[10] != 0 {

@@ -3,6 +3,8 @@
 //! [`Repo`] reads; only a [`transaction::Transaction`] adds, and only `ops::prune` takes away. Opening writes nothing to
 //! the repository, so a read-only mount is enough to list, restore and verify.
 
+pub mod audit;
+pub mod audit_heads;
 mod bounded;
 mod chain;
 pub mod checkpoints;
@@ -14,10 +16,14 @@ pub mod entry;
 pub mod frame_cache;
 pub mod index;
 pub mod index_object;
+pub mod key_slots;
+pub mod keys;
 pub mod names;
 pub mod pack;
 pub mod pack_table;
+pub mod parity;
 pub mod paths;
+pub mod quarantine;
 pub mod reach;
 pub mod records;
 pub mod snapshots;
@@ -27,16 +33,18 @@ mod sync;
 pub(crate) mod test_support;
 pub mod transaction;
 pub mod tree;
+pub mod unlock;
 
 use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{RepositoryId, SnapshotId};
+use crate::ids::{ChunkId, RepositoryId, SlotId, SnapshotId};
 use crate::storage::{self, Storage};
-use config::Config;
+use config::{Config, ConfigRead};
 use index::Index;
+use keys::{Keys, NoKey, Unlock};
 use snapshots::Snapshot;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,55 +61,61 @@ pub enum Cache {
 pub struct Repo {
     storage: Arc<dyn Storage>,
     config: Config,
+    keys: Keys,
+    slot: Option<SlotId>,
     index: Index,
     decoders: Mutex<Vec<Decoder>>,
     snapshots: Mutex<Vec<Snapshot>>,
     has_recovered_index: Mutex<bool>,
     damage: Mutex<BTreeSet<String>>,
+    vanished: Mutex<Vec<SnapshotId>>,
+    mended: parity::MendedPacks,
 }
 
 impl Repo {
-    /// Opens the repository at `location`.
+    /// Opens the repository at `location`, if nothing in it is encrypted.
     pub fn open(location: &str, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
-        Repo::open_storage(open_location(location)?, cache, observer)
+        Repo::open_with(location, cache, &NoKey, observer)
     }
 
-    /// As [`Repo::open`], but the index is made anew from the repository: for what deletes by it.
-    pub fn open_fresh(location: &str, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+    /// As [`Repo::open`], with the means to unlock it.
+    pub fn open_with(location: &str, cache: &Cache, unlock: &dyn Unlock, observer: &dyn Observer) -> Result<Repo> {
+        Repo::open_storage_with(open_location(location)?, cache, unlock, observer)
+    }
+
+    /// As [`Repo::open_with`], but the index is made anew from the repository: for what deletes by it.
+    pub fn open_fresh_with(
+        location: &str,
+        cache: &Cache,
+        unlock: &dyn Unlock,
+        observer: &dyn Observer,
+    ) -> Result<Repo> {
         let storage = open_location(location)?;
+        let mut opening = Opening::begin(storage, unlock, observer)?;
         if let Cache::Folder(folder) = cache {
+            let id = opening.read.config.repository_id();
+            // Nothing else tells which snapshots this host has seen.
+            let seen = Index::open(folder, id).and_then(|index| index.snapshots());
+            opening.seen = seen.unwrap_or_default();
             // A run that uses the old database goes on with it; it is only no longer found by others.
-            Index::remove(folder, config::read(storage.as_ref())?.config.repository_id());
+            Index::remove(folder, id);
         }
-        Repo::open_storage(storage, cache, observer)
+        opening.finish(cache, observer)
     }
 
-    /// Opens the repository that `storage` holds and brings the index up to date with it.
+    /// Opens the repository that `storage` holds, if nothing in it is encrypted, and brings the index up to date with it.
     pub fn open_storage(storage: Arc<dyn Storage>, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
-        let read = config::read(storage.as_ref())?;
-        for text in &read.damage {
-            observer.on_event(&Event::Warning { text });
-        }
-        let index = open_index(cache, read.config.repository_id(), observer)?;
-        let mut repo = Repo {
-            storage,
-            config: read.config,
-            index,
-            decoders: Mutex::new(Vec::new()),
-            snapshots: Mutex::new(Vec::new()),
-            has_recovered_index: Mutex::new(false),
-            damage: Mutex::new(read.damage.into_iter().collect()),
-        };
-        match repo.refresh(observer) {
-            Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {
-                let text = format!("the index cache is damaged and is made anew ({error})");
-                observer.on_event(&Event::Warning { text: &text });
-                repo.index = remake_index(cache, repo.id())?;
-                repo.refresh(observer)?;
-            }
-            other => other?,
-        }
-        Ok(repo)
+        Repo::open_storage_with(storage, cache, &NoKey, observer)
+    }
+
+    /// As [`Repo::open_storage`], with the means to unlock it.
+    pub fn open_storage_with(
+        storage: Arc<dyn Storage>,
+        cache: &Cache,
+        unlock: &dyn Unlock,
+        observer: &dyn Observer,
+    ) -> Result<Repo> {
+        Opening::begin(storage, unlock, observer)?.finish(cache, observer)
     }
 
     /// The repository's id.
@@ -112,6 +126,26 @@ impl Repo {
     /// Its parameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The key slot that gave them; none if nothing is encrypted.
+    pub fn slot(&self) -> Option<SlotId> {
+        self.slot
+    }
+
+    /// The id of a chunk with this content.
+    pub fn chunk_id(&self, content: &[u8]) -> ChunkId {
+        self.keys.chunk_id(content)
+    }
+
+    /// The key of the rolling hash's table.
+    pub fn chunker_key(&self) -> [u8; 32] {
+        self.config.chunker_key()
     }
 
     /// Its storage.
@@ -134,6 +168,11 @@ impl Repo {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// Snapshots that this host has seen and that are gone though nobody forgot them, as of the last [`Repo::refresh`].
+    pub fn vanished(&self) -> Vec<SnapshotId> {
+        self.vanished.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Brings index and snapshots up to date with the storage. [`Kind::Damaged`] if the index database is corrupt.
     pub fn refresh(&self, observer: &dyn Observer) -> Result<()> {
         let mut found = sync::Found::default();
@@ -143,9 +182,12 @@ impl Repo {
         *self.snapshots.lock().unwrap_or_else(PoisonError::into_inner) = snapshots;
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         for text in found.damage {
-            observer.on_event(&Event::Warning { text: &text });
-            damage.insert(text);
+            if !damage.contains(&text) {
+                observer.on_event(&Event::Warning { text: &text });
+                damage.insert(text);
+            }
         }
+        *self.vanished.lock().unwrap_or_else(PoisonError::into_inner) = found.vanished;
         Ok(())
     }
 
@@ -180,6 +222,56 @@ impl Repo {
     /// True if a snapshot with this id was forgotten or never was.
     pub fn snapshot(&self, id: SnapshotId) -> Option<Snapshot> {
         self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|s| s.id == id).cloned()
+    }
+}
+
+/// A repository whose keys are known, and nothing else yet: a wrong key ends the run before anything is done.
+struct Opening {
+    storage: Arc<dyn Storage>,
+    read: ConfigRead,
+    keys: Keys,
+    slot: Option<SlotId>,
+    /// Objects of snapshots that an index of this host knew.
+    seen: HashMap<SnapshotId, Vec<u8>>,
+}
+
+impl Opening {
+    fn begin(storage: Arc<dyn Storage>, unlock: &dyn Unlock, observer: &dyn Observer) -> Result<Opening> {
+        let read = config::read(storage.as_ref())?;
+        for text in &read.damage {
+            observer.on_event(&Event::Warning { text });
+        }
+        let keys = Keys::unlocked(storage.as_ref(), &read, unlock)?;
+        let slot = unlock.slot();
+        Ok(Opening { storage, read, keys, slot, seen: HashMap::new() })
+    }
+
+    fn finish(self, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
+        let index = open_index(cache, self.read.config.repository_id(), observer)?;
+        self.seen.iter().try_for_each(|(id, object)| index.add_snapshot(*id, object))?;
+        let mut repo = Repo {
+            storage: self.storage,
+            config: self.read.config,
+            keys: self.keys,
+            slot: self.slot,
+            index,
+            decoders: Mutex::new(Vec::new()),
+            snapshots: Mutex::new(Vec::new()),
+            has_recovered_index: Mutex::new(false),
+            mended: parity::MendedPacks::default(),
+            damage: Mutex::new(self.read.damage.into_iter().collect()),
+            vanished: Mutex::new(Vec::new()),
+        };
+        match repo.refresh(observer) {
+            Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {
+                let text = format!("the index cache is damaged and is made anew ({error})");
+                observer.on_event(&Event::Warning { text: &text });
+                repo.index = remake_index(cache, repo.id())?;
+                repo.refresh(observer)?;
+            }
+            other => other?,
+        }
+        Ok(repo)
     }
 }
 

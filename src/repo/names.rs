@@ -3,13 +3,15 @@
 //! The whole layout of a repository is this file; `docs/FORMAT.md`, "Layout", says it in words.
 
 use crate::error::Result;
-use crate::ids::{HistoryId, IndexId, PackId, SnapshotId};
+use crate::ids::{HistoryId, IndexId, PackId, SlotId, SnapshotId};
 use crate::storage::ObjectName;
 
 /// The folder of the three copies of the parameters.
 pub const CONFIG: &str = "config";
 /// The folder of packs, two levels deep.
 pub const PACKS: &str = "packs";
+/// The folder of the parity of packs, two levels deep.
+pub const PARITY: &str = "parity";
 /// The folder of index objects.
 pub const INDEX: &str = "index";
 /// The folder of open transactions.
@@ -24,9 +26,31 @@ pub const CONDEMNED: &str = "condemned";
 pub const TAGS: &str = "tags";
 /// The folder of verification records.
 pub const HISTORY: &str = "history";
+/// The folder of records of packs that are damaged and set aside.
+pub const QUARANTINE: &str = "quarantine";
+
+/// The folder of key slots.
+pub const KEYS: &str = "keys";
+
+/// The folder of the audit log.
+pub const AUDIT: &str = "audit";
 
 /// Every folder, in the order in which `init` makes them.
-pub const FOLDERS: [&str; 9] = [PACKS, INDEX, TRANSACTIONS, SNAPSHOTS, FORGOTTEN, CONDEMNED, TAGS, HISTORY, CONFIG];
+pub const FOLDERS: [&str; 13] = [
+    PACKS,
+    PARITY,
+    INDEX,
+    TRANSACTIONS,
+    SNAPSHOTS,
+    FORGOTTEN,
+    CONDEMNED,
+    TAGS,
+    HISTORY,
+    QUARANTINE,
+    AUDIT,
+    KEYS,
+    CONFIG,
+];
 
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
@@ -42,6 +66,20 @@ pub fn pack(id: PackId) -> Result<ObjectName> {
 /// The id in the name of a pack, if `name` is one.
 pub fn pack_id(name: &ObjectName) -> Option<PackId> {
     let mut parts = name.as_str().strip_prefix("packs/")?.split('/');
+    let (folder, file) = (parts.next()?, parts.next()?);
+    let id = PackId::from_hex(file).ok()?;
+    (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
+}
+
+/// `parity/<first two digits>/<id>`: the parity of the pack of this id.
+pub fn parity(id: PackId) -> Result<ObjectName> {
+    let hex = id.to_hex();
+    ObjectName::new(format!("{PARITY}/{}/{hex}", &hex[..2]))
+}
+
+/// The pack's id in the name of its parity, if `name` is one.
+pub fn parity_id(name: &ObjectName) -> Option<PackId> {
+    let mut parts = name.as_str().strip_prefix("parity/")?.split('/');
     let (folder, file) = (parts.next()?, parts.next()?);
     let id = PackId::from_hex(file).ok()?;
     (parts.next().is_none() && file.get(..2) == Some(folder)).then_some(id)
@@ -118,6 +156,40 @@ pub fn history(id: HistoryId) -> Result<ObjectName> {
 /// The id in the name of a history record, if `name` is one.
 pub fn history_id(name: &ObjectName) -> Option<HistoryId> {
     HistoryId::from_hex(name.as_str().strip_prefix("history/")?).ok()
+}
+
+/// `quarantine/<pack id>`.
+pub fn quarantine(id: PackId) -> Result<ObjectName> {
+    ObjectName::new(format!("{QUARANTINE}/{id}"))
+}
+
+/// The pack's id in the name of a quarantine record, if `name` is one.
+pub fn quarantine_id(name: &ObjectName) -> Option<PackId> {
+    PackId::from_hex(name.as_str().strip_prefix("quarantine/")?).ok()
+}
+
+/// `keys/<slot>.<n>`: a key slot as of key generation n.
+pub fn key_slot(id: SlotId, generation: u32) -> Result<ObjectName> {
+    ObjectName::new(format!("{KEYS}/{id}.{generation}"))
+}
+
+/// The slot and the generation in the name of a key slot, if `name` is one.
+pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
+    let (id, generation) = name.as_str().strip_prefix("keys/")?.split_once('.')?;
+    // One object, one name: no leading zeros or signs.
+    let number = generation.parse::<u32>().ok().filter(|n| n.to_string() == generation)?;
+    Some((SlotId::from_hex(id).ok()?, number))
+}
+
+/// `audit/<n>`: record number n of the audit log.
+pub fn audit(number: u64) -> Result<ObjectName> {
+    ObjectName::new(format!("{AUDIT}/{number}"))
+}
+
+/// The number in the name of a record of the audit log, if `name` is one.
+pub fn audit_number(name: &ObjectName) -> Option<u64> {
+    let digits = name.as_str().strip_prefix("audit/")?;
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
 }
 
 #[cfg(test)]

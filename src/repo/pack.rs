@@ -10,8 +10,9 @@
 //! trailer  64: table offset u64, table bytes u32, frames u32, BLAKE3(header, table, those 16 bytes) 32, zero 8, magic "CKPTPEND"
 //! ```
 
-use super::names;
+use super::keys::Keys;
 use super::pack_table::{self, FrameRecord};
+use super::{Repo, names};
 use crate::bytes::{ByteRange, bounded_len};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId, SnapshotId};
@@ -96,12 +97,20 @@ pub struct PackWriter {
     bytes: u64,
     table: Vec<u8>,
     frames: u32,
+    kept: Option<Kept>,
+}
+
+/// All that was written so far, for who needs a whole pack in memory.
+struct Kept {
+    bytes: Vec<u8>,
+    bytes_max: usize,
 }
 
 impl PackWriter {
     /// Begins a pack that is written to `object`.
     pub fn create(
         object: Box<dyn ObjectWriter>,
+        _keys: &Keys,
         repository: RepositoryId,
         transaction: SnapshotId,
         kind: PackKind,
@@ -125,10 +134,18 @@ impl PackWriter {
             bytes: 0,
             table: Vec::new(),
             frames: 0,
+            kept: None,
         };
         writer.write(&header)?;
         writer.header = header;
         Ok(writer)
+    }
+
+    /// Keeps all that is written in `buffer`, unless it becomes more than `bytes_max`. To be called before any frame comes.
+    pub fn keep(&mut self, mut buffer: Vec<u8>, bytes_max: usize) {
+        buffer.clear();
+        buffer.extend_from_slice(&self.header);
+        self.kept = Some(Kept { bytes: buffer, bytes_max });
     }
 
     /// Appends frames that lie back to back in `bytes`; `records` describe them in order (their offsets are ignored).
@@ -151,7 +168,12 @@ impl PackWriter {
     }
 
     /// Ends the pack, makes it durable and gives it its name.
-    pub fn finish(mut self) -> Result<PackSummary> {
+    pub fn finish(self) -> Result<PackSummary> {
+        self.finish_keeping().map(|(summary, _)| summary)
+    }
+
+    /// As [`PackWriter::finish`]; with all of the pack if it was kept.
+    pub fn finish_keeping(mut self) -> Result<(PackSummary, Option<Vec<u8>>)> {
         let table = std::mem::take(&mut self.table);
         let table_bytes = u32::try_from(table.len())
             .ok()
@@ -170,12 +192,20 @@ impl PackWriter {
         let id = PackId::from_bytes(*self.hasher.finalize().as_bytes());
         // A pack with this very name holds these very bytes: whoever wrote it, it serves.
         self.object.publish(&names::pack(id)?)?;
-        Ok(PackSummary { id, bytes: self.bytes, kind: self.kind, transaction: self.transaction, table })
+        let summary = PackSummary { id, bytes: self.bytes, kind: self.kind, transaction: self.transaction, table };
+        Ok((summary, self.kept.map(|kept| kept.bytes)))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.object.write(bytes)?;
         self.hasher.update(bytes);
+        if let Some(kept) = &mut self.kept {
+            if kept.bytes.len() + bytes.len() > kept.bytes_max {
+                self.kept = None;
+            } else {
+                kept.bytes.extend_from_slice(bytes);
+            }
+        }
         self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
@@ -188,10 +218,10 @@ fn tail_checksum(header: &[u8], table: &[u8], trailer_front: &[u8]) -> blake3::H
 }
 
 /// Reads header, table and trailer of a pack of `bytes` bytes; two or three small reads, no frame is touched.
-pub fn read_summary(storage: &dyn Storage, id: PackId, bytes: u64, repository: RepositoryId) -> Result<PackSummary> {
+pub fn read_summary(repo: &Repo, id: PackId, bytes: u64) -> Result<PackSummary> {
     let name = names::pack(id)?;
-    read_tail(storage, &name, bytes)
-        .and_then(|(header, table, trailer)| check_tail(id, bytes, repository, &header, table, &trailer))
+    read_tail(repo.storage(), &name, bytes)
+        .and_then(|(header, table, trailer)| check_tail(id, bytes, repo.id(), &header, table, &trailer))
         .map_err(|e| e.while_doing(&name))
 }
 
@@ -213,7 +243,7 @@ pub fn matches_its_name(storage: &dyn Storage, id: PackId, bytes: u64) -> Result
 }
 
 /// Takes the whole pack in `object` apart without any storage: for verification.
-pub fn summary_of(object: &[u8], id: PackId, repository: RepositoryId) -> Result<PackSummary> {
+pub fn summary_of(_keys: &Keys, object: &[u8], id: PackId, repository: RepositoryId) -> Result<PackSummary> {
     let bytes = u64::try_from(object.len()).unwrap_or(u64::MAX);
     let (table_offset, table_bytes) = match object.len().checked_sub(64).map(|at| parse_trailer(&object[at..], bytes)) {
         Some(parsed) => parsed?,

@@ -2,13 +2,14 @@
 //!
 //! Each is a document under a name of [`super::names`]; a type here says what its body holds.
 
+use super::audit::AuditHead;
 use super::bounded::Packs;
 use super::document::{self, DocumentKind};
-use super::names;
+use super::{Repo, names};
 use crate::error::Result;
 use crate::ids::{HistoryId, PackId, SnapshotId};
 use crate::metadata::FileTime;
-use crate::storage::{self, ObjectName, Published, Storage};
+use crate::storage::{self, ObjectName, Published};
 use minicbor::{Decode, Encode};
 use std::collections::{BTreeSet, HashSet};
 
@@ -53,6 +54,8 @@ pub fn this_boot() -> String {
 struct Marker {
     #[n(0)]
     seconds: i64,
+    #[n(1)]
+    audit: Option<AuditHead>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -111,59 +114,73 @@ impl HistoryRecord {
 }
 
 /// Creates `transactions/<id>` exclusively.
-pub fn create_transaction(storage: &dyn Storage, id: SnapshotId, writer: &WriterRecord) -> Result<Published> {
-    create(storage, DocumentKind::Transaction, &names::transaction(id)?, writer)
+pub fn create_transaction(repo: &Repo, id: SnapshotId, writer: &WriterRecord) -> Result<Published> {
+    create(repo, DocumentKind::Transaction, &names::transaction(id)?, writer)
 }
 
 /// Reads who began the transaction.
-pub fn read_transaction(storage: &dyn Storage, id: SnapshotId) -> Result<WriterRecord> {
+pub fn read_transaction(repo: &Repo, id: SnapshotId) -> Result<WriterRecord> {
     let name = names::transaction(id)?;
-    document::decode(&document::read(storage, DocumentKind::Transaction, &name)?.body, name.as_str())
+    document::decode(
+        &document::read(repo.storage(), repo.keys(), DocumentKind::Transaction, &name)?.body,
+        name.as_str(),
+    )
 }
 
-/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done.
-pub fn create_forgotten(storage: &dyn Storage, id: SnapshotId, now: FileTime) -> Result<Published> {
-    create(storage, DocumentKind::Forgotten, &names::forgotten(id)?, &Marker { seconds: now.seconds })
+/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done. `audit` is the record that says who
+/// does it.
+pub fn create_forgotten(repo: &Repo, id: SnapshotId, now: FileTime, audit: AuditHead) -> Result<Published> {
+    let marker = Marker { seconds: now.seconds, audit: Some(audit) };
+    create(repo, DocumentKind::Forgotten, &names::forgotten(id)?, &marker)
+}
+
+/// Reads which record of the audit log a marker follows.
+pub fn read_forgotten(repo: &Repo, id: SnapshotId) -> Result<Option<AuditHead>> {
+    let name = names::forgotten(id)?;
+    let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Forgotten, &name)?;
+    Ok(document::decode::<Marker>(&opened.body, name.as_str())?.audit)
+}
+
+/// Writes a forgotten marker anew: for repair, since only its name counts.
+pub fn rewrite_forgotten(repo: &Repo, name: &ObjectName, now: FileTime, audit: Option<AuditHead>) -> Result<()> {
+    let body = document::encode(&Marker { seconds: now.seconds, audit })?;
+    repo.storage().replace(name, &document::seal(repo.keys(), DocumentKind::Forgotten, name, &body)?)
 }
 
 /// Creates a condemned list or, under the name of its end, the final list.
-pub fn create_pack_list(
-    storage: &dyn Storage,
-    name: &ObjectName,
-    packs: &[PackId],
-    now: FileTime,
-) -> Result<Published> {
-    create(storage, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: Packs(packs.to_vec()) })
+pub fn create_pack_list(repo: &Repo, name: &ObjectName, packs: &[PackId], now: FileTime) -> Result<Published> {
+    create(repo, DocumentKind::Condemned, name, &PackList { seconds: now.seconds, packs: Packs(packs.to_vec()) })
 }
 
 /// Reads a condemned or final list.
-pub fn read_pack_list(storage: &dyn Storage, name: &ObjectName) -> Result<Vec<PackId>> {
-    let opened = document::read(storage, DocumentKind::Condemned, name)?;
+pub fn read_pack_list(repo: &Repo, name: &ObjectName) -> Result<Vec<PackId>> {
+    let opened = document::read(repo.storage(), repo.keys(), DocumentKind::Condemned, name)?;
     let list: PackList = document::decode(&opened.body, name.as_str())?;
     Ok(list.packs.0)
 }
 
 /// Creates the tags of a snapshot after change number `change`, exclusively.
-pub fn create_tags(storage: &dyn Storage, id: SnapshotId, change: u64, tags: &BTreeSet<String>) -> Result<Published> {
-    create(storage, DocumentKind::Tags, &names::tags(id, change)?, &TagSet { tags: tags.clone() })
+pub fn create_tags(repo: &Repo, id: SnapshotId, change: u64, tags: &BTreeSet<String>) -> Result<Published> {
+    create(repo, DocumentKind::Tags, &names::tags(id, change)?, &TagSet { tags: tags.clone() })
 }
 
 /// Reads the tags of a snapshot after change number `change`.
-pub fn read_tags(storage: &dyn Storage, id: SnapshotId, change: u64) -> Result<BTreeSet<String>> {
+pub fn read_tags(repo: &Repo, id: SnapshotId, change: u64) -> Result<BTreeSet<String>> {
     let name = names::tags(id, change)?;
-    let set: TagSet = document::decode(&document::read(storage, DocumentKind::Tags, &name)?.body, name.as_str())?;
+    let set: TagSet =
+        document::decode(&document::read(repo.storage(), repo.keys(), DocumentKind::Tags, &name)?.body, name.as_str())?;
     Ok(set.tags)
 }
 
 /// Creates a history record under a fresh id.
-pub fn create_history(storage: &dyn Storage, id: HistoryId, record: &HistoryRecord) -> Result<Published> {
-    create(storage, DocumentKind::History, &names::history(id)?, record)
+pub fn create_history(repo: &Repo, id: HistoryId, record: &HistoryRecord) -> Result<Published> {
+    create(repo, DocumentKind::History, &names::history(id)?, record)
 }
 
 /// Reads a history record.
-pub fn read_history(storage: &dyn Storage, id: HistoryId) -> Result<HistoryRecord> {
+pub fn read_history(repo: &Repo, id: HistoryId) -> Result<HistoryRecord> {
     let name = names::history(id)?;
-    document::decode(&document::read(storage, DocumentKind::History, &name)?.body, name.as_str())
+    document::decode(&document::read(repo.storage(), repo.keys(), DocumentKind::History, &name)?.body, name.as_str())
 }
 
 /// What prunes have condemned and decided, as far as it is recorded.
@@ -181,17 +198,17 @@ pub struct Condemned {
 
 impl Condemned {
     /// Reads every list.
-    pub fn read(storage: &dyn Storage) -> Result<Condemned> {
+    pub fn read(repo: &Repo) -> Result<Condemned> {
         let mut condemned = Condemned::default();
-        let listed = storage.list(names::CONDEMNED)?;
+        let listed = repo.storage().list(names::CONDEMNED)?;
         let numbers: Vec<(u64, bool)> = listed.iter().filter_map(|l| names::condemned_number(&l.name)).collect();
         let ends: HashSet<u64> = numbers.iter().filter(|(_, is_end)| *is_end).map(|(n, _)| *n).collect();
         for &(number, is_end) in &numbers {
             condemned.last_number = condemned.last_number.max(number);
             if is_end {
-                condemned.ended.extend(read_pack_list(storage, &names::condemned_end(number)?)?);
+                condemned.ended.extend(read_pack_list(repo, &names::condemned_end(number)?)?);
             } else if !ends.contains(&number) {
-                condemned.open.extend(read_pack_list(storage, &names::condemned(number)?)?);
+                condemned.open.extend(read_pack_list(repo, &names::condemned(number)?)?);
                 condemned.open_numbers.push(number);
             }
         }
@@ -204,6 +221,7 @@ impl Condemned {
     }
 }
 
-fn create<T: Encode<()>>(storage: &dyn Storage, kind: DocumentKind, name: &ObjectName, value: &T) -> Result<Published> {
-    storage::create_new(storage, name, &document::seal(kind, &document::encode(value)?)?)
+fn create<T: Encode<()>>(repo: &Repo, kind: DocumentKind, name: &ObjectName, value: &T) -> Result<Published> {
+    let object = document::seal(repo.keys(), kind, name, &document::encode(value)?)?;
+    storage::create_new(repo.storage(), name, &object)
 }

@@ -4,9 +4,12 @@
 //! [`Outcome::Revoked`] or [`Outcome::Repacked`] when the transaction ended otherwise. Nothing here is ever rewritten:
 //! forgetting makes a marker, changing tags makes a numbered record.
 
+use super::audit::AuditHead;
 use super::bounded::{List, Notes};
 use super::checkpoints::{self, CheckpointRecord, RECORDS_MAX, StoredRecord, holds_step, steps_in_words, steps_of};
 use super::document::{self, DocumentKind};
+use super::keys::Keys;
+use super::names;
 use super::stream::StreamRef;
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
@@ -56,6 +59,8 @@ pub struct Snapshot {
     pub program: String,
     /// The checkpoints that it holds.
     pub checkpoints: Vec<CheckpointRecord>,
+    /// How far the audit log went when it was saved; none in what a program without one saved.
+    pub audit: Option<AuditHead>,
 }
 
 /// Counts of a snapshot.
@@ -141,11 +146,13 @@ struct Stored {
     id: Vec<u8>,
     #[n(14)]
     checkpoints: Option<List<StoredRecord, RECORDS_MAX>>,
+    #[n(15)]
+    audit: Option<AuditHead>,
 }
 
 impl Outcome {
     /// The object that stands under `snapshots/<id>`.
-    pub fn seal(&self, id: SnapshotId) -> Result<Vec<u8>> {
+    pub fn seal(&self, keys: &Keys, id: SnapshotId) -> Result<Vec<u8>> {
         let (outcome, snapshot) = match self {
             Outcome::Saved(snapshot) => (0, Some(snapshot)),
             Outcome::Revoked => (1, None),
@@ -168,13 +175,14 @@ impl Outcome {
             program: snapshot.map(|s| s.program.clone()),
             id: id.as_bytes().to_vec(),
             checkpoints: snapshot.and_then(|s| checkpoints::to_stored(&s.checkpoints)).map(List),
+            audit: snapshot.and_then(|s| s.audit),
         };
-        document::seal(DocumentKind::Snapshot, &document::encode(&stored)?)
+        document::seal(keys, DocumentKind::Snapshot, &names::snapshot(id)?, &document::encode(&stored)?)
     }
 
     /// Reads the object that stands under `snapshots/<id>`; also whether both copies in it are sound.
-    pub fn open(id: SnapshotId, object: &[u8]) -> Result<(Outcome, bool)> {
-        let opened = document::open(DocumentKind::Snapshot, object)?;
+    pub fn open(keys: &Keys, id: SnapshotId, object: &[u8]) -> Result<(Outcome, bool)> {
+        let opened = document::open(keys, DocumentKind::Snapshot, &names::snapshot(id)?, object)?;
         let stored: Stored = document::decode(&opened.body, "a snapshot")?;
         if stored.id != id.as_bytes() {
             return Err(Error::damaged("the snapshot of another transaction stands under this name"));
@@ -213,6 +221,7 @@ fn from_stored(id: SnapshotId, stored: Stored) -> Result<Snapshot> {
         totals: stored.totals.unwrap_or_default(),
         problems: stored.problems.unwrap_or(0),
         program: stored.program.unwrap_or_default(),
+        audit: stored.audit,
     })
 }
 
@@ -347,6 +356,7 @@ pub(crate) mod tests {
             problems: 3,
             program: "ckpt test".to_owned(),
             checkpoints: Vec::new(),
+            audit: Some(AuditHead { number: 4, hash: [n; 32] }),
         }
     }
 
@@ -354,9 +364,9 @@ pub(crate) mod tests {
     fn every_outcome_round_trips_and_is_bound_to_its_name() {
         let saved = snapshot(1, "h", 5);
         for outcome in [Outcome::Saved(Box::new(saved.clone())), Outcome::Revoked, Outcome::Repacked] {
-            let object = outcome.seal(saved.id).expect("small");
-            assert_eq!(Outcome::open(saved.id, &object).expect("own bytes"), (outcome, true));
-            assert!(Outcome::open(SnapshotId::from_bytes([2; 16]), &object).is_err());
+            let object = outcome.seal(&Keys::plain(), saved.id).expect("small");
+            assert_eq!(Outcome::open(&Keys::plain(), saved.id, &object).expect("own bytes"), (outcome, true));
+            assert!(Outcome::open(&Keys::plain(), SnapshotId::from_bytes([2; 16]), &object).is_err());
         }
     }
 

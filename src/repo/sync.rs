@@ -2,7 +2,7 @@
 //!
 //! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
 
-use super::pack::{self, PackSummary};
+use super::pack::PackSummary;
 use super::records::{self, Condemned};
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, index_object, names};
@@ -19,6 +19,8 @@ const BATCH_BYTES: usize = 8 << 20;
 pub(super) struct Found {
     /// One sentence for each damaged object.
     pub(super) damage: Vec<String>,
+    /// Snapshots that this host has seen, that nobody forgot, and that are gone.
+    pub(super) vanished: Vec<SnapshotId>,
 }
 
 /// Loads index objects that are new and forgets those that are gone.
@@ -40,7 +42,7 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
         let mut batch: Vec<PackSummary> = Vec::new();
         let mut batch_bytes = 0;
         let add = |batch: &mut Vec<PackSummary>| repo.index().add_packs(&std::mem::take(batch), Some(id));
-        let read = index_object::read(storage, id, repo.id(), &mut |pack| {
+        let read = index_object::read(repo, id, &mut |pack| {
             batch_bytes += pack.table.len();
             batch.push(pack);
             if batch_bytes >= BATCH_BYTES {
@@ -74,7 +76,7 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
 
 /// Packs of final lists are dead for ever: no row may say otherwise.
 fn forget_deleted_packs(repo: &Repo) -> Result<()> {
-    let condemned = Condemned::read(repo.storage())?;
+    let condemned = Condemned::read(repo)?;
     if condemned.ended.is_empty() {
         return Ok(());
     }
@@ -85,7 +87,7 @@ fn forget_deleted_packs(repo: &Repo) -> Result<()> {
 
 /// Adds the packs that no index object has made known; returns how many.
 pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
-    let condemned = Condemned::read(repo.storage())?;
+    let condemned = Condemned::read(repo)?;
     let known: HashSet<PackId> = repo.index().packs()?.into_iter().map(|p| p.id).collect();
     let mut added = 0;
     let mut batch = Vec::new();
@@ -94,7 +96,7 @@ pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
         if known.contains(&id) || condemned.ended.contains(&id) {
             continue;
         }
-        match pack::read_summary(repo.storage(), id, listed.bytes, repo.id()) {
+        match repo.pack_summary(id, listed.bytes) {
             Ok(summary) => batch.push(summary),
             // Of no use, and harmless: verification names it.
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::FormatTooNew) => continue,
@@ -132,7 +134,7 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
                 }
             }
         };
-        match Outcome::open(id, &object) {
+        match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
                 if sound {
                     repo.index().add_snapshot(id, &object)?;
@@ -146,9 +148,19 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
             Err(error) => found.damage.push(format!("snapshots/{id} is damaged: {error}")),
         }
     }
-    let gone: Vec<_> = cached.into_keys().collect();
-    if !gone.is_empty() {
-        repo.index().remove_snapshots(&gone)?;
+    // A name under `snapshots/` is never freed, whatever it holds. What vanished stays remembered here, or it would be
+    // told once only.
+    let is_gone = |id: &SnapshotId| !present.contains(id) && !forgotten.contains(id);
+    let (vanished, forgotten): (Vec<_>, Vec<_>) = cached.into_keys().partition(is_gone);
+    for id in vanished {
+        found.damage.push(format!(
+            "snapshots/{id} is gone, which this host has seen and nobody forgot: it was deleted, or an older state of the \
+             repository was put in its place"
+        ));
+        found.vanished.push(id);
+    }
+    if !forgotten.is_empty() {
+        repo.index().remove_snapshots(&forgotten)?;
     }
     apply_tags(repo, &mut live, found)?;
     live.sort_by_key(|s| (s.started, s.id));
@@ -165,7 +177,7 @@ fn apply_tags(repo: &Repo, live: &mut [Snapshot], found: &mut Found) -> Result<(
     }
     for snapshot in live {
         let Some(&change) = newest.get(&snapshot.id) else { continue };
-        match records::read_tags(repo.storage(), snapshot.id, change) {
+        match records::read_tags(repo, snapshot.id, change) {
             Ok(tags) => snapshot.tags = tags,
             Err(error) => found.damage.push(format!("tags of {}: {error}", snapshot.id)),
         }
@@ -179,7 +191,7 @@ pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
     let listed = repo.storage().list(names::HISTORY)?;
     let present: BTreeSet<_> = listed.iter().filter_map(|l| names::history_id(&l.name)).collect();
     for id in present.into_iter().filter(|id| !known.contains(id)) {
-        match records::read_history(repo.storage(), id) {
+        match records::read_history(repo, id) {
             Ok(record) => repo.index().add_history(
                 &super::index::RunRecord {
                     id,

@@ -34,13 +34,23 @@ pub(crate) enum Node {
     Link(&'static str),
 }
 
-/// An empty repository.
+/// An empty repository without parity, in which damage stays damage.
 pub(crate) fn storage() -> SimulatedStorage {
+    storage_with(false)
+}
+
+/// An empty repository whose packs get parity.
+pub(crate) fn storage_with_parity() -> SimulatedStorage {
+    storage_with(true)
+}
+
+fn storage_with(parity: bool) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     let parameters = Parameters {
         chunk_sizes: (1024, 4096, 16384),
-        chunker_key: [7; 32],
+        chunker_key: Some([7; 32]),
         pack_bytes: 1 << 16,
+        parity,
         exclusive_create: true,
     };
     let config = Config::new(RepositoryId::from_bytes([5; 16]), time(0), &parameters).expect("sound parameters");
@@ -123,6 +133,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         problems: 0,
         program: "ckpt test".to_owned(),
         checkpoints: Vec::new(),
+        audit: Some(super::audit::head(transaction.repo()).expect("a readable log")),
     }
 }
 

@@ -12,12 +12,14 @@
 //! A run that dies anywhere before 4 leaves packs that the next run adopts, and nothing that needs a hand. One that gives
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
+use super::config::Config;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
+use super::parity::{self, ParityWriter};
 use super::records::{self, Condemned, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
-use super::{Repo, names};
+use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::storage::{self, ObjectName, ObjectWriter, Published};
@@ -40,11 +42,24 @@ pub enum Claim {
 pub struct Transaction<'r> {
     repo: &'r Repo,
     id: SnapshotId,
-    /// Packs that must be treated as if they did not exist: condemned, or found missing or truncated when this began.
+    /// Packs that must be treated as if they did not exist: condemned, set aside, or found missing or truncated when this
+    /// began.
     absent: HashSet<PackId>,
     state: Mutex<State>,
     /// True if nothing is to be written: what a dry run would store is made and thrown away.
     is_rehearsal: bool,
+    /// None if packs get no parity.
+    parity: Option<ParityWriter>,
+    kept_bytes_max: usize,
+}
+
+/// The longest pack that is kept in memory until its parity is computed, unless told otherwise.
+const KEPT_BYTES_MAX: usize = 128 << 20;
+
+/// How long an ordinary pack becomes before it is ended, with some room: the last frames and the table come on top.
+pub fn kept_bytes(config: &Config) -> u64 {
+    let bytes = u64::from(config.pack_bytes);
+    bytes + bytes / 8 + (8 << 20)
 }
 
 /// Takes bytes and keeps none.
@@ -82,36 +97,44 @@ impl<'r> Transaction<'r> {
     pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
         let transaction = Transaction::new(repo, false)?;
         let id = transaction.id;
-        if records::create_transaction(repo.storage(), id, writer)? == Published::AlreadyExists {
+        if records::create_transaction(repo, id, writer)? == Published::AlreadyExists {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
-        transaction.survey(Condemned::read(repo.storage())?)
+        transaction.survey(Condemned::read(repo)?)
     }
 
     /// Begins a dry run: everything is done but nothing is written, and it can only be abandoned.
     pub fn rehearse(repo: &'r Repo) -> Result<Transaction<'r>> {
-        Transaction::new(repo, true)?.survey(Condemned::read(repo.storage())?)
+        Transaction::new(repo, true)?.survey(Condemned::read(repo)?)
     }
 
     fn new(repo: &'r Repo, is_rehearsal: bool) -> Result<Transaction<'r>> {
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
-        Ok(Transaction { repo, id, absent: HashSet::new(), state: Mutex::default(), is_rehearsal })
+        let parity = (repo.config().parity != 0 && !is_rehearsal).then(ParityWriter::default);
+        let (absent, state) = (HashSet::new(), Mutex::default());
+        Ok(Transaction { repo, id, absent, state, is_rehearsal, parity, kept_bytes_max: KEPT_BYTES_MAX })
     }
 
-    /// Makes unlisted packs known and marks as absent what is condemned, missing or of the wrong size.
+    /// Lets packs be kept in memory only up to this length; the parity of longer ones costs reading them again.
+    pub fn keep_packs_up_to(&mut self, bytes: usize) {
+        self.kept_bytes_max = bytes.min(KEPT_BYTES_MAX);
+    }
+
+    /// Makes unlisted packs known and marks as absent what is condemned, set aside, missing or of the wrong size.
     fn survey(mut self, condemned: Condemned) -> Result<Transaction<'r>> {
         self.repo.learn_unlisted_packs()?;
         let listed = self.repo.storage().list(names::PACKS)?;
         let present: HashMap<PackId, u64> =
             listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
+        let set_aside: HashSet<PackId> = quarantine::ids(self.repo.storage())?.into_iter().collect();
         let mut vanished = Vec::new();
         let mut state = State::default();
         for known in self.repo.index().packs()? {
             let is_whole = present.get(&known.id) == Some(&known.bytes);
-            if !is_whole || condemned.contains(&known.id) {
+            if !is_whole || condemned.contains(&known.id) || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);
             }
             if !known.is_listed {
@@ -139,7 +162,7 @@ impl<'r> Transaction<'r> {
         self.repo
     }
 
-    /// Packs that are known but missing, truncated or condemned: what lay in them is stored again.
+    /// Packs that are known but missing, truncated, set aside or condemned: what lay in them is stored again.
     pub fn absent_packs(&self) -> usize {
         self.absent.len()
     }
@@ -189,12 +212,20 @@ impl<'r> Transaction<'r> {
             true => Box::new(Nowhere),
             false => self.repo.storage().create(names::PACKS)?,
         };
-        PackWriter::create(object, self.repo.id(), self.id, kind)
+        let mut writer = PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)?;
+        if let Some(parity) = &self.parity {
+            let bytes = usize::try_from(kept_bytes(self.repo.config())).unwrap_or(usize::MAX);
+            writer.keep(parity.buffer(bytes.min(self.kept_bytes_max)), self.kept_bytes_max);
+        }
+        Ok(writer)
     }
 
-    /// Ends a pack: durable, then known to the index of this host and to the index object being written.
+    /// Ends a pack: durable, with its parity, then known to the index of this host and to the index object being written.
     pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
-        let summary = writer.finish()?;
+        let (summary, kept) = writer.finish_keeping()?;
+        if let Some(parity) = &self.parity {
+            parity.write(self.repo, summary.id, kept)?;
+        }
         if self.is_rehearsal {
             return Ok(summary);
         }
@@ -208,7 +239,7 @@ impl<'r> Transaction<'r> {
         }
         state.written.insert(summary.id);
         if state.index.is_none() {
-            state.index = Some(IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?);
+            state.index = Some(IndexWriter::create(self.repo, self.id)?);
         }
         if let Some(index) = &mut state.index {
             index.append(&summary)?;
@@ -250,7 +281,7 @@ impl<'r> Transaction<'r> {
         {
             let _ = self.repo.index().finish_index_object(index);
         }
-        if let Ok(object) = outcome.seal(self.id) {
+        if let Ok(object) = outcome.seal(self.repo.keys(), self.id) {
             let _ = self.repo.index().add_snapshot(self.id, &object);
         }
         let _ = names::transaction(self.id).and_then(|name| self.repo.storage().delete(&name));
@@ -271,15 +302,28 @@ impl<'r> Transaction<'r> {
         }
         let mut index = match index {
             None if adopted.is_empty() => return Ok(None),
-            None => IndexWriter::create(self.repo.storage(), self.repo.id(), self.id)?,
+            None => IndexWriter::create(self.repo, self.id)?,
             Some(index) => index,
         };
         for (&id, &bytes) in adopted {
-            index.append(&pack::read_summary(self.repo.storage(), id, bytes, self.repo.id())?)?;
+            self.complete_parity(id)?;
+            index.append(&pack::read_summary(self.repo, id, bytes)?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;
         Ok(Some(id))
+    }
+
+    /// Makes the parity of an adopted pack, whose writer may have died before it could.
+    fn complete_parity(&self, pack: PackId) -> Result<()> {
+        if self.parity.is_none() || self.repo.storage().size(&names::parity(pack)?)?.is_some() {
+            return Ok(());
+        }
+        match parity::create(self.repo, pack) {
+            // Whether adopted packs are sound is for verification to say, which tells more.
+            Err(error) if error.kind() == Kind::Damaged => Ok(()),
+            other => other,
+        }
     }
 
     fn list_packs(&self, index: IndexId, state: &State) -> Result<()> {
@@ -302,7 +346,7 @@ impl<'r> Transaction<'r> {
 
     fn publish_outcome(&self, outcome: &Outcome) -> Result<()> {
         let name = names::snapshot(self.id)?;
-        let object = outcome.seal(self.id)?;
+        let object = outcome.seal(self.repo.keys(), self.id)?;
         let published = storage::create_new(self.repo.storage(), &name, &object);
         if matches!(published, Ok(Published::Created)) {
             return Ok(());
@@ -335,7 +379,7 @@ fn revoked() -> Error {
 
 /// Ends an open transaction as revoked and removes its announcement; harmless if it has ended otherwise.
 pub fn revoke(repo: &Repo, id: SnapshotId) -> Result<()> {
-    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(id)?)?;
+    storage::create_new(repo.storage(), &names::snapshot(id)?, &Outcome::Revoked.seal(repo.keys(), id)?)?;
     repo.storage().delete(&names::transaction(id)?)?;
     Ok(())
 }

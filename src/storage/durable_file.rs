@@ -131,6 +131,26 @@ impl DurableFile {
         Ok(())
     }
 
+    /// As [`ObjectWriter::publish`], but takes the place of what has the name.
+    pub(super) fn publish_over(mut self, name: &ObjectName) -> Result<()> {
+        check_folder_of(name, &self.folder)?;
+        let path = self.place.path_of(name.as_str());
+        let folder = name.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        self.place.make_folder(folder)?;
+        let failure =
+            |place: &Place, error: io::Error| place.write_failure(format!("writing {}", path.display()), error);
+        self.make_durable().map_err(|error| failure(&self.place, error))?;
+        let renamed = uninterrupted(|| fs::rename(&self.temporary, &path));
+        self.renamed = renamed.is_ok();
+        if let Err(errno) = renamed
+            // On a network the answer to a request that was carried out may be lost.
+            && !self.file.as_ref().is_some_and(|file| has_name(file, &path))
+        {
+            return Err(failure(&self.place, errno.into()));
+        }
+        self.place.sync_directory(&self.place.path_of(folder))
+    }
+
     fn file(&self) -> io::Result<&File> {
         self.file.as_ref().ok_or_else(|| io::Error::other("the file is closed"))
     }

@@ -186,6 +186,17 @@ impl Storage for LocalStorage {
         Ok(Box::new(DurableFile::create(&self.place, folder)?))
     }
 
+    fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        let folder = name.as_str().split('/').next().unwrap_or_default();
+        check_folder(folder)?;
+        let mut file = DurableFile::create(&self.place, folder)?;
+        file.write(bytes)?;
+        file.publish_over(name)?;
+        // The old object is still open here, perhaps under another name, too.
+        self.readers.forget(name);
+        Ok(())
+    }
+
     fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
         let (bytes, whole) = self.with_object(name, |file, bytes| {
             let mut whole = Vec::new();

@@ -4,7 +4,8 @@
 //!
 //! * An object appears whole, under its name, or not at all. Once [`ObjectWriter::publish`] has returned
 //!   [`Published::Created`], the object survives a power cut.
-//! * A name is taken by exactly one writer. Nothing is ever overwritten.
+//! * A name is taken by exactly one writer. Nothing is ever overwritten, but by [`Storage::replace`]: whoever sees the
+//!   object sees the old one or the new one, whole, and after a power cut it is one of the two.
 //! * [`Storage::list`] after a publication that was reported shows the object.
 //!
 //! Deliberately not here: what objects mean, checksums, retries by name of object, encryption.
@@ -89,6 +90,12 @@ pub trait Storage: Send + Sync {
     /// Begins an object without a name. `folder` is the first component of the name that it will get; a name has at
     /// least two.
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>>;
+
+    /// Puts `bytes` under `name`, whatever stands there or nothing. Durable when reported.
+    ///
+    /// For repair alone: the caller has made sure that these are the bytes that belong under the name, by the hash in it or
+    /// by the checksum of a copy, so that nobody who has read the sound object can tell the difference.
+    fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()>;
 
     /// The whole object; [`Kind::Missing`] if there is none, [`Kind::Damaged`] if it is longer than `bytes_max`.
     fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>>;

@@ -5,6 +5,7 @@
 //!
 //! * an object that has its name but whose folder was not synced stays, vanishes, or is a temporary file again;
 //! * a deletion whose folder was not synced is undone or not;
+//! * an object that has taken the place of a durable one, and whose folder was not synced, is there or the old one is;
 //! * a temporary file vanishes, or stays, torn at any of the usual lengths if it was not synced.
 //!
 //! Every operation, and every step within one, is one [`Call`] of a log and one number of the host that made it. A crash
@@ -249,18 +250,32 @@ impl SimulatedStorage {
     }
 }
 
+impl SimulatedStorage {
+    fn begin(&self, folder: &str) -> Result<SimulatedWriter> {
+        check_folder(folder)?;
+        let temporary = self.step(Operation::Create, folder, 0, |memory, _| {
+            memory.abandon(Temporary::default());
+            Ok(memory.temporaries_made - 1)
+        })?;
+        Ok(SimulatedWriter { storage: self.clone(), folder: folder.to_owned(), temporary, bytes: Vec::new() })
+    }
+}
+
 impl Storage for SimulatedStorage {
     fn describe(&self) -> String {
         format!("simulated storage, host {}", self.host)
     }
 
     fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>> {
-        check_folder(folder)?;
-        let temporary = self.step(Operation::Create, folder, 0, |memory, _| {
-            memory.abandon(Temporary::default());
-            Ok(memory.temporaries_made - 1)
-        })?;
-        Ok(Box::new(SimulatedWriter { storage: self.clone(), folder: folder.to_owned(), temporary, bytes: Vec::new() }))
+        Ok(Box::new(self.begin(folder)?))
+    }
+
+    fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        let folder = name.as_str().split('/').next().unwrap_or_default();
+        let mut writer = self.begin(folder)?;
+        writer.write(bytes)?;
+        writer.place(name, true)?;
+        Ok(())
     }
 
     fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
@@ -346,6 +361,13 @@ impl ObjectWriter for SimulatedWriter {
     }
 
     fn publish(mut self: Box<Self>, name: &ObjectName) -> Result<Published> {
+        self.place(name, false)
+    }
+}
+
+impl SimulatedWriter {
+    /// The steps of publishing; with `over`, in the place of what has the name.
+    fn place(&mut self, name: &ObjectName, over: bool) -> Result<Published> {
         check_folder_of(name, &self.folder)?;
         let bytes = Arc::new(std::mem::take(&mut self.bytes));
         let (text, len, id) = (name.as_str(), bytes.len() as u64, self.temporary);
@@ -360,11 +382,14 @@ impl ObjectWriter for SimulatedWriter {
             Ok(())
         })?;
         let published = self.storage.step(Operation::Name, text, len, |memory, _| {
-            if memory.objects.contains_key(name) {
+            if memory.objects.contains_key(name) && !over {
                 return Ok(Published::AlreadyExists);
             }
             let bytes = Arc::clone(&memory.temporary(id)?.bytes);
             memory.temporaries.remove(&id);
+            if let Some(old) = memory.objects.remove(name).filter(|old| old.durable) {
+                memory.replaced.insert(name.clone(), old.bytes);
+            }
             memory.objects.insert(name.clone(), Stored { bytes, durable: false });
             Ok(Published::Created)
         })?;

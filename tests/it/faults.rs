@@ -160,7 +160,7 @@ fn revoke_next(storage: &SimulatedStorage, times: u64) {
         if is_commit && seen.fetch_add(1, Ordering::Relaxed) < times {
             let name = ObjectName::new(&*call.name).expect("it was one");
             let id = names::snapshot_id(names::SNAPSHOTS, &name).expect("a snapshot's name");
-            watched.insert(name, Outcome::Revoked.seal(id).expect("sealed"));
+            watched.insert(name, Outcome::Revoked.seal(&ckpt::repo::keys::Keys::plain(), id).expect("sealed"));
         }
     });
 }

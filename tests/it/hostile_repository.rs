@@ -7,6 +7,7 @@ use crate::support::{not_run, say};
 use ckpt::ids::ChunkId;
 use ckpt::metadata::FileKind;
 use ckpt::repo::document::{self, DocumentKind};
+use ckpt::repo::keys::Keys;
 use ckpt::repo::names;
 use ckpt::repo::pack_table::FrameRecord;
 use ckpt::repo::snapshots::Outcome;
@@ -183,7 +184,9 @@ fn documents_that_claim_or_hold_too_much() {
     let storage = sound();
     // Eight million ids of no bytes.
     let many = [&[0xa2, 0, 0, 1, 0x9a, 0, 0x7a, 0x12, 0][..], &vec![0x40; 8_000_000]].concat();
-    let list = document::seal(DocumentKind::Condemned, &many).expect("not too long");
+    let list =
+        document::seal(&Keys::plain(), DocumentKind::Condemned, &names::condemned_end(1).expect("a name"), &many)
+            .expect("not too long");
     storage.insert(names::condemned_end(1).expect("a name"), list);
     let place = place_of(&storage);
     assert_eq!(run(&place, &["ls", "latest"]).status.code(), Some(0));

@@ -41,7 +41,7 @@ fn write_fixture() {
     let _ = fs::remove_dir_all(fixture());
     fs::create_dir_all(fixture()).expect("a folder");
     let location = fixture().join("repository").to_str().expect("text").to_owned();
-    init(&runs::init_options(&location, runs::PACK_BYTES_MIN)).expect("a new repository");
+    init(&runs::init_options(&location, runs::PACK_BYTES_MIN), None).expect("a new repository");
     let repo = Repo::open(&location, &Cache::Memory, &Silent).expect("opens");
     let mut expected = String::new();
     for state in [1, 2, 3] {

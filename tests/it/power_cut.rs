@@ -209,7 +209,7 @@ fn chunks_of(frame: &FrameRecord) -> impl Iterator<Item = ChunkId> {
 
 /// The frames of a pack of data.
 fn frames_of(object: &[u8], id: PackId, repo: &Repo) -> Option<Vec<FrameRecord>> {
-    let summary = summary_of(object, id, repo.id()).expect("a published pack is whole");
+    let summary = summary_of(repo.keys(), object, id, repo.id()).expect("a published pack is whole");
     let frames = summary.frames().expect("a published table is sound");
     (summary.kind == PackKind::Data).then_some(frames)
 }

@@ -145,7 +145,7 @@ fn finish_file(place: &Path, item: &Item) {
 fn repository(folder: &Path) -> Repo {
     let location = folder.join("repository").to_str().expect("text").to_owned();
     if !Path::new(&location).exists() {
-        init(&runs::init_options(&location, 4 * PACK_BYTES_MIN)).expect("a new repository");
+        init(&runs::init_options(&location, 4 * PACK_BYTES_MIN), None).expect("a new repository");
     }
     Repo::open(&location, &Cache::Memory, &Silent).expect("opens")
 }

@@ -2,6 +2,7 @@
 //! `simulated.rs`.
 
 mod local;
+mod replace;
 mod simulated;
 
 use ckpt::bytes::ByteRange;

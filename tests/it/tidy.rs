@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules of `ops` that are no operations but rules which operations may share.
-const SHARED_BY_OPS: &[&str] = &["retention", "ahead", "tensors"];
+const SHARED_BY_OPS: &[&str] = &["retention", "ahead", "tensors", "examine"];
 
 const FILE_LINES_MAX: usize = 400;
 const FUNCTION_LINES_MAX: usize = 70;

@@ -18,6 +18,8 @@ pub struct InitDocument {
     pub location: String,
     /// Whether the storage creates names exclusively, which safe pruning beside backups needs.
     pub exclusive_create: bool,
+    /// The key slot of the first key, an admin's; null without encryption.
+    pub key_slot: Option<String>,
     /// What the user should know about the place.
     pub notes: Vec<String>,
 }
@@ -251,6 +253,8 @@ pub struct StatsDocument {
     pub stored_bytes: u64,
     /// Bytes of all packs.
     pub pack_bytes: u64,
+    /// Bytes of the parity of packs.
+    pub parity_bytes: u64,
     /// Bytes of all objects.
     pub repository_bytes: u64,
     /// Packs.
@@ -295,6 +299,12 @@ pub struct InfoDocument {
     pub pack_bytes: u64,
     /// Whether content is encrypted.
     pub encrypted: bool,
+    /// What the key that opened it allows: `put`, `read`, `prune` or `admin`; null without encryption.
+    pub role: Option<String>,
+    /// The slot of that key.
+    pub key_slot: Option<String>,
+    /// How many key slots there are.
+    pub key_slots: u64,
     /// Whether packs carry parity.
     pub parity: bool,
     /// Whether the storage creates names exclusively, which safe pruning beside backups needs.

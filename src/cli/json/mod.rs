@@ -4,20 +4,24 @@
 //! A path is text, with every byte that is not UTF-8 replaced, beside a companion `..._bytes` that holds the exact bytes in
 //! hexadecimal when, and only when, the text is not exact.
 
+mod audit;
 mod checkpoints;
+mod keys;
 mod looks;
 mod summaries;
 mod tensors;
 
+pub use audit::{AuditDocument, AuditItem, AuditSummary};
 pub use checkpoints::CheckpointItem;
+pub use keys::{KeyDocument, KeyListDocument, KeyRotateDocument, KeySlotItem, standing_name};
 pub use looks::{
     CodecItem, DiffChange, DiffDocument, DiffHead, DiffTail, EntryItem, FindDocument, FindHead, FindMatch, FindTail,
     InfoDocument, InitDocument, ListDocument, ListHead, ListTail, SnapshotItem, SnapshotsDocument, StatsDocument,
     TagDocument,
 };
 pub use summaries::{
-    AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, PlannedItem,
-    PruneSummary, RestoreSummary, Summary, VerifySummary,
+    AgainstSummary, BackupSummary, DamageItem, DamagedFile, DifferenceItem, ForgetSummary, KeptItem, MendedItem,
+    PlannedItem, PruneSummary, RepairSummary, RestoreSummary, Summary, VerifySummary,
 };
 pub use tensors::{
     DiffTensorsDocument, DiffTensorsHead, DiffTensorsTail, ListTensorsDocument, ListTensorsHead, ListTensorsTail,
@@ -119,6 +123,14 @@ pub enum Body {
     Info(InfoDocument),
     /// `tag`.
     Tag(TagDocument),
+    /// `key list`.
+    KeyList(KeyListDocument),
+    /// `key add`, `key remove`, `key passphrase`.
+    Key(KeyDocument),
+    /// `key rotate`.
+    KeyRotate(KeyRotateDocument),
+    /// `audit list`.
+    Audit(AuditDocument),
     /// A file that could not be handled as asked, while a long command runs.
     Problem(ProblemDocument),
     /// The last line of a long command.

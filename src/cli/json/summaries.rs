@@ -1,7 +1,7 @@
 //! The last line of commands that write JSON lines.
 
-use super::CheckpointItem;
 use super::tensors::RestoreTensorsSummary;
+use super::{AuditSummary, CheckpointItem};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -19,10 +19,14 @@ pub enum Summary {
     Verify(VerifySummary),
     /// `verify SELECTOR --against DIR`.
     VerifyAgainst(AgainstSummary),
+    /// `repair`.
+    Repair(RepairSummary),
     /// `forget`; with `--prune`, a summary of `prune` follows.
     Forget(ForgetSummary),
     /// `prune`.
     Prune(PruneSummary),
+    /// `audit verify`.
+    Audit(AuditSummary),
 }
 
 /// What `backup` did.
@@ -141,6 +145,10 @@ pub struct VerifySummary {
     pub packs_total: u64,
     /// Packs that killed runs left behind; the next run uses them, or a prune deletes them.
     pub packs_unlisted: u64,
+    /// Packs without parity in a repository where packs get some; no damage.
+    pub packs_without_parity: u64,
+    /// Packs that a repair has set aside because they are damaged or missing.
+    pub packs_set_aside: u64,
     /// Packs whose data were never read and verified.
     pub packs_never_read: u64,
     /// When the pack that was read longest ago was read.
@@ -162,6 +170,8 @@ pub struct DamageItem {
     pub what: String,
     /// The first of the files that need it.
     pub files: Vec<DamagedFile>,
+    /// True if `ckpt repair` can put it right with what the repository holds.
+    pub mendable: bool,
 }
 
 /// A file that needs a damaged object.
@@ -173,6 +183,44 @@ pub struct DamagedFile {
     pub path: String,
     /// Its exact bytes in hexadecimal if they are not UTF-8.
     pub path_bytes: Option<String>,
+}
+
+/// What `repair` did.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RepairSummary {
+    /// True if nothing was changed because of `--dry-run`.
+    pub dry_run: bool,
+    /// Packs that were read whole.
+    pub packs_read: u64,
+    /// Bytes of those packs.
+    pub bytes_read: u64,
+    /// What was, or would be, mended.
+    pub mended: Vec<MendedItem>,
+    /// How many damaged objects cannot be mended.
+    pub left_count: u64,
+    /// The first of them.
+    pub left: Vec<DamageItem>,
+    /// Packs that are set aside because they are damaged or missing.
+    pub packs_set_aside: u64,
+    /// Chunks that were stored again, read from what is left of damaged packs.
+    pub chunks_from_remains: u64,
+    /// Chunks that were stored again, read from other repositories.
+    pub chunks_from_copies: u64,
+    /// Chunks that were stored again, read from files of this host.
+    pub chunks_from_sources: u64,
+    /// Packs that had no parity and have some now.
+    pub parity_added: u64,
+    /// How long it took.
+    pub seconds_elapsed: f64,
+}
+
+/// An object that was mended.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MendedItem {
+    /// Its name.
+    pub object: String,
+    /// By what, in words.
+    pub means: String,
 }
 
 /// How a directory compares with a snapshot.

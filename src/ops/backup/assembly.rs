@@ -57,7 +57,7 @@ impl<'a> Assembly<'a> {
             first: 0,
             links: HashMap::new(),
             sink: MetadataSink::new(shared.transaction)?,
-            held: Held::new(gate),
+            held: Held::new(gate, shared.transaction.repo()),
             tree: TreeBuilder::default(),
             report: BackupReport::default(),
             bytes_reported: 0,

@@ -6,9 +6,9 @@
 //! more is let through as it comes, and is marked as unfinished in the list if it fails later.
 
 use super::gate::Gate;
-use crate::ids::ChunkId;
 use crate::metadata::FileKind;
 use crate::paths::compare_paths;
+use crate::repo::Repo;
 use crate::repo::checkpoints::{CheckpointRecord, RECORDS_MAX};
 use crate::repo::entry::Entry;
 use crate::source::complete::{is_pointer, is_step_directory, pointer_target};
@@ -60,6 +60,7 @@ struct Pointer {
 /// See the module.
 pub(super) struct Held<'a> {
     gate: &'a Gate,
+    repo: &'a Repo,
     waiting: VecDeque<(Option<usize>, Coming)>,
     states: BTreeMap<usize, State>,
     /// Begun and not decided.
@@ -74,9 +75,10 @@ pub(super) struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    pub(super) fn new(gate: &'a Gate) -> Held<'a> {
+    pub(super) fn new(gate: &'a Gate, repo: &'a Repo) -> Held<'a> {
         Held {
             gate,
+            repo,
             waiting: VecDeque::new(),
             states: BTreeMap::new(),
             open: Vec::new(),
@@ -250,7 +252,7 @@ impl<'a> Held<'a> {
         }
         self.files_beside += u64::from(self.gate.is_beside(entry.root, &entry.path));
         if is_pointer(name) && self.pointers.len() < POINTERS_MAX {
-            let pointer = read_pointer(entry, name, &self.gate.absolute(entry.root, &entry.path));
+            let pointer = read_pointer(self.repo, entry, name, &self.gate.absolute(entry.root, &entry.path));
             self.pointers.extend(pointer);
         }
     }
@@ -299,13 +301,13 @@ impl<'a> Held<'a> {
 }
 
 /// What a stored pointer names; none if the file is no longer what was stored, or names no checkpoint.
-fn read_pointer(entry: &Entry, name: &[u8], absolute: &[u8]) -> Option<Pointer> {
+fn read_pointer(repo: &Repo, entry: &Entry, name: &[u8], absolute: &[u8]) -> Option<Pointer> {
     let content = entry.content.filter(|content| content.depth == 0)?;
     if entry.metadata.size > POINTER_BYTES_MAX || entry.metadata.kind != FileKind::Regular {
         return None;
     }
     let text = read_short(Path::new(OsStr::from_bytes(absolute)), POINTER_BYTES_MAX)?;
-    if ChunkId::of(&text) != content.root {
+    if repo.chunk_id(&text) != content.root {
         return None;
     }
     let target = pointer_target(name, &text)?;

@@ -27,7 +27,7 @@ impl<'t> MetadataSink<'t> {
 
     /// Stores a chunk unless the repository holds it, and returns its id.
     pub(super) fn store(&mut self, chunk: &[u8]) -> Result<ChunkId> {
-        let id = ChunkId::of(chunk);
+        let id = self.transaction.repo().chunk_id(chunk);
         if self.transaction.claim(&[id])?.as_slice() != [Claim::New] {
             return Ok(id);
         }

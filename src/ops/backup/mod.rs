@@ -31,6 +31,7 @@ use crate::events::{Event, Observer};
 use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::audit;
 use crate::repo::checkpoints::CheckpointRecord;
 use crate::repo::records::WriterRecord;
 use crate::repo::snapshots::{Snapshot, Totals, source_key};
@@ -184,10 +185,13 @@ fn attempt(
         one_file_system: options.one_file_system,
     };
     let parent = newest_of_source(repo, options, &roots);
-    let transaction = match options.dry_run {
+    let mut transaction = match options.dry_run {
         true => Transaction::rehearse(repo)?,
         false => Transaction::begin(repo, &WriterRecord::of_this_process(options.started))?,
     };
+    let lanes = pipeline::lanes(options.resources, repo.config()) as u64;
+    let kept_bytes = pipeline::kept_bytes_share(options.resources) / lanes;
+    transaction.keep_packs_up_to(usize::try_from(kept_bytes).unwrap_or(usize::MAX));
     let harvested = pipeline::run(&transaction, input, &scan, parent.as_ref(), options, observer);
     repo.storage().remarks().iter().for_each(|text| observer.on_event(&Event::Detail { text }));
     let harvest = match harvested {
@@ -241,6 +245,8 @@ fn conclude(
         problems: report.problems.count,
         program: concat!("ckpt ", env!("CARGO_PKG_VERSION")).to_owned(),
         checkpoints: report.checkpoints.iter().map(|(_, record)| record.clone()).collect(),
+        // Read now, so that no later record can be cut off unseen.
+        audit: Some(audit::head(transaction.repo())?),
     };
     report.snapshot = Some(transaction.commit(snapshot)?.id);
     Ok(report)

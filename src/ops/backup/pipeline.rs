@@ -17,8 +17,10 @@ use crate::codec::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, FileTime, Metadata};
+use crate::ops::Resources;
+use crate::repo::config::Config;
 use crate::repo::snapshots::Snapshot;
-use crate::repo::transaction::Transaction;
+use crate::repo::transaction::{Transaction, kept_bytes};
 use crate::source::scan::{Found, ScanOptions};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::path::PathBuf;
@@ -47,7 +49,7 @@ pub(super) fn run(
     };
     observer.on_event(&Event::Phase { name: "backing up", bytes_total: None, files_total: None });
     let threads = options.resources.threads.max(1);
-    let lanes = threads.div_ceil(2).min(4);
+    let lanes = lanes(options.resources, transaction.repo().config());
     let (task_sender, task_receiver) = unbounded();
     let (done_sender, done_receiver) = unbounded();
     let (full_sender, full_receiver) = bounded(lanes + BATCHES_WAITING);
@@ -82,6 +84,22 @@ pub(super) fn run(
         // When a lane fails, everything else is interrupted: its error is the cause.
         lane_result.and(harvest)
     })
+}
+
+/// How many lanes there are: as many as the threads keep busy, and no more than have room to keep their packs, each until
+/// its parity is computed.
+pub(super) fn lanes(resources: Resources, config: &Config) -> usize {
+    let wanted = resources.threads.div_ceil(2).clamp(1, 4);
+    if config.parity == 0 {
+        return wanted;
+    }
+    let room = kept_bytes_share(resources) / kept_bytes(config);
+    usize::try_from(room).unwrap_or(usize::MAX).clamp(1, wanted)
+}
+
+/// The part of the memory that packs may take that are kept.
+pub(super) fn kept_bytes_share(resources: Resources) -> u64 {
+    resources.memory_bytes / 8 * 5
 }
 
 fn drive(

@@ -122,7 +122,8 @@ impl<'a> Storer<'a> {
 
     /// Stores chunks and hands over what was new of them; their ids in order.
     pub(super) fn store(&mut self, chunks: &[Incoming<'_>], origin: Option<&Origin>) -> Result<Vec<Child>> {
-        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| ChunkId::of(chunk.bytes)).collect();
+        let repo = self.shared.transaction.repo();
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| repo.chunk_id(chunk.bytes)).collect();
         let claims = self.shared.transaction.claim(&ids)?;
         for ((chunk, id), claim) in chunks.iter().zip(&ids).zip(claims) {
             if claim == Claim::Known {

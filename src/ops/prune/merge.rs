@@ -29,13 +29,13 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
     if old.is_empty() {
         return Ok(0);
     }
-    let dead = Condemned::read(repo.storage())?.ended;
+    let dead = Condemned::read(repo)?.ended;
     let id = random_index_id()?;
     let mut index: Option<IndexWriter> = None;
     let mut merged: HashSet<PackId> = HashSet::new();
     let mut replaced = Vec::new();
     for &old in old {
-        let is_sound = index_object::read(repo.storage(), old, repo.id(), &mut |pack| {
+        let is_sound = index_object::read(repo, old, &mut |pack| {
             if dead.contains(&pack.id) || !merged.insert(pack.id) {
                 return Ok(());
             }
@@ -43,7 +43,7 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
                 Some(writer) => writer,
                 None => {
                     let by = SnapshotId::from_bytes(*id.as_bytes());
-                    index.insert(IndexWriter::create(repo.storage(), repo.id(), by)?)
+                    index.insert(IndexWriter::create(repo, by)?)
                 }
             };
             writer.append(&pack)

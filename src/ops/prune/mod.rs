@@ -89,6 +89,12 @@ pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Re
     }
     let mut report = PruneReport { transactions_ended: writers::settle(repo, options)?, ..PruneReport::default() };
     repo.refresh(observer)?;
+    if let Some(id) = repo.vanished().first() {
+        // Its packs may be all that is left of it.
+        return Err(Error::new(Kind::Damaged, format!("snapshots/{id} is gone, and nobody forgot it")).with_hint(
+            "put it back from a copy of the repository, or say with `ckpt forget` and its id that it may go",
+        ));
+    }
     if !options.dry_run {
         report.temporary_bytes_freed = sweep::finish_earlier(repo, options)?;
     }

@@ -84,9 +84,9 @@ impl Plan {
         // A killed writer may not have made their names durable, and what is listed is relied on.
         repo.storage().sync_folder(names::PACKS)?;
         let id = random_index_id()?;
-        let mut index = IndexWriter::create(repo.storage(), repo.id(), SnapshotId::from_bytes(*id.as_bytes()))?;
+        let mut index = IndexWriter::create(repo, SnapshotId::from_bytes(*id.as_bytes()))?;
         for pack in &unlisted {
-            index.append(&pack::read_summary(repo.storage(), pack.id, pack.bytes, repo.id())?)?;
+            index.append(&pack::read_summary(repo, pack.id, pack.bytes)?)?;
         }
         index.finish(id)?;
         repo.index().list_packs(id, &unlisted.iter().map(|p| p.id).collect::<Vec<_>>())?;

@@ -10,12 +10,12 @@ use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
+use crate::repo::Repo;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::index::survey::Survey;
-use crate::repo::pack::{self, PackKind, PackWriter};
+use crate::repo::pack::{PackKind, PackWriter};
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::transaction::Transaction;
-use crate::repo::{Repo, names};
 use std::collections::HashSet;
 
 /// Copies and returns the packs that were written, durable and listed.
@@ -28,7 +28,8 @@ pub(super) fn repack(
 ) -> Result<Vec<PackId>> {
     let bytes_total = plan.sparse.iter().map(|p| p.bytes).sum();
     observer.on_event(&Event::Phase { name: "copying", bytes_total: Some(bytes_total), files_total: None });
-    let transaction = Transaction::begin(repo, &options.writer)?;
+    let mut transaction = Transaction::begin(repo, &options.writer)?;
+    transaction.keep_packs_up_to(usize::try_from(options.resources.memory_bytes / 4).unwrap_or(usize::MAX));
     let done = Copier::new(&transaction, survey).and_then(|mut copier| {
         for (position, pack) in plan.sparse.iter().enumerate() {
             if observer.is_interrupted() {
@@ -77,7 +78,7 @@ impl<'t> Copier<'t> {
 
     fn copy(&mut self, id: PackId, bytes: u64, rank: usize) -> Result<()> {
         let repo = self.transaction.repo();
-        let summary = pack::read_summary(repo.storage(), id, bytes, repo.id())?;
+        let summary = repo.pack_summary(id, bytes)?;
         self.copied.clear();
         for frame in summary.frames()? {
             let mut needed = Vec::with_capacity(frame.chunks.len());
@@ -104,7 +105,7 @@ impl<'t> Copier<'t> {
         let mut kept = Vec::new();
         let mut raw = Vec::new();
         for (&(id, bytes), &is_needed) in frame.chunks.iter().zip(needed) {
-            let chunk = content.get(at..at + bytes as usize).filter(|chunk| ChunkId::of(chunk) == id);
+            let chunk = content.get(at..at + bytes as usize).filter(|chunk| repo.chunk_id(chunk) == id);
             at += bytes as usize;
             is_sound &= chunk.is_some();
             match (is_needed, chunk) {
@@ -116,7 +117,8 @@ impl<'t> Copier<'t> {
             kept.push((id, bytes));
         }
         if is_sound && kept.len() == frame.chunks.len() {
-            return self.append(kind, &stored, frame);
+            let record = FrameRecord { stored_bytes: length(&stored)?, ..frame };
+            return self.append(kind, &stored, record);
         }
         let mut coded = Vec::new();
         let codec = self.encoder.encode(&raw, &mut coded)?;
@@ -134,7 +136,8 @@ impl<'t> Copier<'t> {
     fn read_frame(&self, pack: PackId, frame: &FrameRecord, stored: &mut Vec<u8>, content: &mut Vec<u8>) -> Result<()> {
         let repo = self.transaction.repo();
         let range = ByteRange::new(frame.offset, u64::from(frame.stored_bytes))?;
-        repo.storage().read_range(&names::pack(pack)?, range, stored)?;
+        repo.read_pack(pack, range, stored)?;
+        repo.open_frame(pack, frame.offset, stored)?;
         match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
             None => repo.with_decoder(|decoder| decoder.decode(stored, content)),
             Some((id, _)) => {

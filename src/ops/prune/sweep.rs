@@ -35,7 +35,7 @@ pub(super) fn live_snapshots(repo: &Repo) -> Result<Vec<Snapshot>> {
             Some(object) => object,
             None => repo.storage().read(&names::snapshot(*id)?, DocumentKind::Snapshot.object_bytes_max())?,
         };
-        match Outcome::open(*id, &object) {
+        match Outcome::open(repo.keys(), *id, &object) {
             Ok((Outcome::Saved(snapshot), _)) => live.push(*snapshot),
             Ok(_) => {}
             Err(error) => return Err(refusal(error.while_doing(format!("snapshots/{id}")))),
@@ -51,17 +51,22 @@ pub(super) fn finish_earlier(repo: &Repo, options: &PruneOptions) -> Result<u64>
     let storage = repo.storage();
     let freed = storage.delete_abandoned()?;
     storage.sync_folder(names::CONDEMNED)?;
-    let condemned = Condemned::read(storage)?;
+    let condemned = Condemned::read(repo)?;
     if !condemned.ended.is_empty() {
         for listed in storage.list(names::PACKS)? {
             if names::pack_id(&listed.name).is_some_and(|id| condemned.ended.contains(&id)) {
                 storage.delete(&listed.name)?;
             }
         }
+        for listed in storage.list(names::PARITY)? {
+            if names::parity_id(&listed.name).is_some_and(|id| condemned.ended.contains(&id)) {
+                storage.delete(&listed.name)?;
+            }
+        }
     }
     for number in condemned.open_numbers {
         // Taken by another run meanwhile is as good: it has an end.
-        records::create_pack_list(storage, &names::condemned_end(number)?, &[], options.now)
+        records::create_pack_list(repo, &names::condemned_end(number)?, &[], options.now)
             .map_err(no_room_for_records)?;
     }
     Ok(freed)
@@ -95,13 +100,13 @@ impl Sweep<'_> {
     }
 
     fn condemn(&self, victims: &[PackId]) -> Result<u64> {
-        let condemned = Condemned::read(self.repo.storage())?;
+        let condemned = Condemned::read(self.repo)?;
         if !condemned.open_numbers.is_empty() {
             return Err(another_prune());
         }
         let number = condemned.last_number + 1;
         let name = names::condemned(number)?;
-        match records::create_pack_list(self.repo.storage(), &name, victims, self.options.now) {
+        match records::create_pack_list(self.repo, &name, victims, self.options.now) {
             Ok(Published::Created) => Ok(number),
             Ok(Published::AlreadyExists) => Err(another_prune()),
             Err(error) => Err(no_room_for_records(error)),
@@ -110,7 +115,7 @@ impl Sweep<'_> {
 
     fn create_end(&self, number: u64, victims: &[PackId]) -> Result<()> {
         let name = names::condemned_end(number)?;
-        match records::create_pack_list(self.repo.storage(), &name, victims, self.options.now) {
+        match records::create_pack_list(self.repo, &name, victims, self.options.now) {
             Ok(Published::Created) => Ok(()),
             Ok(Published::AlreadyExists) => Err(another_prune()),
             Err(error) => Err(no_room_for_records(error)),
@@ -160,6 +165,7 @@ impl Sweep<'_> {
                 return Err(Error::new(Kind::Interrupted, "interrupted while deleting packs"));
             }
             self.repo.storage().delete(&names::pack(*id)?)?;
+            self.repo.storage().delete(&names::parity(*id)?)?;
             self.observer.on_event(&Event::Progress { bytes: *bytes, files: 0 });
         }
         self.repo.index().remove_packs(&victims.iter().map(|(id, _)| *id).collect::<Vec<_>>())

@@ -4,6 +4,7 @@ use super::*;
 use crate::error::Kind;
 use crate::events::Silent;
 use crate::ids::{ChunkId, SnapshotId};
+use crate::repo::audit::AuditHead;
 use crate::repo::pack::PackKind;
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::snapshots::Snapshot;
@@ -29,7 +30,10 @@ pub(super) fn options() -> PruneOptions {
 }
 
 pub(super) fn forget(storage: &SimulatedStorage, id: SnapshotId) {
-    assert_eq!(records::create_forgotten(storage, id, time(5)).expect("marked"), Published::Created);
+    assert_eq!(
+        records::create_forgotten(&test_support::open(storage), id, time(5), AuditHead::NONE).expect("marked"),
+        Published::Created
+    );
 }
 
 pub(super) fn pack_names(storage: &SimulatedStorage) -> Vec<String> {
@@ -261,7 +265,7 @@ fn open_transactions_are_waited_for_or_revoked() {
     let with = |host: &str, boot: &str, process: u32| {
         let storage = original.copy();
         let record = records::WriterRecord { host: host.into(), boot: boot.into(), process, started: 77 };
-        records::create_transaction(&storage, id, &record).expect("created");
+        records::create_transaction(&test_support::open(&storage), id, &record).expect("created");
         storage
     };
     let own = PruneOptions { writer: records::WriterRecord { process: 4_000_000, ..writer() }, ..options() };

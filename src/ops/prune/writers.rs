@@ -57,7 +57,7 @@ fn has_ended(repo: &Repo, id: SnapshotId) -> Result<bool> {
 
 /// True if the transaction is to be revoked, false if it is gone by now.
 fn judge(repo: &Repo, id: SnapshotId, options: &PruneOptions) -> Result<bool> {
-    let record = match records::read_transaction(repo.storage(), id) {
+    let record = match records::read_transaction(repo, id) {
         Err(error) if error.kind() == Kind::Missing => return Ok(false),
         _ if options.assume_alone => return Ok(true),
         Ok(record) => record,

@@ -13,8 +13,8 @@ use crate::bytes::ByteRange;
 use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::ChunkId;
-use crate::repo::{Repo, names};
+use crate::ids::PackId;
+use crate::repo::Repo;
 use crate::source::target::TargetFile;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -123,7 +123,7 @@ impl<'a> Worker<'a> {
             let batch_bytes = if read.alternates() { BATCH_BYTES } else { 0 };
             for frame in &read.frames {
                 let from = usize::try_from(frame.offset - read.offset()).unwrap_or(usize::MAX);
-                let content = self.decode(frame, from);
+                let content = self.decode(read.pack, frame, from);
                 self.batch.push((frame, content));
                 if self.batch.iter().map(|(_, content)| content.len()).sum::<usize>() >= batch_bytes {
                     self.deliver_batch()?;
@@ -145,8 +145,7 @@ impl<'a> Worker<'a> {
     fn read(&mut self, read: &PlannedRead) -> Result<()> {
         self.stored.clear();
         let range = ByteRange::new(read.offset(), read.bytes())?;
-        let name = names::pack(read.pack)?;
-        if self.fetch.repo.storage().read_range(&name, range, &mut self.stored).is_ok() {
+        if self.fetch.repo.read_pack(read.pack, range, &mut self.stored).is_ok() {
             self.fetch.counters.fetched.fetch_add(read.bytes(), Ordering::Relaxed);
         } else {
             self.stored.clear();
@@ -155,10 +154,11 @@ impl<'a> Worker<'a> {
     }
 
     /// The content of a frame; empty if it cannot be decoded: then each chunk is looked for elsewhere.
-    fn decode(&mut self, frame: &PlannedFrame, from: usize) -> Vec<u8> {
-        let Worker { decoder, stored, kept, .. } = self;
+    fn decode(&mut self, pack: PackId, frame: &PlannedFrame, from: usize) -> Vec<u8> {
+        let Worker { fetch, decoder, stored, kept, .. } = self;
         let mut content = kept.buffer();
-        let stored = usize::try_from(frame.stored).ok().and_then(|n| stored.get(from..from.checked_add(n)?));
+        let stored = usize::try_from(frame.stored).ok().and_then(|n| stored.get_mut(from..from.checked_add(n)?));
+        let stored = stored.and_then(|bytes| fetch.repo.open_frame_in(pack, frame.offset, bytes).ok());
         let decoded = match (stored, frame.bases.is_empty()) {
             (None, _) => false,
             (Some(bytes), true) => decoder.decode(bytes, &mut content).is_ok(),
@@ -200,7 +200,7 @@ impl<'a> Worker<'a> {
         if destination.has_failed() {
             return Ok(());
         }
-        let here = content.get(..bytes).filter(|chunk| ChunkId::of(chunk) == id);
+        let here = content.get(..bytes).filter(|chunk| self.fetch.repo.chunk_id(chunk) == id);
         let elsewhere;
         let chunk = match here {
             Some(chunk) => chunk,

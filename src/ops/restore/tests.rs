@@ -26,6 +26,10 @@ impl Storage for Watched {
         self.storage.create(folder)
     }
 
+    fn replace(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+        self.storage.replace(name, bytes)
+    }
+
     fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
         self.storage.read(name, bytes_max)
     }

@@ -181,7 +181,7 @@ impl<'a> Window<'a> {
             };
             buffer.resize(usize::try_from(want.bytes).unwrap_or(0), 0);
             let read = file.read_at(want.offset, buffer);
-            let is_held = read.is_ok_and(|n| n == buffer.len()) && ChunkId::of(buffer) == want.id;
+            let is_held = read.is_ok_and(|n| n == buffer.len()) && self.repo.chunk_id(buffer) == want.id;
             if is_held {
                 self.counters.reused.fetch_add(u64::from(want.bytes), Ordering::Relaxed);
                 self.observer.on_event(&Event::Progress { bytes: u64::from(want.bytes), files: 0 });

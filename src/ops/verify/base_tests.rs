@@ -1,10 +1,10 @@
 //! Verification of repositories in which chunks are coded against others.
 
-use super::data::part_of;
 use super::tests::{files_of, options, run};
 use super::*;
 use crate::events::Silent;
 use crate::ids::ChunkId;
+use crate::ops::examine::data::part_of;
 use crate::repo::names;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, open, save_versions, store, version};
@@ -143,7 +143,7 @@ fn a_cache_that_is_wrong_about_bases_is_mended() {
     let repo = open(&storage);
     let home = repo.index().homes(&[id(3)]).expect("an index")[0][0];
     let known = repo.index().packs().expect("known").into_iter().find(|p| p.id == home.pack).expect("known");
-    let mut summary = crate::repo::pack::read_summary(&storage, known.id, known.bytes, repo.id()).expect("sound");
+    let mut summary = crate::repo::pack::read_summary(&repo, known.id, known.bytes).expect("sound");
     // The base begins behind the record's twelve bytes of lengths and counts.
     summary.table[12] ^= 1;
     repo.index().remove_packs(&[known.id]).expect("an index");

@@ -1,25 +1,22 @@
 //! Says whether what is stored would restore, and what is hit if not.
 //!
 //! The structure: every small object, every index object, the header and table of every pack, every list of files, and a
-//! home for every chunk that a live snapshot needs, and for all that such a home needs. With `read_data` also packs, whole: their bytes against their name,
+//! home for every chunk that a live snapshot needs, and for all that such a home needs; and that the parity of packs is
+//! sound. With `read_data` also packs, whole: their bytes against their name,
 //! every frame decoded, every chunk against its id; which packs, a [`Subset`] says, and what was sound when is remembered
 //! in the repository. All of it is read from the storage; the index of this host only finds things, and is itself compared
 //! with the packs' own tables.
 //!
 //! Nothing is changed but for the history. Damage is collected and never ends the run.
 
-mod bases;
-mod data;
-mod documents;
-mod found;
-mod hits;
-mod packs;
-mod reachable;
+mod parity;
 
-pub use data::Subset;
-pub use found::Damage;
+pub use super::examine::data::Subset;
+pub use super::examine::found::Damage;
 
 use super::Resources;
+use super::examine::found::Found;
+use super::examine::{data, documents, packs, reachable};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{HistoryId, PackId};
@@ -27,7 +24,7 @@ use crate::metadata::FileTime;
 use crate::repo::Repo;
 use crate::repo::index::RunRecord;
 use crate::repo::records::{self, Condemned, HistoryRecord};
-use found::Found;
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// What to verify.
@@ -62,6 +59,10 @@ pub struct VerifyReport {
     pub packs_total: u64,
     /// Packs that no index object lists: killed runs leave them, the next run uses them or a prune deletes them.
     pub packs_unlisted: u64,
+    /// Packs that a repair has set aside because they are damaged or missing. What of them cannot be had is in the damage.
+    pub packs_quarantined: u64,
+    /// Packs without parity in a repository where packs get some.
+    pub packs_without_parity: u64,
     /// Packs that no run has ever read whole and found sound.
     pub packs_never_read: u64,
     /// The oldest time at which any of the others was.
@@ -78,25 +79,38 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> 
     let mut report = VerifyReport::default();
     observer.on_event(&Event::Phase { name: "checking records", bytes_total: None, files_total: None });
     documents::check(repo, &mut found, observer)?;
-    let dead = Condemned::read(repo.storage()).map(|c| c.ended).unwrap_or_default();
+    let dead = Condemned::read(repo).map(|c| c.ended).unwrap_or_default();
     let mut packs = packs::check(repo, &dead, options.resources, &mut found, observer)?;
     report.packs_total = packs.present.len() as u64;
     report.packs_checked = packs.present.len() as u64;
     report.packs_unlisted = packs.unlisted;
+    let mut read_packs = HashSet::new();
     let sound = match &options.read_data {
         None => Vec::new(),
         Some(subset) => {
-            let run = data::Run { repo, subset, options, observer, begun };
-            let read = run.read(&packs.present, &mut found)?;
+            let run = data::Run {
+                repo,
+                resources: options.resources,
+                observer,
+                deadline: subset.deadline(begun),
+                quarantine: &packs.quarantine,
+            };
+            let read = run.read(&subset.choose(repo, &packs.present)?, &mut found)?;
             report.packs_read = read.packs;
             report.bytes_read = read.bytes;
             report.chunks_checked = read.chunks;
             packs.bad.merge(read.bad);
+            read_packs = read.read;
             read.sound
         }
     };
+    packs.heed_quarantine(&sound);
+    report.packs_quarantined = packs.quarantine.iter().count() as u64;
+    let missing = parity::check(repo, &mut packs, &read_packs, options.resources, &mut found, observer)?;
+    report.packs_without_parity = missing;
     let live = reachable::check(repo, &packs, &mut found, observer)?;
-    report.snapshots_checked = live.snapshots;
+    live.name_files(repo, &mut found, observer)?;
+    report.snapshots_checked = live.snapshots.len() as u64;
     if options.read_data.is_none() {
         report.chunks_checked = live.chunks;
     }
@@ -128,7 +142,7 @@ fn remember(
     let mut random = [0u8; HistoryId::BYTES];
     getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
     let id = HistoryId::from_bytes(random);
-    if let Err(error) = records::create_history(repo.storage(), id, &record) {
+    if let Err(error) = records::create_history(repo, id, &record) {
         let text = format!("what was verified is remembered on this host only: {error}");
         observer.on_event(&Event::Warning { text: &text });
     }
@@ -140,14 +154,6 @@ fn remember(
         outcome: record.outcome.clone(),
     };
     repo.index().add_history(&run, sound)
-}
-
-/// An error if the user has asked the run to end.
-fn check_interrupt(observer: &dyn Observer) -> Result<()> {
-    if observer.is_interrupted() {
-        return Err(Error::new(Kind::Interrupted, "interrupted while verifying"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

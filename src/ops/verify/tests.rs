@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::events::Silent;
+use crate::repo::audit::AuditHead;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, Node, noise, time};
 use crate::repo::{names, records};
@@ -35,13 +36,13 @@ fn repository() -> (SimulatedStorage, Snapshot, Snapshot) {
     let second =
         test_support::save(&repo, 2, &[("big", Node::File(noise(1, 90_000))), ("new", Node::File(noise(4, 9000)))]);
     let third = test_support::save(&repo, 3, &[("gone", Node::Directory)]);
-    records::create_forgotten(&storage, third.id, time(4)).expect("marked");
-    records::create_tags(&storage, first.id, 1, &["best".to_owned()].into()).expect("tagged");
-    records::create_transaction(&storage, crate::ids::SnapshotId::from_bytes([9; 16]), &test_support::writer())
+    records::create_forgotten(&repo, third.id, time(4), AuditHead::NONE).expect("marked");
+    records::create_tags(&repo, first.id, 1, &["best".to_owned()].into()).expect("tagged");
+    records::create_transaction(&repo, crate::ids::SnapshotId::from_bytes([9; 16]), &test_support::writer())
         .expect("open");
     let dead = crate::ids::PackId::from_bytes([4; 32]);
-    records::create_pack_list(&storage, &names::condemned(1).expect("a name"), &[dead], time(4)).expect("condemned");
-    records::create_pack_list(&storage, &names::condemned_end(1).expect("a name"), &[dead], time(4)).expect("ended");
+    records::create_pack_list(&repo, &names::condemned(1).expect("a name"), &[dead], time(4)).expect("condemned");
+    records::create_pack_list(&repo, &names::condemned_end(1).expect("a name"), &[dead], time(4)).expect("ended");
     let report = run(&storage, Some(Subset::All));
     assert_eq!((report.damage, report.packs_read), (vec![], report.packs_total));
     (storage, first, second)
@@ -206,7 +207,7 @@ fn a_wrong_index_cache_is_noticed_and_mended() {
     let repo = test_support::open(&storage);
     let mut wrong = repo.index().packs().expect("known");
     let pack = wrong.pop().expect("a pack");
-    let mut summary = crate::repo::pack::read_summary(&storage, pack.id, pack.bytes, repo.id()).expect("sound");
+    let mut summary = crate::repo::pack::read_summary(&repo, pack.id, pack.bytes).expect("sound");
     // The same pack with its first chunk under another id.
     summary.table[12] ^= 1;
     repo.index().remove_packs(&[pack.id]).expect("an index");

@@ -70,7 +70,7 @@ fn a_base_condemned_before_the_run_is_not_used() {
     let repo = open(&storage);
     let anchor = store(&repo, &[(&version(0), &[])]);
     store(&repo, &[(&version(1), &[&version(0)])]);
-    records::create_pack_list(&storage, &names::condemned(1).expect("a name"), &[anchor.id], test_support::time(4))
+    records::create_pack_list(&repo, &names::condemned(1).expect("a name"), &[anchor.id], test_support::time(4))
         .expect("condemned");
     let transaction = begin(&repo);
     assert_eq!(transaction.claim(&[id(1), id(0)]).expect("claims"), [Claim::New; 2]);

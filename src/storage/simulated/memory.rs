@@ -19,6 +19,8 @@ pub(super) struct Memory {
     pub(super) objects: BTreeMap<ObjectName, Stored>,
     /// Deleted objects whose folder was not synced since.
     pub(super) undone_by_power_cut: BTreeMap<ObjectName, Arc<Vec<u8>>>,
+    /// What stood durably under names that were given to others, and whose folder was not synced since.
+    pub(super) replaced: BTreeMap<ObjectName, Arc<Vec<u8>>>,
     pub(super) temporaries: BTreeMap<u64, Temporary>,
     pub(super) temporaries_made: u64,
     pub(super) calls: Vec<Call>,
@@ -60,6 +62,8 @@ impl Memory {
         for (name, stored) in &self.objects {
             if stored.durable || chance.coin() {
                 survived.objects.insert(name.clone(), Stored { durable: true, ..stored.clone() });
+            } else if let Some(old) = self.replaced.get(name) {
+                survived.objects.insert(name.clone(), Stored { bytes: Arc::clone(old), durable: true });
             } else if chance.coin() {
                 survived.abandon(Temporary { bytes: Arc::clone(&stored.bytes), synced: true });
             }
@@ -85,6 +89,7 @@ impl Memory {
         Memory {
             objects: self.objects.clone(),
             undone_by_power_cut: self.undone_by_power_cut.clone(),
+            replaced: self.replaced.clone(),
             temporaries: self.temporaries.clone(),
             temporaries_made: self.temporaries_made,
             ..Memory::default()
@@ -94,6 +99,7 @@ impl Memory {
     /// Makes the names durable for which `contains` holds.
     pub(super) fn sync_names(&mut self, contains: impl Fn(&str) -> bool) {
         self.undone_by_power_cut.retain(|name, _| !contains(name.as_str()));
+        self.replaced.retain(|name, _| !contains(name.as_str()));
         for (_, stored) in self.objects.iter_mut().filter(|(name, _)| contains(name.as_str())) {
             stored.durable = true;
         }

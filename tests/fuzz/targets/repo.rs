@@ -2,14 +2,21 @@
 
 use ckpt::bytes::ByteRange;
 use ckpt::error::{Error, Kind, Result};
+use ckpt::events::Silent;
 use ckpt::ids::{ChunkId, HistoryId, IndexId, PackId, RepositoryId, SnapshotId};
+use ckpt::metadata::FileTime;
 use ckpt::paths::is_confined;
 use ckpt::repo::document::{self as documents, DocumentKind};
+use ckpt::repo::keys::Keys;
 use ckpt::repo::snapshots::Outcome;
 use ckpt::repo::stream::{RECORD_BYTES, StreamRef, parse_node};
 use ckpt::repo::tree::Entries;
-use ckpt::repo::{config as parameters, entry as entries, index_object as indexes, names, pack as packs, records};
+use ckpt::repo::{
+    Cache, Repo, config as parameters, entry as entries, index_object as indexes, names, pack as packs, records,
+};
+use ckpt::storage::simulated::SimulatedStorage;
 use ckpt::storage::{Listed, ObjectName, ObjectWriter, Storage};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The ids that every object of the corpus has.
 pub const TRANSACTION: SnapshotId = SnapshotId::from_bytes([7; 16]);
@@ -59,6 +66,11 @@ impl Storage for One<'_> {
     }
 }
 
+/// A name for what is sealed under none in particular: a plain document does not depend on it.
+fn a_name() -> ObjectName {
+    names::snapshot(TRANSACTION).expect("a name")
+}
+
 const KINDS: [DocumentKind; 7] = [
     DocumentKind::Config,
     DocumentKind::Transaction,
@@ -77,12 +89,13 @@ pub fn document(bytes: &[u8]) -> bool {
         let sum = blake3::hash(&mended[..half - 32]);
         mended[half - 32..half].copy_from_slice(sum.as_bytes());
     }
+    let (keys, name) = (Keys::plain(), a_name());
     let mut is_sound = false;
     for object in [bytes, &mended] {
         for kind in KINDS {
-            let Ok(opened) = documents::open(kind, object) else { continue };
-            let again = documents::seal(kind, &opened.body).expect("it was not too long");
-            assert_eq!(documents::open(kind, &again).expect("own bytes").body, opened.body);
+            let Ok(opened) = documents::open(&keys, kind, &name, object) else { continue };
+            let again = documents::seal(&keys, kind, &name, &opened.body).expect("it was not too long");
+            assert_eq!(documents::open(&keys, kind, &name, &again).expect("own bytes").body, opened.body);
             // Bytes that are not read may differ; with both copies sound there are none but the reserved one.
             assert!(!opened.both_copies_sound || again.len() == object.len());
             is_sound = true;
@@ -93,10 +106,11 @@ pub fn document(bytes: &[u8]) -> bool {
 
 /// The body of the parameters.
 pub fn config(bytes: &[u8]) -> bool {
-    let Ok(object) = documents::seal(DocumentKind::Config, bytes) else { return false };
+    let Ok(object) = documents::seal(&Keys::plain(), DocumentKind::Config, &a_name(), bytes) else { return false };
     let Ok(read) = parameters::read(&One(&object)) else { return false };
     assert!(read.damage.is_empty(), "{:?}", read.damage);
-    let again = documents::encode(&read.config).and_then(|body| documents::seal(DocumentKind::Config, &body));
+    let again = documents::encode(&read.config)
+        .and_then(|body| documents::seal(&Keys::plain(), DocumentKind::Config, &a_name(), &body));
     let again = parameters::read(&One(&again.expect("short"))).expect("own bytes");
     assert_eq!(again.config, read.config);
     true
@@ -104,8 +118,8 @@ pub fn config(bytes: &[u8]) -> bool {
 
 /// The body of a snapshot.
 pub fn snapshot(bytes: &[u8]) -> bool {
-    let Ok(object) = documents::seal(DocumentKind::Snapshot, bytes) else { return false };
-    let Ok((outcome, true)) = Outcome::open(TRANSACTION, &object) else { return false };
+    let Ok(object) = documents::seal(&Keys::plain(), DocumentKind::Snapshot, &a_name(), bytes) else { return false };
+    let Ok((outcome, true)) = Outcome::open(&Keys::plain(), TRANSACTION, &object) else { return false };
     if let Outcome::Saved(saved) = &outcome {
         assert!(saved.started.nanoseconds < 1_000_000_000 && saved.finished.nanoseconds < 1_000_000_000);
         let _ = (saved.source_key(), ckpt::repo::checkpoints::steps_of([&**saved].into_iter()));
@@ -117,29 +131,101 @@ pub fn snapshot(bytes: &[u8]) -> bool {
             return true;
         }
     }
-    let again = outcome.seal(TRANSACTION).expect("it was not too long");
-    assert_eq!(Outcome::open(TRANSACTION, &again).expect("own bytes"), (outcome, true));
+    let again = outcome.seal(&Keys::plain(), TRANSACTION).expect("it was not too long");
+    assert_eq!(Outcome::open(&Keys::plain(), TRANSACTION, &again).expect("own bytes"), (outcome, true));
     true
+}
+
+/// A repository without anything in it but its parameters, and the same bytes under every other name.
+#[derive(Clone, Default)]
+struct Exchanged(Arc<Mutex<(Vec<u8>, Vec<u8>)>>);
+
+impl Storage for Exchanged {
+    fn describe(&self) -> String {
+        "one object that is exchanged".to_owned()
+    }
+
+    fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>> {
+        One(&[]).create(folder)
+    }
+
+    fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        One(if name.as_str().starts_with("config/") { &held.0 } else { &held.1 }).read(name, bytes_max)
+    }
+
+    fn read_range(&self, name: &ObjectName, range: ByteRange, into: &mut Vec<u8>) -> Result<()> {
+        One(&self.0.lock().unwrap_or_else(PoisonError::into_inner).1).read_range(name, range, into)
+    }
+
+    fn list(&self, _: &str) -> Result<Vec<Listed>> {
+        Ok(Vec::new())
+    }
+
+    fn size(&self, _: &ObjectName) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    fn delete(&self, _: &ObjectName) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn sync_folder(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn delete_abandoned(&self) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+/// Runs `work` on a repository that holds this object under every name.
+fn with_repo<T>(object: Vec<u8>, work: impl FnOnce(&Repo) -> T) -> T {
+    thread_local! {
+        static KEPT: (Exchanged, Repo) = {
+            let parameters = parameters::Parameters {
+                chunk_sizes: (1024, 4096, 16384),
+                chunker_key: [7; 32],
+                pack_bytes: 1 << 16,
+                exclusive_create: true,
+            };
+            let made = FileTime { seconds: 0, nanoseconds: 0 };
+            let memory = SimulatedStorage::new();
+            let config = parameters::Config::new(REPOSITORY, made, &parameters).expect("sound parameters");
+            parameters::create(&memory, &config).expect("an empty storage");
+            let config = memory.objects().into_values().next().expect("the parameters");
+            let storage = Exchanged::default();
+            storage.0.lock().expect("new").0 = config;
+            let repo = Repo::open_storage(Arc::new(storage.clone()), &Cache::Memory, &Silent).expect("sound");
+            (storage, repo)
+        };
+    }
+    KEPT.with(|(storage, repo)| {
+        storage.0.lock().unwrap_or_else(PoisonError::into_inner).1 = object;
+        work(repo)
+    })
 }
 
 /// A byte that chooses among the small records, then the body.
 pub fn record(bytes: &[u8]) -> bool {
     let Some((which, body)) = bytes.split_first() else { return false };
-    let of = |kind| documents::seal(kind, body).ok();
-    match which % 4 {
-        0 => of(DocumentKind::Transaction)
-            .is_some_and(|object| records::read_transaction(&One(&object), TRANSACTION).is_ok()),
-        1 => of(DocumentKind::Condemned).is_some_and(|object| {
-            let list = names::condemned(1).and_then(|name| records::read_pack_list(&One(&object), &name));
-            assert!(list.as_ref().map_or(0, Vec::len) * 33 <= body.len());
+    let kinds = [DocumentKind::Transaction, DocumentKind::Condemned, DocumentKind::Tags, DocumentKind::History];
+    let kind = kinds[usize::from(which % 4)];
+    let Ok(object) = documents::seal(&Keys::plain(), kind, &a_name(), body) else { return false };
+    let known = |packs: usize| packs * 33 <= body.len();
+    with_repo(object, |repo| match kind {
+        DocumentKind::Transaction => records::read_transaction(repo, TRANSACTION).is_ok(),
+        DocumentKind::Condemned => {
+            let list = names::condemned(1).and_then(|name| records::read_pack_list(repo, &name));
+            assert!(known(list.as_ref().map_or(0, Vec::len)));
             list.is_ok()
-        }),
-        2 => of(DocumentKind::Tags).is_some_and(|object| records::read_tags(&One(&object), TRANSACTION, 1).is_ok()),
-        _ => of(DocumentKind::History).is_some_and(|object| {
-            let record = records::read_history(&One(&object), HistoryId::from_bytes([1; 16]));
-            record.is_ok_and(|record| record.packs().len() * 33 <= body.len())
-        }),
-    }
+        }
+        DocumentKind::Tags => records::read_tags(repo, TRANSACTION, 1).is_ok(),
+        _ => {
+            let record = records::read_history(repo, HistoryId::from_bytes([1; 16]));
+            record.is_ok_and(|record| known(record.packs().len()))
+        }
+    })
 }
 
 /// A pack, with its trailer's checksum made right.

@@ -9,6 +9,7 @@ use ckpt::ids::{ChunkId, PackId};
 use ckpt::metadata::{FileKind, FileTime, Metadata};
 use ckpt::repo::document::{self, DocumentKind};
 use ckpt::repo::entry::{self, Entry};
+use ckpt::repo::keys::Keys;
 use ckpt::repo::records::HistoryRecord;
 use ckpt::repo::snapshots::Outcome;
 use ckpt::repo::stream::StreamRef;
@@ -205,9 +206,10 @@ fn objects() -> Vec<Made> {
         bytes: 4000,
         unfinished: Some("a shard is not there".to_owned()),
     }];
-    let body = |kind, object: &[u8]| document::open(kind, object).expect("own object").body;
-    let snapshot = Outcome::Saved(Box::new(saved)).seal(TRANSACTION).expect("short");
-    let revoked = Outcome::Revoked.seal(TRANSACTION).expect("short");
+    let name = names::snapshot(TRANSACTION).expect("a name");
+    let body = |kind, object: &[u8]| document::open(&Keys::plain(), kind, &name, object).expect("own object").body;
+    let snapshot = Outcome::Saved(Box::new(saved)).seal(&Keys::plain(), TRANSACTION).expect("short");
+    let revoked = Outcome::Revoked.seal(&Keys::plain(), TRANSACTION).expect("short");
     let config = storage.objects().remove(&names::config(0).expect("a name")).expect("there");
     let mut all = vec![
         made("document", "config", config.clone()),

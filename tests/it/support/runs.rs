@@ -12,6 +12,7 @@ use ckpt::ops::prune::{MaxUnused, PruneOptions};
 use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreReport};
 use ckpt::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
 use ckpt::ops::{Resources, forget};
+use ckpt::repo::audit::Actor;
 use ckpt::repo::pack::summary_of;
 use ckpt::repo::pack_table::FrameRecord;
 use ckpt::repo::records::WriterRecord;
@@ -44,6 +45,7 @@ pub fn init_options(location: &str, pack_bytes: u64) -> InitOptions {
         location: location.to_owned(),
         chunk_sizes: Some((2 << 10, 8 << 10, 32 << 10)),
         pack_bytes,
+        parity: true,
         now: FileTime { seconds: 1_700_000_000, nanoseconds: 0 },
     }
 }
@@ -150,6 +152,7 @@ pub fn forget(repo: &Repo, snapshot: &Snapshot) -> Result<()> {
         narrow: Narrow::default(),
         dry_run: false,
         now: now(),
+        actor: Actor::of_this_process(),
         time_zone: jiff::tz::TimeZone::UTC,
     };
     forget::forget(repo, &options, &Silent).map(|_| ())
@@ -157,10 +160,10 @@ pub fn forget(repo: &Repo, snapshot: &Snapshot) -> Result<()> {
 
 /// The frames of every pack.
 pub fn frames(storage: &SimulatedStorage) -> BTreeMap<PackId, Vec<FrameRecord>> {
-    let repository = open(storage).expect("opens").id();
+    let repo = open(storage).expect("opens");
     let frames = |(name, object): (_, Vec<u8>)| {
         let id = names::pack_id(&name)?;
-        let summary = summary_of(&object, id, repository).expect("a published pack is whole");
+        let summary = summary_of(repo.keys(), &object, id, repo.id()).expect("a published pack is whole");
         Some((id, summary.frames().expect("a published table is sound")))
     };
     storage.objects().into_iter().filter_map(frames).collect()

@@ -113,6 +113,6 @@ pub(crate) fn read(shared: &Shared<'_>, id: ChunkId) -> Result<Option<Vec<u8>>> 
     // Its pack may not be durable yet, but the file that it came from is here.
     let mut content = vec![0; usize::try_from(recent.bytes).unwrap_or(0)];
     let read = SourceFile::open(&recent.file).and_then(|file| ReadAt::read_at(&file, recent.offset, &mut content));
-    let is_right = read.is_ok_and(|bytes| bytes == content.len()) && ChunkId::of(&content) == id;
+    let is_right = read.is_ok_and(|bytes| bytes == content.len()) && shared.transaction.repo().chunk_id(&content) == id;
     Ok(is_right.then_some(content))
 }

@@ -1,0 +1,464 @@
+//! Repairs of small repositories, damaged in every way, with every help there is.
+
+use super::*;
+use crate::events::Silent;
+use crate::ids::ChunkId;
+use crate::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
+use crate::repo::snapshots::Snapshot;
+use crate::repo::test_support::{self, Node, noise, open, time, writer};
+use crate::repo::transaction::Transaction;
+use crate::repo::{names, quarantine, records};
+use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
+use std::collections::{BTreeMap, BTreeSet};
+
+const RESOURCES: Resources = Resources { threads: 1, memory_bytes: 1 << 24 };
+
+fn options(from: &[&SimulatedStorage]) -> RepairOptions {
+    RepairOptions {
+        from: from.iter().map(|&storage| Arc::new(storage.clone()) as Arc<dyn Storage>).collect(),
+        sources_of_host: None,
+        read: ReadChoice::All,
+        add_parity: false,
+        dry_run: false,
+        resources: RESOURCES,
+        now: time(2000),
+        writer: writer(),
+        actor: Actor::of_this_process(),
+    }
+}
+
+fn run(storage: &SimulatedStorage, options: &RepairOptions) -> Result<RepairReport> {
+    let mut mended = mend_parameters(storage, &options.from, options.dry_run)?;
+    let repo = Repo::open_storage(Arc::new(storage.clone()), &crate::repo::Cache::Memory, &Silent)?;
+    let mut report = repair(&repo, options, &Silent)?;
+    mended.append(&mut report.mended);
+    Ok(RepairReport { mended, ..report })
+}
+
+fn verified(storage: &SimulatedStorage) -> VerifyReport {
+    let options = VerifyOptions { read_data: Some(Subset::All), resources: RESOURCES, now: time(3000) };
+    verify(&open(storage), &options, &Silent).expect("verifies")
+}
+
+/// A repository with every kind of object, and the files that it was made of.
+struct World {
+    storage: SimulatedStorage,
+    folder: tempfile::TempDir,
+    saved: Vec<Snapshot>,
+}
+
+type File = (SnapshotIdText, String);
+type SnapshotIdText = String;
+
+impl World {
+    fn new(parity: bool) -> World {
+        let storage = if parity { test_support::storage_with_parity() } else { test_support::storage() };
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let mut world = World { storage, folder, saved: Vec::new() };
+        let files = world.files();
+        world.save(1, &files[..2]);
+        world.save(2, &files);
+        let repo = open(&world.storage);
+        let gone = test_support::save(&repo, 3, &[("gone", Node::File(noise(9, 5000)))]);
+        records::create_forgotten(&repo, gone.id, time(4), audit::AuditHead::NONE).expect("marked");
+        records::create_tags(&repo, world.saved[0].id, 1, &["best".to_owned()].into()).expect("tagged");
+        let open_id = crate::ids::SnapshotId::from_bytes([9; 16]);
+        records::create_transaction(&repo, open_id, &writer()).expect("open");
+        let dead = PackId::from_bytes([4; 32]);
+        for name in [names::condemned(1), names::condemned_end(1)] {
+            records::create_pack_list(&repo, &name.expect("a name"), &[dead], time(4)).expect("condemned");
+        }
+        let report = verified(&world.storage);
+        assert_eq!((report.damage, report.packs_read), (vec![], report.packs_total));
+        world
+    }
+
+    fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
+        vec![
+            ("big", noise(1, 90_000)),
+            ("text", b"some words, again and again. ".repeat(700)),
+            ("new", noise(4, 20_000)),
+        ]
+    }
+
+    fn root(&self) -> String {
+        self.folder.path().to_str().expect("text").to_owned()
+    }
+
+    fn save(&mut self, seconds: i64, files: &[(&'static str, Vec<u8>)]) {
+        for (name, bytes) in files {
+            std::fs::write(self.folder.path().join(name), bytes).expect("a file");
+        }
+        let nodes: Vec<_> = files.iter().map(|(name, bytes)| (*name, Node::File(bytes.clone()))).collect();
+        let root = self.root();
+        let saved = test_support::save_roots(&open(&self.storage), seconds, &[(root.as_str(), nodes.as_slice())]);
+        self.saved.push(saved);
+    }
+
+    /// Files of the first two snapshots that cannot be read whole from `storage`; none of them ever has wrong content.
+    fn unreadable(&self, storage: &SimulatedStorage, why: &str) -> BTreeSet<File> {
+        let repo = open(storage);
+        let files: BTreeMap<_, _> = self.files().into_iter().collect();
+        let mut bad = BTreeSet::new();
+        for (snapshot, names) in self.saved.iter().zip([["big", "text"].as_slice(), &["big", "text", "new"]]) {
+            let frames = crate::repo::frame_cache::FrameCache::new(&repo);
+            let fetch = |id| frames.read(id);
+            let mut found = BTreeSet::new();
+            for entry in repo.entries(&fetch, snapshot.tree) {
+                let Ok(entry) = entry else { break };
+                let Some(content) = entry.content else { continue };
+                let name = String::from_utf8_lossy(&entry.path).into_owned();
+                let read: Result<Vec<Vec<u8>>> =
+                    repo.content_chunks(&fetch, content).map(|child| fetch(child?.id)).collect();
+                if let Ok(bytes) = read {
+                    assert!(bytes.concat() == files[name.as_str()], "{why}: {name} is wrong");
+                    found.insert(name);
+                }
+            }
+            let missing = names.iter().filter(|name| !found.contains(**name));
+            bad.extend(missing.map(|name| (snapshot.id.to_hex(), (*name).to_owned())));
+        }
+        bad
+    }
+}
+
+/// Files that a report says are lost. Where a part of the list of files is, all files of the snapshot.
+fn hit(world: &World, damage: &[Damage]) -> BTreeSet<File> {
+    let mut files = BTreeSet::new();
+    for (snapshot, path) in damage.iter().flat_map(|d| &d.files) {
+        let path = String::from_utf8_lossy(path).into_owned();
+        let held = if *snapshot == world.saved[0].id { &["big", "text"][..] } else { &["big", "text", "new"] };
+        let name = path.strip_prefix(&format!("{}/", world.root())).unwrap_or_default();
+        let names = held.iter().filter(|held| name.is_empty() || name == **held);
+        files.extend(names.map(|name| (snapshot.to_hex(), (*name).to_owned())));
+    }
+    files
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Delete,
+    Empty,
+    Halve,
+    LoseOneByte,
+    Flip,
+    Append,
+    SwapWithNext,
+    TakeAnothers,
+}
+
+const ACTIONS: [Action; 8] = [
+    Action::Delete,
+    Action::Empty,
+    Action::Halve,
+    Action::LoseOneByte,
+    Action::Flip,
+    Action::Append,
+    Action::SwapWithNext,
+    Action::TakeAnothers,
+];
+
+impl Action {
+    /// False if it cannot be done to this object, or nobody could notice it.
+    fn apply(self, storage: &SimulatedStorage, name: &ObjectName, others: &SimulatedStorage) -> bool {
+        let folder = |name: &ObjectName| name.as_str().split('/').next().map(str::to_owned);
+        let objects = storage.objects();
+        let bytes = &objects[name];
+        match self {
+            Action::Delete => {
+                let folder = folder(name).unwrap_or_default();
+                let is_noticed = [names::CONFIG, names::PACKS, names::INDEX].contains(&folder.as_str());
+                is_noticed && storage.remove(name)
+            }
+            Action::Empty => storage.truncate(name, 0),
+            Action::Halve => storage.truncate(name, bytes.len() / 2),
+            Action::LoseOneByte => storage.truncate(name, bytes.len() - 1),
+            Action::Flip => storage.corrupt(name, bytes.len() / 3, 8),
+            Action::Append => {
+                storage.insert(name.clone(), [bytes.as_slice(), b"and more"].concat());
+                true
+            }
+            Action::SwapWithNext => {
+                let next = objects.iter().find(|(other, _)| *other > name && folder(other) == folder(name));
+                let Some((next, theirs)) = next else { return false };
+                storage.insert(name.clone(), theirs.clone());
+                storage.insert(next.clone(), bytes.clone());
+                true
+            }
+            Action::TakeAnothers => {
+                let theirs = others.objects().into_iter().find(|(other, _)| folder(other) == folder(name));
+                let Some((_, theirs)) = theirs else { return false };
+                storage.insert(name.clone(), theirs);
+                true
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Help {
+    Nothing,
+    Parity,
+    Copy,
+    Sources,
+}
+
+/// Another repository with the same kinds of objects.
+fn others() -> SimulatedStorage {
+    let storage = SimulatedStorage::new();
+    let parameters = crate::repo::config::Parameters {
+        chunk_sizes: (1024, 4096, 16384),
+        chunker_key: Some([8; 32]),
+        pack_bytes: 1 << 16,
+        parity: true,
+        exclusive_create: true,
+    };
+    let id = crate::ids::RepositoryId::from_bytes([6; 16]);
+    let config = crate::repo::config::Config::new(id, time(0), &parameters).expect("sound");
+    crate::repo::config::create(&storage, &config).expect("an empty storage");
+    let repo = open(&storage);
+    let saved = test_support::save(&repo, 1, &[("other", Node::File(noise(77, 50_000)))]);
+    records::create_forgotten(&repo, saved.id, time(4), audit::AuditHead::NONE).expect("marked");
+    storage
+}
+
+/// Damages one object, repairs, and holds the report against what is there; true if all was mended.
+fn assert_repair(
+    world: &World,
+    name: &ObjectName,
+    action: Action,
+    help: Help,
+    others: &SimulatedStorage,
+) -> Option<bool> {
+    let why = format!("{action:?} of {name} with {help:?}");
+    let copy = world.storage.copy();
+    let storage = world.storage.copy();
+    if !action.apply(&storage, name, others) {
+        return None;
+    }
+    let from: &[&SimulatedStorage] = if help == Help::Copy { &[&copy] } else { &[] };
+    let mut options = options(from);
+    options.sources_of_host = (help == Help::Sources).then(|| "here".to_owned());
+    let dry = RepairOptions { dry_run: true, ..options.clone() };
+    let before = storage.objects();
+    let promised = run(&storage, &dry);
+    assert!(storage.objects() == before, "{why}: a dry run changes nothing");
+    let report = run(&storage, &options).unwrap_or_else(|e| panic!("{why}: {e}"));
+    match promised {
+        Ok(promised) => {
+            assert_eq!(promised.left_count, report.left_count, "{why}: {promised:?} {report:?}");
+            assert_eq!(promised.mended.len(), report.mended.len(), "{why}: {promised:?} {report:?}");
+        }
+        Err(error) => assert!(name.as_str().starts_with("config/") && action == Action::TakeAnothers, "{why}: {error}"),
+    }
+
+    let unreadable = world.unreadable(&storage, &why);
+    let snapshot_is_lost = report.left.iter().any(|d| d.object.starts_with("snapshots/"));
+    if !snapshot_is_lost {
+        assert_eq!(hit(world, &report.left), unreadable, "{why}: {report:?}");
+    }
+    let checked = verified(&storage);
+    assert_eq!(checked.damage_count == 0, report.left_count == 0, "{why}: {report:?} {:?}", checked.damage);
+    let again = run(&storage, &options).unwrap_or_else(|e| panic!("{why}: {e}"));
+    assert_eq!((again.mended, again.left_count), (vec![], report.left_count), "{why}, again: {:?}", again.left);
+
+    // The next backup of the same stores again whatever is lost.
+    let repo = open(&storage);
+    if records::Condemned::read(&repo).is_ok() {
+        let files = world.files();
+        let nodes: Vec<_> = files.iter().map(|(name, bytes)| (*name, Node::File(bytes.clone()))).collect();
+        let root = world.root();
+        let saved = test_support::save_roots(&repo, 9, &[(root.as_str(), nodes.as_slice())]);
+        let contents = test_support::contents(&open(&storage), &saved).unwrap_or_else(|e| panic!("{why}: {e}"));
+        assert!(files.iter().all(|(name, bytes)| contents[*name] == *bytes), "{why}");
+        assert_eq!(world.unreadable(&storage, &why), BTreeSet::new(), "{why}: it serves every snapshot");
+        let healed = run(&storage, &options).unwrap_or_else(|e| panic!("{why}: {e}"));
+        assert!(healed.left.iter().all(|d| !d.object.starts_with("packs/")), "{why}: {healed:?}");
+    }
+    if help == Help::Copy && !report.mended.is_empty() && name.as_str().starts_with("packs/") {
+        assert!(storage.objects()[name] == world.storage.objects()[name], "{why}: what was written is back");
+    }
+    Some(report.left_count == 0)
+}
+
+#[test]
+fn every_damage_to_every_object_with_every_help_is_mended_or_named() {
+    let others = others();
+    for help in [Help::Nothing, Help::Parity, Help::Copy, Help::Sources] {
+        let world = World::new(help == Help::Parity);
+        let mut counts: BTreeMap<String, [u32; 2]> = BTreeMap::new();
+        for name in world.storage.names() {
+            for action in ACTIONS {
+                if let Some(is_whole) = assert_repair(&world, &name, action, help, &others) {
+                    let folder = name.as_str().split('/').next().unwrap_or_default().to_owned();
+                    counts.entry(folder).or_default()[usize::from(is_whole)] += 1;
+                }
+            }
+        }
+        let left = |folder: &str| counts.get(folder).map_or(0, |c| c[0]);
+        let mended = |folder: &str| counts.get(folder).map_or(0, |c| c[1]);
+        assert_eq!((left("config"), left("index"), left("history"), left("forgotten")), (0, 0, 0, 0), "{counts:?}");
+        assert!(mended("packs") > 0, "{counts:?}");
+        match help {
+            Help::Nothing => assert!(left("packs") > mended("packs") && left("snapshots") > 0, "{counts:?}"),
+            Help::Parity => assert!(left("parity") == 0 && mended("parity") > 20, "{counts:?}"),
+            Help::Copy => assert!(counts.values().all(|c| c[0] == 0), "{counts:?}"),
+            Help::Sources => assert!(mended("packs") > left("packs"), "{counts:?}"),
+        }
+    }
+}
+
+/// Several things damaged at once, and a copy that mends all of them but one chunk that only a file still holds.
+fn ruined() -> (World, SimulatedStorage, RepairOptions) {
+    let world = World::new(false);
+    let storage = world.storage.copy();
+    let repo = open(&storage);
+    let lost = ChunkId::of(&noise(4, 20_000)[..test_support::CHUNK_BYTES]);
+    let lost_home = repo.index().homes(&[lost]).expect("an index")[0][0];
+    let lost_name = names::pack(lost_home.pack).expect("a name");
+    let copy = world.storage.copy();
+    for storage in [&storage, &copy] {
+        assert!(storage.corrupt(&lost_name, lost_home.frame_offset as usize + 100, 1));
+    }
+    let mut packs = 0;
+    for name in storage.names() {
+        let is_other_pack = names::pack_id(&name).is_some() && name != lost_name;
+        packs += usize::from(is_other_pack);
+        match name.as_str().split('/').next().unwrap_or_default() {
+            names::PACKS if is_other_pack && packs == 1 => assert!(storage.remove(&name)),
+            names::PACKS if is_other_pack && packs == 2 => assert!(storage.truncate(&name, 300)),
+            names::INDEX => assert!(storage.corrupt(&name, 100, 1)),
+            names::SNAPSHOTS | names::TAGS => assert!(storage.truncate(&name, 30)),
+            names::CONFIG if name.as_str() != "config/1" => assert!(storage.remove(&name)),
+            names::FORGOTTEN | names::CONDEMNED => assert!(storage.corrupt(&name, 20, 1)),
+            _ => {}
+        }
+    }
+    let options = RepairOptions { sources_of_host: Some("here".to_owned()), ..options(&[&copy]) };
+    (world, storage, options)
+}
+
+#[test]
+fn a_repair_killed_at_any_step_makes_nothing_worse_and_is_finished_by_the_next() {
+    let (world, ruined, options) = ruined();
+    let storage = ruined.copy();
+    let report = run(&storage, &options).expect("repairs");
+    assert_eq!((report.left_count, report.chunks_from_sources > 0), (0, true), "{report:?}");
+    assert!(world.unreadable(&storage, "whole").is_empty());
+    let steps = storage.steps();
+    let is_change =
+        |operation| !matches!(operation, Operation::Read | Operation::ReadRange | Operation::List | Operation::Size);
+    let calls = storage.calls();
+    let mut cuts = 0;
+    for step in 0..steps {
+        let storage = ruined.copy();
+        let before = world_readable(&world, &storage);
+        storage.crash_at(step);
+        if run(&storage, &options).is_ok() {
+            continue;
+        }
+        // Between two reads nothing can be lost.
+        if !calls.get(step as usize).is_some_and(|call| is_change(call.operation)) && step % 16 != 0 {
+            continue;
+        }
+        for seed in 0..2 {
+            let after = storage.after_power_cut(step * 2 + seed);
+            let why = format!("killed at step {step} of {steps}, seed {seed}");
+            assert!(world_readable(&world, &after).is_superset(&before), "{why}");
+            let report = run(&after, &options).unwrap_or_else(|e| panic!("{why}: {e}"));
+            assert_eq!(report.left_count, 0, "{why}: {report:?}");
+            assert!(world.unreadable(&after, &why).is_empty(), "{why}");
+            assert_eq!(verified(&after).damage, [], "{why}");
+            cuts += 1;
+        }
+    }
+    assert!(cuts > 100, "{cuts}");
+}
+
+/// What can be read of the world's files, as far as the repository can be opened.
+fn world_readable(world: &World, storage: &SimulatedStorage) -> BTreeSet<File> {
+    let all = world.saved.iter().flat_map(|s| ["big", "text", "new"].map(|name| (s.id.to_hex(), name.to_owned())));
+    let unreadable = world.unreadable(storage, "any time");
+    all.filter(|file| !unreadable.contains(file)).collect()
+}
+
+#[test]
+fn a_repair_without_room_says_so_and_makes_nothing_worse() {
+    let (world, ruined, options) = ruined();
+    let before = world_readable(&world, &ruined);
+    for write in 0..40 {
+        let storage = ruined.copy();
+        storage.fail(write..u64::MAX, |operation, _| operation == Operation::Write, Fault::Error(Kind::NoSpace));
+        match run(&storage, &options) {
+            Ok(report) => return assert!(write > 10 && report.left_count == 0),
+            Err(error) => assert_eq!(error.kind(), Kind::NoSpace, "{error}"),
+        }
+        assert!(world_readable(&world, &storage).is_superset(&before), "{write}");
+        storage.heal();
+        assert_eq!(run(&storage, &options).expect("repairs").left_count, 0, "{write}");
+    }
+    panic!("more writes than there can be");
+}
+
+#[test]
+fn an_unreadable_list_without_an_end_is_ended_as_abandoned() {
+    let world = World::new(false);
+    let storage = world.storage.copy();
+    let repo = open(&storage);
+    let name = names::condemned(2).expect("a name");
+    let pack = repo.index().packs().expect("known")[0].id;
+    records::create_pack_list(&repo, &name, &[pack], time(5)).expect("condemned");
+    assert!(storage.truncate(&name, 10));
+    assert!(Transaction::begin(&repo, &writer()).is_err(), "what is condemned is not known");
+    let report = run(&storage, &options(&[])).expect("repairs");
+    assert!(report.left_count == 1 && report.left[0].object == name.as_str(), "{report:?}");
+    assert!(report.left[0].files.is_empty());
+    Transaction::begin(&repo, &writer()).expect("begins").abandon().expect("ended");
+}
+
+#[test]
+fn packs_that_come_back_are_released_and_parity_is_added_where_asked() {
+    let world = World::new(false);
+    let storage = world.storage.copy();
+    let name = storage.names().into_iter().find(|name| names::pack_id(name).is_some()).expect("a pack");
+    let pack = names::pack_id(&name).expect("a pack");
+    assert!(storage.corrupt(&name, 70, 1));
+    let set_aside = run(&storage, &options(&[])).expect("repairs");
+    assert_eq!((set_aside.packs_set_aside, quarantine::ids(&storage).expect("lists")), (1, vec![pack]));
+    storage.insert(name.clone(), world.storage.objects()[&name].clone());
+    let report = run(&storage, &RepairOptions { add_parity: true, ..options(&[]) }).expect("repairs");
+    assert_eq!(report.mended, [Mended { object: name.to_string(), means: Means::Released }]);
+    assert_eq!((report.left_count, report.packs_set_aside), (0, 0));
+    let packs = storage.names().iter().filter(|name| names::pack_id(name).is_some()).count() as u64;
+    assert_eq!(report.parity_added, packs);
+    assert!(storage.corrupt(&name, 70, 1));
+    let report =
+        run(&storage, &RepairOptions { read: ReadChoice::Packs(vec![pack.to_hex()[..8].to_owned()]), ..options(&[]) });
+    let report = report.expect("repairs");
+    assert_eq!(report.mended, [Mended { object: name.to_string(), means: Means::Parity }]);
+    assert_eq!((report.packs_read, verified(&storage).damage), (1, vec![]));
+    let unknown = RepairOptions { read: ReadChoice::Packs(vec!["ffffffff".to_owned()]), ..options(&[]) };
+    assert_eq!(run(&storage, &unknown).expect_err("no such pack").kind(), Kind::NotFound);
+}
+
+#[test]
+fn parameters_of_another_repository_are_told_by_the_packs() {
+    let world = World::new(false);
+    let others = others();
+    let config = |n| names::config(n).expect("a name");
+    for replaced in [vec![0], vec![0, 1], vec![2]] {
+        let storage = world.storage.copy();
+        for &n in &replaced {
+            storage.insert(config(n), others.objects()[&config(n)].clone());
+        }
+        let report = run(&storage, &options(&[])).expect("repairs");
+        assert_eq!((report.mended.len(), report.left_count), (replaced.len(), 0), "{report:?}");
+        assert!((0..3).all(|n| storage.objects()[&config(n)] == world.storage.objects()[&config(0)]));
+    }
+    // Without any here, those of a copy: if it is a copy.
+    let storage = world.storage.copy();
+    (0..3).for_each(|n| assert!(storage.remove(&config(n))));
+    assert_eq!(run(&storage, &options(&[])).expect_err("none").kind(), Kind::NoRepository);
+    assert_eq!(run(&storage, &options(&[&others])).expect_err("another's").kind(), Kind::NoRepository);
+    assert_eq!(run(&storage, &options(&[&others, &world.storage])).expect("repairs").left_count, 0);
+}

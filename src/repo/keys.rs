@@ -1,0 +1,347 @@
+//! The keys of an open repository, and what may be done with them.
+//!
+//! A repository without encryption has [`Keys::plain`]; otherwise a [`Bundle`] was unlocked, from a slot of
+//! [`super::names`]' folder of keys, which holds what its [`Role`] needs and nothing beyond. All other code asks [`Keys`]
+//! and need not know which of the two it is. How a bundle is wrapped and unlocked is not looked at here.
+
+use super::config::ConfigRead;
+use crate::codec::seal::{Key, PUBLIC_KEY_BYTES};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{ChunkId, RepositoryId, SlotId};
+use crate::storage::Storage;
+use minicbor::{Decode, Encode};
+use zeroize::Zeroizing;
+
+/// The most generations of keys that are believed.
+const GENERATIONS_MAX: usize = 1 << 12;
+
+/// What the holder of a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Role {
+    /// Add snapshots; neither contents nor lists of files can be read back.
+    #[n(0)]
+    Put,
+    /// Look, restore, verify.
+    #[n(1)]
+    Read,
+    /// Add, and delete what no snapshot needs; lists of files can be read, contents cannot.
+    #[n(2)]
+    Prune,
+    /// Everything, keys included.
+    #[n(3)]
+    Admin,
+}
+
+impl Role {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Put => "put",
+            Role::Read => "read",
+            Role::Prune => "prune",
+            Role::Admin => "admin",
+        }
+    }
+
+    /// The role that `name` stands for.
+    pub fn from_name(name: &str) -> Option<Role> {
+        [Role::Put, Role::Read, Role::Prune, Role::Admin].into_iter().find(|role| role.name() == name)
+    }
+
+    fn adds(self) -> bool {
+        self != Role::Read
+    }
+
+    fn opens_data(self) -> bool {
+        matches!(self, Role::Read | Role::Admin)
+    }
+
+    fn opens_trees(self) -> bool {
+        self != Role::Put
+    }
+}
+
+/// The keys that packs are sealed to, from some time on until the next generation is made.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Generation {
+    /// Counts from 1.
+    #[n(0)]
+    pub number: u32,
+    /// Packs of content are sealed to this.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub data_public: [u8; PUBLIC_KEY_BYTES],
+    /// Packs of metadata are sealed to this.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub tree_public: [u8; PUBLIC_KEY_BYTES],
+    /// Opens packs of content.
+    #[n(3)]
+    pub data_private: Option<Key>,
+    /// Opens packs of metadata.
+    #[n(4)]
+    pub tree_private: Option<Key>,
+}
+
+/// What a slot gives who unlocks it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Bundle {
+    /// What it allows.
+    #[n(0)]
+    pub role: Role,
+    /// Names chunks.
+    #[n(1)]
+    pub id_key: Key,
+    /// Decides where content is cut; not for [`Role::Read`].
+    #[n(2)]
+    pub boundary_key: Option<Key>,
+    /// Opens and seals tables of packs.
+    #[n(3)]
+    pub table_key: Key,
+    /// Opens and seals documents.
+    #[n(4)]
+    pub document_key: Key,
+    /// Ascending.
+    #[n(5)]
+    pub generations: Vec<Generation>,
+    /// What everything is derived from; for [`Role::Admin`] alone.
+    #[n(6)]
+    pub master: Option<Key>,
+    /// The hash of the body of the parameters, which are stored in plain.
+    #[cbor(n(7), with = "minicbor::bytes")]
+    pub config_hash: [u8; 32],
+}
+
+impl Bundle {
+    /// What `role` gets of the keys that follow from the master secret, with generations 1 to `generations`.
+    pub fn derive(master: &Key, generations: u32, role: Role, config_hash: [u8; 32]) -> Bundle {
+        let generation = |number: u32| {
+            let data = master.derive("ckpt data private key v1", &number.to_le_bytes());
+            let tree = master.derive("ckpt tree private key v1", &number.to_le_bytes());
+            Generation {
+                number,
+                data_public: data.public(),
+                tree_public: tree.public(),
+                data_private: role.opens_data().then_some(data),
+                tree_private: role.opens_trees().then_some(tree),
+            }
+        };
+        Bundle {
+            role,
+            id_key: master.derive("ckpt chunk id key v1", b""),
+            boundary_key: role.adds().then(|| master.derive("ckpt boundary key v1", b"")),
+            table_key: master.derive("ckpt table key v1", b""),
+            document_key: master.derive("ckpt document key v1", b""),
+            generations: (1..=generations.max(1)).map(generation).collect(),
+            master: (role == Role::Admin).then(|| master.clone()),
+            config_hash,
+        }
+    }
+
+    /// Its bytes; they are as secret as the keys in it.
+    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>> {
+        // Large enough from the start: growing would leave copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(512 + 256 * self.generations.len()));
+        minicbor::encode(self, &mut *bytes)
+            .map_err(|e| Error::new(Kind::Failed, format!("encoding a bundle of keys: {e}")))?;
+        Ok(bytes)
+    }
+
+    /// The bundle that [`Bundle::encode`] wrote; what does not fit together is refused.
+    pub fn decode(bytes: &[u8]) -> Result<Bundle> {
+        let bundle: Bundle =
+            minicbor::decode(bytes).map_err(|e| Error::damaged(format!("a bundle of keys cannot be decoded: {e}")))?;
+        bundle.check()?;
+        Ok(bundle)
+    }
+
+    fn check(&self) -> Result<()> {
+        let fits = |private: &Option<Key>, public, is_needed| match private {
+            Some(private) => is_needed && private.public() == public,
+            None => !is_needed,
+        };
+        let generations_fit = self.generations.iter().all(|generation| {
+            fits(&generation.data_private, generation.data_public, self.role.opens_data())
+                && fits(&generation.tree_private, generation.tree_public, self.role.opens_trees())
+        });
+        let ascends = self.generations.windows(2).all(|pair| pair[0].number < pair[1].number);
+        let is_whole = (1..=GENERATIONS_MAX).contains(&self.generations.len())
+            && self.boundary_key.is_some() == self.role.adds()
+            && self.master.is_some() == (self.role == Role::Admin);
+        if generations_fit && ascends && is_whole {
+            return Ok(());
+        }
+        Err(Error::damaged("a bundle of keys does not hold what its role needs"))
+    }
+}
+
+impl<C> Encode<C> for Key {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.bytes(self.as_bytes())?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Key {
+    fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let bytes = <[u8; Key::BYTES]>::try_from(d.bytes()?);
+        bytes.map(Key::from_bytes).map_err(|_| minicbor::decode::Error::message("a key of the wrong length"))
+    }
+}
+
+/// How the keys of a repository are come by.
+pub trait Unlock {
+    /// True if the user has named a key: a repository that says it is not encrypted is refused then.
+    fn is_given(&self) -> bool;
+
+    /// The keys of the repository that `storage` holds. Asked only if it is encrypted.
+    fn unlock(&self, storage: &dyn Storage, repository: RepositoryId) -> Result<Bundle>;
+
+    /// The slot that they came from, once they have been unlocked, if they came from one.
+    fn slot(&self) -> Option<SlotId> {
+        None
+    }
+}
+
+/// No key was given.
+#[derive(Debug, Clone, Copy)]
+pub struct NoKey;
+
+impl Unlock for NoKey {
+    fn is_given(&self) -> bool {
+        false
+    }
+
+    fn unlock(&self, storage: &dyn Storage, _repository: RepositoryId) -> Result<Bundle> {
+        Err(Error::new(Kind::WrongKey, format!("{} is encrypted, and no key was given", storage.describe()))
+            .with_hint("name a file that holds the key or passphrase"))
+    }
+}
+
+/// The keys of an open repository.
+#[derive(Debug)]
+pub struct Keys {
+    opened: Option<(Bundle, RepositoryId)>,
+}
+
+impl Keys {
+    /// Of a repository in which nothing is encrypted.
+    pub fn plain() -> Keys {
+        Keys { opened: None }
+    }
+
+    /// Of an encrypted one.
+    pub fn opened(bundle: Bundle, repository: RepositoryId) -> Keys {
+        Keys { opened: Some((bundle, repository)) }
+    }
+
+    /// The keys of the repository with these parameters, held against what `unlock` has: neither may say less than the
+    /// other, or whoever can write to the storage could have everything stored in plain from now on.
+    pub fn unlocked(storage: &dyn Storage, read: &ConfigRead, unlock: &dyn Unlock) -> Result<Keys> {
+        let id = read.config.repository_id();
+        if !read.config.is_encrypted() {
+            return match unlock.is_given() {
+                false => Ok(Keys::plain()),
+                true => Err(Error::new(
+                    Kind::WrongKey,
+                    format!("a key was given, but {} says that it is not encrypted", storage.describe()),
+                )
+                .with_hint("if it never was, use it without a key; otherwise somebody has replaced its parameters")),
+            };
+        }
+        let bundle = unlock.unlock(storage, id)?;
+        if bundle.config_hash != read.body_hash {
+            return Err(Error::damaged(format!(
+                "the parameters of {} are not those that its keys were made for",
+                storage.describe()
+            ))
+            .with_hint("somebody has replaced them: take the objects in config/ from a copy of the repository"));
+        }
+        Ok(Keys::opened(bundle, id))
+    }
+
+    /// True if what is stored is sealed.
+    pub fn is_encrypted(&self) -> bool {
+        self.opened.is_some()
+    }
+
+    /// What the key allows; everything where nothing is encrypted.
+    pub fn role(&self) -> Role {
+        self.opened.as_ref().map_or(Role::Admin, |(bundle, _)| bundle.role)
+    }
+
+    /// What was unlocked, if anything had to be.
+    pub fn bundle(&self) -> Option<&Bundle> {
+        self.opened.as_ref().map(|(bundle, _)| bundle)
+    }
+
+    /// The id of a chunk with this content.
+    pub fn chunk_id(&self, content: &[u8]) -> ChunkId {
+        match &self.opened {
+            None => ChunkId::of(content),
+            Some((bundle, _)) => ChunkId::from_bytes(*blake3::keyed_hash(bundle.id_key.as_bytes(), content).as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROLES: [Role; 4] = [Role::Put, Role::Read, Role::Prune, Role::Admin];
+
+    #[test]
+    fn bundles_round_trip_and_agree_on_everything_that_roles_share() {
+        let master = Key::from_bytes([9; 32]);
+        let admin = Bundle::derive(&master, 3, Role::Admin, [1; 32]);
+        for role in ROLES {
+            let bundle = Bundle::derive(&master, 3, role, [1; 32]);
+            let bytes = bundle.encode().expect("small");
+            assert_eq!(Bundle::decode(&bytes).expect("own bytes"), bundle);
+            assert_eq!(Role::from_name(role.name()), Some(role));
+            for (one, other) in bundle.generations.iter().zip(&admin.generations) {
+                assert_eq!((one.data_public, one.tree_public), (other.data_public, other.tree_public));
+            }
+            assert_eq!(bundle.generations.len(), 3);
+            for length in 0..bytes.len() {
+                assert!(Bundle::decode(&bytes[..length]).is_err(), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_role_gets_the_keys_it_needs_and_no_others() {
+        let keys = |role| {
+            let bundle = Bundle::derive(&Key::from_bytes([9; 32]), 1, role, [0; 32]);
+            let newest = &bundle.generations[0];
+            let held = [newest.data_private.is_some(), newest.tree_private.is_some()];
+            [held[0], held[1], bundle.boundary_key.is_some(), bundle.master.is_some()]
+        };
+        assert_eq!(keys(Role::Put), [false, false, true, false]);
+        assert_eq!(keys(Role::Read), [true, true, false, false]);
+        assert_eq!(keys(Role::Prune), [false, true, true, false]);
+        assert_eq!(keys(Role::Admin), [true, true, true, true]);
+    }
+
+    #[test]
+    fn a_bundle_whose_keys_do_not_fit_its_role_is_refused() {
+        let whole = Bundle::derive(&Key::from_bytes([9; 32]), 2, Role::Admin, [0; 32]);
+        let refused = |change: &dyn Fn(&mut Bundle)| {
+            let mut bundle = whole.clone();
+            change(&mut bundle);
+            Bundle::decode(&bundle.encode().expect("small")).is_err()
+        };
+        assert!(!refused(&|_| {}));
+        assert!(refused(&|b| b.role = Role::Put));
+        assert!(refused(&|b| b.master = None));
+        assert!(refused(&|b| b.boundary_key = None));
+        assert!(refused(&|b| b.generations.clear()));
+        assert!(refused(&|b| b.generations[1].data_private = None));
+        assert!(refused(&|b| b.generations[1].tree_private = b.generations[1].data_private.clone()));
+        assert!(refused(&|b| b.generations.swap(0, 1)));
+    }
+}

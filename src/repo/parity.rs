@@ -1,0 +1,227 @@
+//! Parity beside packs: written with them, and used where they are damaged.
+//!
+//! Guarantees: what is lost of a pack is computed again as long as no more shards are bad, of the pack and of its parity
+//! together, than there are parity shards, wherever they are: also where the pack is cut short or too long. A mended pack
+//! is held against its name, and content read out of one against its id, so parity can never bring a wrong byte. Parity
+//! covers stored bytes and needs no key. Memory is bounded: a pack that is longer than [`WORK_BYTES_MAX`] is worked
+//! through in columns.
+//!
+//! Deliberately not here: putting anything right in the repository, which is for `repair`.
+
+mod located;
+mod mended;
+mod sidecar;
+
+pub(super) use mended::MendedPacks;
+pub use mended::Patched;
+
+use super::{Repo, names};
+use crate::bytes::ByteRange;
+use crate::codec::parity::{ParityEncoder, Shape, checksum};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{PackId, RepositoryId};
+use crate::storage::{self, ObjectName, Storage};
+use mended::Remains;
+use sidecar::Sidecar;
+use std::sync::{Mutex, PoisonError};
+
+/// The most bytes of columns that are held at once: an ordinary pack, whole.
+const WORK_BYTES_MAX: usize = 80 << 20;
+
+/// A pack that was put together again.
+#[derive(Debug)]
+pub struct Mended {
+    /// All of it; its hash is its name.
+    pub bytes: Vec<u8>,
+    /// How many of its shards were bad.
+    pub shards_bad: usize,
+}
+
+/// How the parity of a pack is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParityState {
+    /// There is none.
+    Absent,
+    /// It is not as it should be: what is wrong.
+    Damaged(String),
+    /// Nothing is wrong as far as it was looked at.
+    Sound,
+}
+
+/// Puts a pack together from what is left of it and its parity, whatever became of it.
+///
+/// [`Kind::Missing`] if it has no parity, [`Kind::Damaged`] if more is lost than that can mend.
+pub fn mend(repo: &Repo, pack: PackId) -> Result<Mended> {
+    let patched = Patched::reconstruct(repo.storage(), repo.id(), pack)?;
+    let mut bytes = Vec::new();
+    patched.read_range(repo.storage(), ByteRange::new(0, patched.bytes())?, &mut bytes)?;
+    if blake3::hash(&bytes).as_bytes() != pack.as_bytes() {
+        return Err(Error::damaged(format!("what its parity makes of pack {pack} is not the pack")));
+    }
+    Ok(Mended { bytes, shards_bad: patched.shards_bad() })
+}
+
+/// True if [`mend`] would succeed, as far as checksums tell; in bounded memory.
+pub fn can_mend(repo: &Repo, pack: PackId) -> bool {
+    Remains::find(repo.storage(), repo.id(), pack).is_ok()
+}
+
+/// Computes and publishes the parity of a pack that is there; nothing if it has some. [`Kind::Damaged`] if the pack is.
+pub fn create(repo: &Repo, pack: PackId) -> Result<()> {
+    let object = compute(repo, pack)?;
+    storage::create_new(repo.storage(), &names::parity(pack)?, &object).map(drop)
+}
+
+/// As [`create`], in the place of parity that is damaged: the pack decides every byte of it.
+pub fn renew(repo: &Repo, pack: PackId) -> Result<()> {
+    let object = compute(repo, pack)?;
+    repo.storage().replace(&names::parity(pack)?, &object)
+}
+
+fn compute(repo: &Repo, pack: PackId) -> Result<Vec<u8>> {
+    let (storage, name) = (repo.storage(), names::pack(pack)?);
+    let bytes = storage.size(&name)?.ok_or_else(|| Error::new(Kind::Missing, format!("{name} is missing")))?;
+    let shape = Shape::of(bytes)?;
+    let mut table = Vec::new();
+    let mut hasher = blake3::Hasher::new();
+    let mut shard = Vec::new();
+    for number in 0..shape.data_shards {
+        let (at, len) = shape.place(number);
+        shard.clear();
+        storage.read_range(&name, ByteRange::new(at, len as u64)?, &mut shard)?;
+        hasher.update(&shard);
+        table.extend_from_slice(&checksum(&shard));
+    }
+    if hasher.finalize().as_bytes() != pack.as_bytes() {
+        return Err(Error::damaged(format!("{name}: its bytes do not match its name")));
+    }
+    let places: Vec<Option<u64>> = (0..shape.data_shards).map(|shard| Some(shape.place(shard).0)).collect();
+    let mut parity = vec![0; shape.parity_bytes()];
+    let (mut encoder, mut columns, mut computed) = (ParityEncoder::default(), Vec::new(), Vec::new());
+    for (column, width) in column_ranges(&shape) {
+        read_columns(storage, &name, &shape, &places, (column, width), &mut columns)?;
+        encoder.encode_columns(&columns, &shape, width, &mut computed)?;
+        for (from, into) in computed.chunks_exact(width).zip(parity.chunks_exact_mut(shape.shard_bytes)) {
+            into[column..column + width].copy_from_slice(from);
+        }
+    }
+    let (header, table) = front(repo.id(), pack, &shape, table, &parity)?;
+    Ok([header.as_slice(), &table, &parity, &table, &header].concat())
+}
+
+/// How the parity of a pack is. `pack_bytes` is the pack's length, if that is known to be right. With `read_data` all of
+/// it is read, otherwise what tells where things are.
+pub fn check(repo: &Repo, pack: PackId, pack_bytes: Option<u64>, read_data: bool) -> Result<ParityState> {
+    let mut sidecar = match Sidecar::open(repo.storage(), repo.id(), pack, pack_bytes.unwrap_or(0)) {
+        Ok(sidecar) => sidecar,
+        Err(error) => {
+            return match error.kind() {
+                Kind::Missing => Ok(ParityState::Absent),
+                Kind::Damaged => Ok(ParityState::Damaged(error.to_string())),
+                _ => Err(error),
+            };
+        }
+    };
+    let mut faults: Vec<String> = sidecar.faults.iter().map(|fault| (*fault).to_owned()).collect();
+    if pack_bytes.is_some_and(|bytes| bytes != sidecar.shape.pack_bytes) {
+        faults.push("it is of a pack of another length".to_owned());
+    }
+    if read_data {
+        let of = sidecar.shape.parity_shards;
+        let bad = sidecar.locate(false).iter().filter(|place| place.is_none()).count();
+        if bad > 0 {
+            faults.push(format!("{bad} of its {of} shards are damaged"));
+        }
+    }
+    Ok(if faults.is_empty() { ParityState::Sound } else { ParityState::Damaged(faults.join("; ")) })
+}
+
+/// What computes the parity of a run's packs, used again and again: encoders, and buffers that keep packs until then.
+#[derive(Default)]
+pub(super) struct ParityWriter {
+    spare: Mutex<Vec<(ParityEncoder, Vec<u8>)>>,
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+impl ParityWriter {
+    /// An empty buffer, in which a pack of so many bytes can be kept. Room that is not used costs no memory.
+    pub(super) fn buffer(&self, bytes: usize) -> Vec<u8> {
+        let used = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        used.unwrap_or_else(|| Vec::with_capacity(bytes))
+    }
+
+    /// Publishes the parity of a pack that is durable: `kept` is all of it, or it is read again.
+    pub(super) fn write(&self, repo: &Repo, pack: PackId, kept: Option<Vec<u8>>) -> Result<()> {
+        let Some(mut kept) = kept else { return create(repo, pack) };
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (mut encoder, mut parity) = spare.unwrap_or_default();
+        let shape = Shape::of(kept.len() as u64)?;
+        let table = kept.chunks(shape.shard_bytes).flat_map(checksum).collect();
+        encoder.encode(&kept, &shape, &mut parity)?;
+        kept.clear();
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        let published = publish(repo.storage(), repo.id(), pack, &shape, table, &parity);
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push((encoder, parity));
+        published
+    }
+}
+
+/// Publishes; `table` has the checksums of the pack's shards. An object of that name holds the same, or is damaged.
+fn publish(
+    storage: &dyn Storage,
+    repository: RepositoryId,
+    pack: PackId,
+    shape: &Shape,
+    table: Vec<u8>,
+    parity: &[u8],
+) -> Result<()> {
+    let (header, table) = front(repository, pack, shape, table, parity)?;
+    let mut object = storage.create(names::PARITY)?;
+    for part in [&header, &table, parity, &table, &header] {
+        object.write(part)?;
+    }
+    object.publish(&names::parity(pack)?)?;
+    Ok(())
+}
+
+/// The header and the whole table of checksums.
+fn front(
+    repository: RepositoryId,
+    pack: PackId,
+    shape: &Shape,
+    mut table: Vec<u8>,
+    parity: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    table.extend(parity.chunks(shape.shard_bytes).flat_map(checksum));
+    Ok((sidecar::header(repository, pack, shape, &table)?, table))
+}
+
+/// Divides shards into columns of which those of all data shards fit into the memory for them.
+fn column_ranges(shape: &Shape) -> impl Iterator<Item = (usize, usize)> {
+    let bytes = shape.shard_bytes;
+    let width = (WORK_BYTES_MAX / shape.data_shards / 64 * 64).clamp(64, bytes);
+    (0..bytes).step_by(width).map(move |column| (column, width.min(bytes - column)))
+}
+
+/// Reads columns of the data shards, one behind the other; zeros where a shard is nowhere, and behind the pack's end.
+fn read_columns(
+    storage: &dyn Storage,
+    name: &ObjectName,
+    shape: &Shape,
+    places: &[Option<u64>],
+    (column, width): (usize, usize),
+    into: &mut Vec<u8>,
+) -> Result<()> {
+    into.clear();
+    for (shard, place) in places.iter().enumerate() {
+        let here = shape.place(shard).1.saturating_sub(column).min(width);
+        if let Some(at) = place.filter(|_| here > 0) {
+            storage.read_range(name, ByteRange::new(at + column as u64, here as u64)?, into)?;
+        }
+        into.resize((shard + 1) * width, 0);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
