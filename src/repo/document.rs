@@ -20,6 +20,7 @@ use super::keys::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{ObjectName, Storage};
 use minicbor::{Decode, Encode};
+use std::ops::Range;
 
 const MAGIC: &[u8; 8] = b"CKPTDOC\0";
 const HEADER_BYTES: usize = 16;
@@ -28,7 +29,7 @@ const CHECKSUM_BYTES: usize = 32;
 /// The newest format version that this program reads and the one it writes.
 pub const FORMAT_VERSION: u8 = 1;
 
-/// The longest body that is written or believed.
+/// The longest body of any kind.
 pub const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// What a document is about: a byte in its header, so that one can never be taken for another.
@@ -57,6 +58,22 @@ pub enum DocumentKind {
     Audit = 10,
 }
 
+impl DocumentKind {
+    /// The longest body of this kind that is written or believed: only lists of packs grow with the repository.
+    const fn body_bytes_max(self) -> u64 {
+        match self {
+            DocumentKind::Condemned | DocumentKind::History | DocumentKind::Audit => BODY_BYTES_MAX,
+            DocumentKind::Snapshot => 64 << 20,
+            _ => 1 << 20,
+        }
+    }
+
+    /// The longest object of this kind that is read.
+    pub const fn object_bytes_max(self) -> u64 {
+        2 * (self.body_bytes_max() + (HEADER_BYTES + CHECKSUM_BYTES) as u64)
+    }
+}
+
 /// A body read back and whether both of its copies were sound.
 #[derive(Debug)]
 pub struct Opened {
@@ -70,7 +87,7 @@ pub struct Opened {
 pub fn seal(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, body: &[u8]) -> Result<Vec<u8>> {
     let body_bytes = u32::try_from(body.len())
         .ok()
-        .filter(|&n| u64::from(n) <= BODY_BYTES_MAX)
+        .filter(|&n| u64::from(n) <= kind.body_bytes_max())
         .ok_or_else(|| Error::new(Kind::Failed, format!("a {kind:?} document of {} bytes is too long", body.len())))?;
     let mut copy = Vec::with_capacity(2 * (HEADER_BYTES + body.len() + CHECKSUM_BYTES));
     copy.extend_from_slice(MAGIC);
@@ -85,13 +102,20 @@ pub fn seal(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, body: &[u8]) -
 
 /// The body in `object`, which stands under `name`, from whichever copy is sound.
 pub fn open(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, object: &[u8]) -> Result<Opened> {
+    let (place, both_copies_sound) = find_body(kind, object)?;
+    Ok(Opened { body: object[place].to_vec(), both_copies_sound })
+}
+
+/// Where in `object` the body of a sound copy lies, and whether both copies are sound.
+fn find_body(kind: DocumentKind, object: &[u8]) -> Result<(Range<usize>, bool)> {
     let (first, second) = object.split_at(object.len() / 2);
+    let place = |copy: usize, body: &[u8]| copy + HEADER_BYTES..copy + HEADER_BYTES + body.len();
     match (open_copy(kind, first), open_copy(kind, second)) {
-        (Ok(body), other) => Ok(Opened { both_copies_sound: other.is_ok_and(|b| b == body), body: body.to_vec() }),
-        (Err(_), Ok(body)) => Ok(Opened { body: body.to_vec(), both_copies_sound: false }),
+        (Ok(body), other) => Ok((place(0, body), other.is_ok_and(|b| b == body))),
+        (Err(_), Ok(body)) => Ok((place(first.len(), body), false)),
         // A truncated object no longer splits in the middle: its first copy may still be whole at the front.
         (Err(error), Err(_)) => match open_front(kind, object) {
-            Some(body) => Ok(Opened { body: body.to_vec(), both_copies_sound: false }),
+            Some(body) => Ok((place(0, body), false)),
             None => Err(error),
         },
     }
@@ -153,9 +177,14 @@ pub fn decode<'b, T: Decode<'b, ()>>(body: &'b [u8], what: &str) -> Result<T> {
 }
 
 /// Reads and opens the document under `name`.
-pub fn read(storage: &dyn Storage, keys: &Keys, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
-    let object = storage.read(name, 2 * (BODY_BYTES_MAX + 48))?;
-    open(keys, kind, name, &object).map_err(|e| e.while_doing(name))
+pub fn read(storage: &dyn Storage, _keys: &Keys, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
+    let mut body = storage.read(name, kind.object_bytes_max())?;
+    let (place, both_copies_sound) = find_body(kind, &body).map_err(|e| e.while_doing(name))?;
+    // In place: a list of packs may be long, and is there twice as it is.
+    body.truncate(place.end);
+    body.drain(..place.start);
+    body.shrink_to_fit();
+    Ok(Opened { body, both_copies_sound })
 }
 
 #[cfg(test)]

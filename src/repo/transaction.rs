@@ -378,7 +378,7 @@ impl<'r> Transaction<'r> {
             return Ok(());
         }
         // The name is taken, or the answer is unclear: what stands there decides.
-        let standing = self.repo.storage().read(&name, 2 * super::document::BODY_BYTES_MAX);
+        let standing = self.repo.storage().read(&name, super::document::DocumentKind::Snapshot.object_bytes_max());
         match (standing, published) {
             // It was created, and only the answer is unclear: whether it lasts is not known before this.
             (Ok(standing), _) if standing == object => self.repo.storage().sync_folder(names::SNAPSHOTS),

@@ -1,7 +1,8 @@
 //! The machine that runs a pickle: opcode by opcode, on a stack, with a memo.
 //!
 //! Every opcode makes at most one value and pushes at most one number, both counted; what an opcode takes up of values made
-//! earlier is counted too. So time and memory are in proportion to the length of the pickle, whatever it says.
+//! earlier is counted too, and so is the memory of all values. So time and memory are in proportion to the length of the pickle,
+//! whatever it says, and bounded.
 
 use super::fields::Fields;
 use super::pickle::{Node, Object, Value};
@@ -9,6 +10,10 @@ use std::ops::Range;
 
 const VALUES_MAX: usize = 4 << 20;
 const PUSHES_MAX: usize = 16 << 20;
+/// What all values may take in memory: those of a checkpoint with a hundred thousand tensors take a fraction.
+const VALUES_BYTES_MAX: usize = 128 << 20;
+/// Values on the stack at one time, and marks.
+const HEIGHT_MAX: usize = 1 << 20;
 /// Memo numbers are handed out in order; some writers leave gaps.
 const MEMO_GAP_MAX: usize = 1 << 10;
 /// Longer texts are no names.
@@ -31,6 +36,7 @@ pub(super) fn interpret(bytes: &[u8]) -> Result<(Vec<Value>, Node), usize> {
         marks: Vec::new(),
         memo: Vec::new(),
         pushes: 0,
+        values_bytes: 0,
     };
     loop {
         let position = machine.position();
@@ -58,6 +64,8 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: Vec<Node>,
     pushes: usize,
+    /// What the values take, roughly.
+    values_bytes: usize,
 }
 
 impl Machine<'_> {
@@ -255,6 +263,7 @@ impl Machine<'_> {
         };
         let target = self.peek()? as usize;
         let is_keyed = matches!(opcode, b's' | b'u');
+        self.charge_bytes(list_bytes(added.len()))?;
         match self.values.get_mut(target)? {
             Value::List(elements) if !is_keyed => elements.extend(added),
             Value::Dict(items) if is_keyed => items.extend(pairs(&added)?),
@@ -326,7 +335,16 @@ impl Machine<'_> {
         (self.pushes <= PUSHES_MAX).then_some(())
     }
 
+    /// Counts memory; none if it has become too much.
+    fn charge_bytes(&mut self, bytes: usize) -> Option<()> {
+        self.values_bytes = self.values_bytes.saturating_add(bytes);
+        (self.values_bytes <= VALUES_BYTES_MAX).then_some(())
+    }
+
     fn mark(&mut self) -> Option<()> {
+        if self.marks.len() >= HEIGHT_MAX {
+            return None;
+        }
         self.marks.push(self.stack.len());
         self.charge(1)
     }
@@ -341,6 +359,7 @@ impl Machine<'_> {
             Value::Opaque => OPAQUE,
             value => {
                 let node = Node::try_from(self.values.len()).ok().filter(|_| self.values.len() < VALUES_MAX)?;
+                self.charge_bytes(size_of::<Value>() + held_bytes(&value))?;
                 self.values.push(value);
                 node
             }
@@ -349,6 +368,9 @@ impl Machine<'_> {
     }
 
     fn push_node(&mut self, node: Node) -> Option<()> {
+        if self.stack.len() >= HEIGHT_MAX {
+            return None;
+        }
         self.stack.push(node);
         self.charge(1)
     }
@@ -382,6 +404,21 @@ impl Machine<'_> {
         // Not `split_off`, which may hand on all that the stack has room for.
         (floor <= at && at <= self.stack.len()).then(|| self.stack.drain(at..).collect())
     }
+}
+
+/// What a value holds beside itself, roughly.
+fn held_bytes(value: &Value) -> usize {
+    match value {
+        Value::Tuple(elements) | Value::List(elements) => list_bytes(elements.len()),
+        Value::Dict(items) => list_bytes(2 * items.len()),
+        Value::Object(_) => size_of::<Object>(),
+        _ => 0,
+    }
+}
+
+/// A list of so many values: it may have grown to twice that, and nothing is shorter than 16 bytes.
+fn list_bytes(elements: usize) -> usize {
+    if elements == 0 { 0 } else { 16 + 2 * size_of::<Node>() * elements }
 }
 
 /// Keys and values that follow each other; none if a value lacks.
