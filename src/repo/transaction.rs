@@ -125,6 +125,7 @@ impl<'r> Transaction<'r> {
 
     /// Without a writer it is a rehearsal.
     fn new(repo: &'r Repo, writer: Option<&WriterRecord>) -> Result<Transaction<'r>> {
+        repo.keys().require_adding()?;
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
@@ -269,7 +270,7 @@ impl<'r> Transaction<'r> {
             state.index = Some(IndexWriter::create(self.repo, self.id)?);
         }
         if let Some(index) = &mut state.index {
-            index.append(&summary)?;
+            index.append(self.repo.keys(), &summary)?;
         }
         Ok(summary)
     }
@@ -333,7 +334,7 @@ impl<'r> Transaction<'r> {
         };
         for (&id, &bytes) in adopted {
             self.complete_parity(id)?;
-            index.append(&pack::read_summary(self.repo, id, bytes)?)?;
+            index.append(self.repo.keys(), &pack::read_summary(self.repo, id, bytes)?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;

@@ -31,7 +31,7 @@ impl Secrets {
     /// Does `work` as the admin with this secret.
     fn with<T>(&self, storage: &SimulatedStorage, text: &str, work: impl FnOnce(Admin<'_>) -> Result<T>) -> Result<T> {
         let Unlocked { slot, bundle, .. } = self.unlock(storage, text).expect("a key that opens");
-        work(Admin { storage, repository: REPOSITORY, bundle: &bundle, slot })
+        work(Admin { storage, repository: REPOSITORY, bundle: &bundle, slot, log: None })
     }
 
     /// The generations that a secret opens.

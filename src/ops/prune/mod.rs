@@ -173,6 +173,7 @@ enum Round {
 /// [`Kind::Damaged`] if anything needed cannot be read; [`Kind::NoSpace`] if even the small records of the decision find no
 /// room. In all cases no snapshot loses anything.
 pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Result<PruneReport> {
+    repo.keys().require_deleting()?;
     if !repo.config().exclusive_create && !options.assume_alone {
         return Err(Error::new(
             Kind::Usage,
@@ -358,6 +359,11 @@ impl Run<'_> {
             plan.sparse.len()
         );
         self.observer.on_event(&Event::Detail { text: &text });
+        if plan.unopened > 0 {
+            let text =
+                format!("{} sparse packs stay, because this key cannot open contents to copy them", plan.unopened);
+            self.observer.on_event(&Event::Warning { text: &text });
+        }
     }
 }
 
