@@ -4,9 +4,10 @@
 It shares no code with the program and is no tool for daily use: everything is read into memory, one object at a time. It is
 here to show that the description is complete, and stops at the first thing that contradicts it.
 
-    read_repository.py REPOSITORY SNAPSHOT TARGET
+    read_repository.py REPOSITORY SNAPSHOT TARGET [BUNDLE]
 
-SNAPSHOT is an id or `latest`. TARGET is made. Needs the packages `blake3` and `zstandard`.
+SNAPSHOT is an id or `latest`. TARGET is made. BUNDLE is a file with the opened keys of an encrypted repository. Needs the packages
+`blake3` and `zstandard`, and for encrypted repositories `cryptography`.
 """
 
 import os
@@ -38,6 +39,48 @@ def digest(*parts):
     for part in parts:
         hasher.update(part)
     return hasher.digest()
+
+
+# Encryption -----------------------------------------------------------------------------------------------------------
+
+
+def derive(purpose, key, data):
+    return blake3(key + data, derive_key_context=purpose).digest()
+
+
+def unseal(key, nonce, associated, sealed):
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return AESGCM(key).decrypt(nonce.to_bytes(8, "little") + bytes(4), bytes(sealed), bytes(associated))
+    except InvalidTag:
+        raise Damaged("sealed bytes do not open") from None
+
+
+def open_box(private, sealed, associated):
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+    own = X25519PrivateKey.from_private_bytes(private)
+    try:
+        shared = own.exchange(X25519PublicKey.from_public_bytes(sealed[:32]))
+    except ValueError:
+        raise Damaged("the public key of a box is impossible") from None
+    both = sealed[:32] + own.public_key().public_bytes_raw()
+    return unseal(derive("ckpt sealed box v1", shared, both), 0, associated, sealed[32:])
+
+
+class Bundle:
+    def __init__(self, data):
+        keys = record(data, "the bundle", (0, 1, 3, 4, 5, 7))
+        self.id_key, self.table_key, self.document_key, self.config_hash = keys[1], keys[3], keys[4], keys[7]
+        # For each kind of pack, its private key by generation.
+        self.private = [{g[0]: g.get(3) for g in keys[5]}, {g[0]: g.get(4) for g in keys[5]}]
+
+    def pack_key(self, header):
+        private = self.private[header[11]].get(int.from_bytes(header[64:68], "little"))
+        check(private is not None, "the bundle does not open this pack")
+        return open_box(private, header[80:160], header[:80])
 
 
 class Input:
@@ -97,20 +140,25 @@ def record(body, what, required):
 # Documents ------------------------------------------------------------------------------------------------------------
 
 
-def document_copy(copy, kind):
+def document_copy(copy, kind, keys=None, place=b""):
     """The body of one copy, or None if it is not sound."""
     if len(copy) < 48 or copy[:8] != b"CKPTDOC\0" or digest(copy[:-32]) != copy[-32:]:
         return None
-    check(copy[9] == 1 and copy[10] == 0, "a document needs a newer program")
+    check(copy[9] == 1 and copy[10] <= 1, "a document needs a newer program")
     if copy[8] != kind or int.from_bytes(copy[12:16], "little") != len(copy) - 48:
         return None
-    return copy[16:-32]
+    check(copy[10] == (keys is not None), "a document is sealed in another way than its repository")
+    body = copy[16:-32]
+    if keys is None:
+        return body
+    key = derive("ckpt document v1", keys.document_key, body[:32])
+    return unseal(key, 0, place, body[32:])
 
 
-def document(data, kind, what):
+def document(data, kind, what, keys=None, place=b""):
     half = len(data) // 2
     for copy in (data[:half], data[half:], data[: 48 + int.from_bytes(data[12:16], "little")]):
-        body = document_copy(copy, kind)
+        body = document_copy(copy, kind, keys, place)
         if body is not None:
             return body
     raise Damaged(f"{what}: no copy is sound")
@@ -282,9 +330,9 @@ def decode_palette(source, element, phase, length):
 # Packs and index objects ----------------------------------------------------------------------------------------------
 
 
-def table(data):
+def table(data, offset):
     """For each frame: offset, stored bytes, content bytes, [(chunk id, bytes)], [base id]; and where the last one ends."""
-    source, frames, offset = Input(data, "a table"), [], 64
+    source, frames = Input(data, "a table"), []
     while source.left():
         stored, raw = source.number(4), source.number(4)
         source.take(1)
@@ -392,9 +440,13 @@ def word_of(value):
 
 
 class Repository:
-    def __init__(self, root):
-        self.root = Path(root)
+    def __init__(self, root, keys=None):
+        self.root, self.keys = Path(root), None
         self.config = self.read_config()
+        check(self.config[8] == (keys is not None), "the repository needs a key, or has none")
+        check(keys is None or keys.config_hash == self.config_hash, "the parameters are not those of the keys")
+        self.keys = keys
+        self.header_bytes, self.tag_bytes = (160, 16) if keys else (64, 0)
         self.dead = set()
         for name in self.list("condemned", r"[0-9]+\.end"):
             end = record(self.document(f"condemned/{name}", KIND_CONDEMNED), name, (0, 1))
@@ -412,18 +464,21 @@ class Repository:
         return sorted(n.name for n in (self.root / folder).iterdir() if re.fullmatch(pattern, n.name))
 
     def document(self, name, kind):
-        return document(self.read(name), kind, name)
+        place = self.config[1] + bytes([kind]) + name.encode() if self.keys else b""
+        return document(self.read(name), kind, name, self.keys, place)
 
     def read_config(self):
         failure = Damaged("not a repository")
         for copy in range(3):
             try:
-                config = record(self.document(f"config/{copy}", KIND_CONFIG), "config", range(11))
+                body = self.document(f"config/{copy}", KIND_CONFIG)
+                config = record(body, "config", range(11))
             except (Damaged, FileNotFoundError) as error:
                 failure = error
                 continue
-            check(config[0] == 1 and config[8] == 0 and config[9] <= 1, "the repository needs a newer program")
+            check(config[0] == 1 and config[8] <= 1 and config[9] <= 1, "the repository needs a newer program")
             check(len(config[1]) == 16, "the id of the repository has another length")
+            self.config_hash = digest(body)
             return config
         raise failure
 
@@ -454,7 +509,7 @@ class Repository:
         source = Input(self.read(name), name)
         header = source.take(64)
         check(header[:8] == b"CKPTINDX", f"{name} does not begin as an index object")
-        check(header[8:11] == b"\x01\0\0", f"{name} needs a newer program")
+        check(header[8:11] == b"\x01\0" + bytes([self.keys is not None]), f"{name} needs a newer program")
         check(header[16:32] == self.config[1], f"{name} belongs to another repository")
         sections = 0
         while True:
@@ -468,8 +523,12 @@ class Repository:
             pack, length, kind = source.take(32), source.number(8), source.number(1)
             source.take(16)
             stored_table = source.take(source.number(4))
+            head = source.data[begin : begin + 62]
             check(digest(source.data[begin : source.at]) == source.take(32), f"a section of {name} is damaged")
-            frames, end = table(stored_table)
+            plain = stored_table
+            if self.keys:
+                plain = unseal(derive("ckpt index section v1", self.keys.table_key, head), 0, b"", stored_table)
+            frames, end = table(plain, self.header_bytes)
             check(end + len(stored_table) + 64 == length and kind in (0, 1), f"a section of {name} does not add up")
             sections += 1
             yield pack, frames
@@ -481,18 +540,25 @@ class Repository:
         name = self.pack_name(pack)
         data = self.read(name)
         check(digest(data) == pack, f"{name} does not match its name")
-        header, trailer = data[:64], Input(data[-64:], name)
+        header, trailer = data[: self.header_bytes], Input(data[-64:], name)
         offset, length, count = trailer.number(8), trailer.number(4), trailer.number(4)
         stored_table = data[offset : offset + length]
         check(digest(header, stored_table, data[-64:-48]) == trailer.take(32), f"the table of {name} is damaged")
         check(trailer.take(16) == bytes(8) + b"CKPTPEND", f"{name} does not end as a pack")
         check(header[:8] == b"CKPTPACK", f"{name} does not begin as a pack")
-        check(header[8:11] == b"\x01\0\0" and header[12:16] == b"\x40\0\0\0", f"{name} needs a newer program")
+        check(header[8:11] == b"\x01\0" + bytes([self.keys is not None]), f"{name} needs a newer program")
+        check(int.from_bytes(header[12:16], "little") == self.header_bytes, f"{name} needs a newer program")
         check(header[11] in (0, 1) and header[16:32] == self.config[1], f"{name} belongs elsewhere")
-        frames, end = table(stored_table)
+        plain = stored_table
+        if self.keys:
+            plain = unseal(derive("ckpt pack table v1", self.keys.table_key, header), offset, b"", stored_table)
+        frames, end = table(plain, self.header_bytes)
         check(end == offset and len(frames) == count, f"the table of {name} does not add up")
         check(offset + length + 64 == len(data), f"the table of {name} lies elsewhere")
         return frames
+
+    def chunk_id(self, content):
+        return blake3(content, key=self.keys.id_key).digest() if self.keys else digest(content)
 
     def chunk(self, chunk, needed_by=()):
         failure = Damaged(f"chunk {chunk.hex()} is in no pack")
@@ -501,11 +567,15 @@ class Repository:
                 check(not bases or chunk not in needed_by, "a frame needs itself")
                 base = b"".join(self.chunk(needed, (*needed_by, chunk)) for needed in bases)
                 with open(self.root / self.pack_name(pack), "rb") as file:
+                    header = file.read(self.header_bytes)
                     file.seek(offset)
-                    content = decode_frame(file.read(stored), base)
+                    frame = file.read(stored)
+                if self.keys:
+                    frame = unseal(self.keys.pack_key(header), offset, digest(header), frame)
+                content = decode_frame(frame, base)
                 check(len(content) == raw, "a frame decodes to another length than its table says")
                 found = content[at : at + length]
-                check(digest(found) == chunk, f"pack {pack.hex()} holds other bytes than it should")
+                check(self.chunk_id(found) == chunk, f"pack {pack.hex()} holds other bytes than it should")
                 return found
             except (Damaged, OSError, zstandard.ZstdError) as error:
                 failure = error
@@ -632,9 +702,10 @@ def apply(path, entry, mode):
 
 
 def main(arguments):
-    if len(arguments) != 3:
+    if len(arguments) not in (3, 4):
         sys.exit(__doc__)
-    repository = Repository(arguments[0])
+    keys = Bundle(Path(arguments[3]).read_bytes()) if len(arguments) == 4 else None
+    repository = Repository(arguments[0], keys)
     live = sorted(repository.live_snapshots(), key=lambda found: (found[1][1], found[0]))
     wanted = [found for found in live if arguments[1] in ("latest", found[0])]
     check(wanted, f"no snapshot {arguments[1]}")

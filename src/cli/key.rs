@@ -8,6 +8,7 @@ use super::secrets::{CostArguments, NewKeyArguments};
 use ckpt::bytes::{ByteCount, KIB};
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ops::keys::{self, Admin, NewSecret, SlotReport, Standing};
+use ckpt::repo::audit::Actor;
 use ckpt::repo::keys::Role;
 
 /// Options of `key`.
@@ -88,7 +89,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     if let Action::List = arguments.action {
         return list(context, keys::list(&repo)?);
     }
-    let admin = Admin::of(&repo)?;
+    let admin = Admin::of(&repo, Actor::of_this_process(), context.started())?;
     match &arguments.action {
         Action::List => Ok(Ending::Done),
         Action::Add(add) => {

@@ -8,6 +8,7 @@ use crate::metadata::{FileKind, Metadata};
 use crate::paths::{compare_paths, is_beneath};
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::tree::Entries;
 use crate::repo::{Repo, paths};
@@ -70,6 +71,7 @@ pub fn diff(
     b: &Snapshot,
     visit: &mut dyn FnMut(&Change) -> Result<()>,
 ) -> Result<DiffReport> {
+    repo.keys().require(PackKind::Tree)?;
     let mut differ = Differ { a, b, is_relative: false, report: DiffReport::default(), visit };
     let frames = FrameCache::new(repo);
     let fetch = |id| frames.read(id);
@@ -96,6 +98,7 @@ pub fn diff_parts(
     b: (&Snapshot, Option<&[u8]>),
     visit: &mut dyn FnMut(&Change) -> Result<()>,
 ) -> Result<DiffReport> {
+    repo.keys().require(PackKind::Tree)?;
     let frames = FrameCache::new(repo);
     let fetch = |id| frames.read(id);
     let entries = |(snapshot, part): (&Snapshot, Option<&[u8]>)| {

@@ -10,6 +10,7 @@ use crate::events::{Event, Observer};
 use crate::metadata::FileKind;
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::stream::{Child, StreamRef};
 use crate::repo::{Repo, paths};
@@ -27,6 +28,8 @@ pub fn dump(
     resources: Resources,
     observer: &dyn Observer,
 ) -> Result<u64> {
+    repo.keys().require(PackKind::Tree)?;
+    repo.keys().require(PackKind::Data)?;
     let entry = paths::find_entry(repo, snapshot, path)?;
     refuse_other_than_file(path, &entry)?;
     let total = entry.metadata.size;

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::repo::Repo;
 use crate::repo::frame_cache::FrameCache;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::source::layout::{Dtype, Tensor};
 use crate::source::npy;
@@ -38,6 +39,8 @@ pub fn dump_tensor(
     resources: Resources,
     observer: &dyn Observer,
 ) -> Result<u64> {
+    repo.keys().require(PackKind::Tree)?;
+    repo.keys().require(PackKind::Data)?;
     let file = open_tensor_file(repo, snapshot, path, observer)?;
     let tensor = file.tensor(name)?;
     let place = place_of(tensor)?;

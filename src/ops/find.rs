@@ -5,6 +5,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, paths};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -37,6 +38,7 @@ pub fn find(
     options: &FindOptions,
     visit: &mut dyn FnMut(&Snapshot, &Entry) -> Result<()>,
 ) -> Result<FindReport> {
+    repo.keys().require(PackKind::Tree)?;
     let (by_path, by_name) = options.patterns.iter().partition::<Vec<_>, _>(|pattern| pattern.contains('/'));
     let (by_path, by_name) = (globs(&by_path, options)?, globs(&by_name, options)?);
     let frames = FrameCache::new(repo);

@@ -57,6 +57,7 @@ pub struct Kept {
 /// [`Kind::Usage`] without ids and policy, and for a policy that would keep nothing of a source: that is never meant, and
 /// ids say it if it is. [`Kind::NotFound`] if an id is not there.
 pub fn forget(repo: &Repo, options: &ForgetOptions, observer: &dyn Observer) -> Result<ForgetReport> {
+    repo.keys().require_deleting()?;
     let report = match &options.policy {
         Some(_) if !options.ids.is_empty() => {
             return Err(Error::new(Kind::Usage, "snapshots and a policy are given, and only one of them can decide"));

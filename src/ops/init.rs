@@ -199,3 +199,93 @@ fn random<const N: usize>() -> Result<[u8; N]> {
     getrandom::fill(&mut bytes).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Silent;
+    use crate::repo::unlock::{SecretSource, SlotKeys};
+    use crate::repo::{Cache, Repo};
+    use crate::storage::simulated::SimulatedStorage;
+    use std::sync::Arc;
+    use zeroize::Zeroizing;
+
+    fn secret() -> Secret {
+        Secret::new(Zeroizing::new(b"word".to_vec())).expect("a secret")
+    }
+
+    struct Word;
+
+    impl SecretSource for Word {
+        fn is_given(&self) -> bool {
+            true
+        }
+
+        fn secret(&self, attempt: u32, _slots: usize) -> Result<Option<Secret>> {
+            Ok((attempt == 1).then(secret))
+        }
+    }
+
+    fn make(storage: &SimulatedStorage) -> Result<InitReport> {
+        let options = InitOptions {
+            location: "simulated".to_owned(),
+            chunk_sizes: None,
+            pack_bytes: PACK_BYTES_DEFAULT,
+            parity: false,
+            now: FileTime { seconds: 1, nanoseconds: 0 },
+        };
+        let cost = Cost { memory_kib: 8192, passes: 1, lanes: 1 };
+        init_storage_with_key(storage, &options, &FirstKey { secret: &secret(), cost, label: String::new() })
+    }
+
+    fn open(storage: &SimulatedStorage) -> Result<Repo> {
+        let unlock = SlotKeys::new(&Word, &Silent);
+        Repo::open_storage_with(Arc::new(storage.clone()), &Cache::Memory, &unlock, &Silent)
+    }
+
+    #[test]
+    fn an_encrypted_repository_that_was_cut_off_while_it_was_made_opens_or_is_none() {
+        let whole = SimulatedStorage::new();
+        let slot = make(&whole).expect("undisturbed").slot;
+        let repo = open(&whole).expect("opens");
+        assert!(slot.is_some() && repo.slot() == slot && repo.config().is_encrypted());
+        assert_eq!(make(&whole).expect_err("one is there").kind(), Kind::Failed);
+        let mut opened = 0;
+        for step in 0..=whole.steps() {
+            let cut = SimulatedStorage::new();
+            cut.crash_at(step);
+            // The probe's threads race, so that the last steps may come without the crash.
+            let _ = make(&cut);
+            for image in [cut.copy(), cut.after_power_cut(step), cut.after_power_cut(step + 1000)] {
+                if !config::exists(&image).expect("listed") {
+                    make(&image).unwrap_or_else(|error| panic!("made at once, cut at step {step}: {error}"));
+                }
+                open(&image).unwrap_or_else(|error| panic!("cut at step {step}: {error}"));
+                opened += 1;
+            }
+        }
+        assert!(opened > 60, "{opened} images");
+    }
+
+    #[test]
+    fn a_repository_asks_for_a_key_exactly_if_it_is_encrypted() {
+        let storage = SimulatedStorage::new();
+        make(&storage).expect("makes");
+        let error = Repo::open_storage(Arc::new(storage.clone()), &Cache::Memory, &Silent).err().expect("no key");
+        assert_eq!(error.kind(), Kind::WrongKey);
+        let id = config::read(&storage).expect("reads").config.repository_id();
+        let replace = |chunker_key: Option<[u8; 32]>| {
+            let other = SimulatedStorage::new();
+            let (chunk_sizes, created) = ((1024, 4096, 16384), FileTime { seconds: 1, nanoseconds: 0 });
+            let parameters =
+                Parameters { chunk_sizes, chunker_key, pack_bytes: 1 << 16, parity: false, exclusive_create: true };
+            config::create(&other, &Config::new(id, created, &parameters).expect("sound")).expect("creates");
+            other.objects().into_iter().for_each(|(name, object)| storage.insert(name, object));
+        };
+        // Somebody changes the parameters, and then has the repository say that it is not encrypted.
+        replace(None);
+        assert_eq!(open(&storage).err().expect("others").kind(), Kind::Damaged);
+        replace(Some([7; 32]));
+        assert_eq!(open(&storage).err().expect("a key is given").kind(), Kind::WrongKey);
+    }
+}

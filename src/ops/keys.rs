@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::{RepositoryId, SlotId};
 use crate::metadata::FileTime;
 use crate::repo::Repo;
+use crate::repo::audit::{self, Action, Actor};
 use crate::repo::key_slots::{self, LABEL_BYTES_MAX, NewSlot, Slot, Slots};
 use crate::repo::keys::{Bundle, Generation, Role};
 use crate::storage::Storage;
@@ -25,12 +26,21 @@ const NUMBERS_AHEAD_MAX: u32 = 1 << 20;
 const PREFIX_DIGITS_MIN: usize = 4;
 
 /// Who administers the slots of a repository.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Admin<'a> {
     storage: &'a dyn Storage,
     repository: RepositoryId,
     bundle: &'a Bundle,
     slot: SlotId,
+    /// The log that changes are written to before they are made.
+    log: Option<Log<'a>>,
+}
+
+#[derive(Clone)]
+struct Log<'a> {
+    repo: &'a Repo,
+    actor: Actor,
+    now: FileTime,
 }
 
 /// The secret of a slot that is made.
@@ -100,22 +110,23 @@ pub struct RotateReport {
 pub fn list(repo: &Repo) -> Result<ListReport> {
     let (bundle, slot) = opened(repo)?;
     let slots = Slots::read(repo.storage(), repo.id())?;
-    let admin = Admin { storage: repo.storage(), repository: repo.id(), bundle, slot };
+    let admin = Admin { storage: repo.storage(), repository: repo.id(), bundle, slot, log: None };
     let standing = |slot: &Slot| (bundle.role == Role::Admin).then(|| admin.standing_of_all(&slots, slot.id()));
     let reports = slots.newest().map(|each| report(each, slot, standing(each))).collect();
     Ok(ListReport { slots: reports, damage: slots.damage.clone() })
 }
 
 impl<'a> Admin<'a> {
-    /// The administrator that `repo` was opened as. [`Kind::Usage`] if it is not encrypted, [`Kind::WrongKey`] if the key
+    /// The administrator that `repo` was opened as; `actor` and `now` are for the audit log. [`Kind::Usage`] if it is not encrypted, [`Kind::WrongKey`] if the key
     /// that opened it is of another role.
-    pub fn of(repo: &'a Repo) -> Result<Admin<'a>> {
+    pub fn of(repo: &'a Repo, actor: Actor, now: FileTime) -> Result<Admin<'a>> {
         let (bundle, slot) = opened(repo)?;
         if bundle.role != Role::Admin {
             let text = format!("this key has the role {:?}, and changing keys needs an admin key", bundle.role.name());
             return Err(Error::new(Kind::WrongKey, text).with_hint("run the command with an admin key"));
         }
-        Ok(Admin { storage: repo.storage(), repository: repo.id(), bundle, slot })
+        let log = Some(Log { repo, actor, now });
+        Ok(Admin { storage: repo.storage(), repository: repo.id(), bundle, slot, log })
     }
 
     /// Adds a slot. Its salt is that of the slot in use, so that one stretching serves both.
@@ -125,6 +136,7 @@ impl<'a> Admin<'a> {
             return Err(Error::new(Kind::Usage, format!("{label:?} cannot be a label"))
                 .with_hint(format!("a label has up to {LABEL_BYTES_MAX} bytes of text in one line")));
         }
+        self.note("key add", &[], &[("role", role.name()), ("label", label)])?;
         self.create(role, label, new, None)
     }
 
@@ -132,6 +144,7 @@ impl<'a> Admin<'a> {
     pub fn change_secret(&self, new: NewSecret<'_>) -> Result<SlotReport> {
         let slots = self.slots()?;
         let own = self.own(&slots)?;
+        self.note("key passphrase", &[self.slot], &[])?;
         let made = match self.left_by_change(&slots, own, new.secret)? {
             Some(made) => self.report(&slots, made),
             // It takes over the list of an unfinished rotation, too.
@@ -160,6 +173,7 @@ impl<'a> Admin<'a> {
             return Err(Error::new(Kind::Usage, format!("slot {} is the last one of an admin", slot.id()))
                 .with_hint("add another admin key first: without one no key could be added or removed any more"));
         }
+        self.note("key remove", &[slot.id()], &[("role", slot.fields.role.name()), ("label", &slot.fields.label)])?;
         self.delete(&slots, slot.id(), |_| true)?;
         Ok(self.report(&slots, slot))
     }
@@ -171,6 +185,8 @@ impl<'a> Admin<'a> {
         let others: Vec<&Slot> = self.ours(&slots).into_iter().filter(|slot| slot.id() != self.slot).collect();
         let mut bundle = self.bundle.clone();
         bundle.generations.push(next_generation(&slots, self.bundle)?);
+        let ids: Vec<SlotId> = others.iter().map(|slot| slot.id()).chain([self.slot]).collect();
+        self.note("key rotate", &ids, &[("generation", &newest(&bundle).to_string())])?;
         // First the own slot, with the list of the others: whatever is sealed to the new keys from here on, an admin can
         // open, and a rotation that is cut off is finished by the next one.
         let hashes = others.iter().map(|slot| slot.hash()).collect();
@@ -181,14 +197,22 @@ impl<'a> Admin<'a> {
         // All is durable, so what was renewed may go: that of others first, so that the list outlasts it. An object with
         // keys that are unknown here stays: they may be in no other.
         let is_known = |slot: &Slot| self.bundle.generations.iter().any(|g| g.number == slot.fields.generation);
-        for id in others.iter().map(|slot| slot.id()).chain([self.slot]) {
+        for id in ids {
             self.delete(&slots, id, is_known)?;
         }
-        let renewed = Admin { bundle: &bundle, ..*self };
+        let renewed = Admin { bundle: &bundle, ..self.clone() };
         let now = renewed.slots()?;
         let reports = now.newest().map(|each| renewed.report(&now, each));
         let (renewed, foreign) = reports.partition(|report| report.standing == Some(Standing::Current));
         Ok(RotateReport { generation: newest(&bundle), renewed, foreign })
+    }
+
+    /// Writes down what is about to be done to these slots.
+    fn note(&self, name: &'static str, slots: &[SlotId], details: &[(&str, &str)]) -> Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let objects = slots.iter().map(|slot| slot.to_hex()).collect();
+        let details = details.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        audit::append(log.repo, &log.actor, &Action { name, objects, details }, log.now).map(|_| ())
     }
 
     fn slots(&self) -> Result<Slots> {

@@ -6,6 +6,7 @@ use crate::error::{Kind, Result};
 use crate::paths::is_beneath;
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, paths};
 
@@ -29,6 +30,7 @@ pub fn list(
     recursive: bool,
     visit: &mut dyn FnMut(&Entry) -> Result<()>,
 ) -> Result<ListReport> {
+    repo.keys().require(PackKind::Tree)?;
     let wanted = paths::resolve_subpath(snapshot, subpath.unwrap_or_default())?;
     let mut report = ListReport::default();
     let mut is_there = false;

@@ -9,6 +9,7 @@ use crate::events::Observer;
 use crate::ids::ChunkId;
 use crate::repo::Repo;
 use crate::repo::index::Home;
+use crate::repo::pack::PackKind;
 use crate::source::layout::Tensor;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -76,6 +77,8 @@ pub fn list_tensors(
     observer: &dyn Observer,
     visit: &mut dyn FnMut(&ListedFile) -> Result<()>,
 ) -> Result<ListTensorsReport> {
+    repo.keys().require(PackKind::Tree)?;
+    repo.keys().require(PackKind::Data)?;
     let mut report = ListTensorsReport::default();
     report.walked = for_each_tensor_file(repo, part, observer, &mut |file| {
         let listed = list_file(repo, file, filter, observer)?;

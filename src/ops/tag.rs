@@ -34,6 +34,7 @@ pub fn tag(
     remove: &[String],
     set: Option<&[String]>,
 ) -> Result<TagReport> {
+    repo.keys().require_adding()?;
     add.iter().chain(remove).chain(set.unwrap_or_default()).try_for_each(|tag| check_tag(tag))?;
     for &id in ids {
         if repo.snapshot(id).is_none() {

@@ -213,7 +213,7 @@ impl<'a> Chain<'a> {
 
 /// True for errors that say nothing about what is stored.
 pub(super) fn is_no_damage(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unreachable | Kind::Denied)
+    matches!(error.kind(), Kind::Unreachable | Kind::Denied | Kind::WrongKey)
 }
 
 #[cfg(test)]

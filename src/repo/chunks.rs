@@ -3,6 +3,7 @@
 use super::Repo;
 use super::chain::{BaseCache, Chain, at_any_home, is_no_damage};
 use super::index::Home;
+use super::pack::PackKind;
 use super::stream::StreamRef;
 use super::tree::{Children, Entries};
 use crate::bytes::ByteRange;
@@ -22,6 +23,9 @@ impl Repo {
     /// The content of one chunk, verified. [`Kind::Damaged`] if no home of it can be read, or none of
     /// what such a home needs.
     pub fn read_chunk(&self, id: ChunkId) -> Result<Vec<u8>> {
+        if let Some(content) = self.kept_tree(id)? {
+            return Ok(content);
+        }
         let homes = self.locate(&[id])?.pop().unwrap_or_default();
         let mut failure = None;
         match self.read_at_any(id, &homes, &mut failure) {
@@ -32,6 +36,18 @@ impl Repo {
         }
         let homes = self.index().homes(&[id])?.pop().unwrap_or_default();
         self.read_at_any(id, &homes, &mut failure).ok_or_else(|| unreadable(id, failure))
+    }
+
+    /// For a key that cannot open packs of metadata: the chunk, if this host has written it and kept it, otherwise the
+    /// error of such a key. None for every other key, which reads it from the repository.
+    pub(super) fn kept_tree(&self, id: ChunkId) -> Result<Option<Vec<u8>>> {
+        if self.keys().opens(PackKind::Tree) {
+            return Ok(None);
+        }
+        match self.index().kept_tree(id)?.filter(|content| self.chunk_id(content) == id) {
+            Some(content) => Ok(Some(content)),
+            None => self.keys().require(PackKind::Tree).map(|()| None),
+        }
     }
 
     fn read_at_any(&self, id: ChunkId, homes: &[Home], failure: &mut Option<Error>) -> Option<Vec<u8>> {
@@ -63,8 +79,8 @@ impl Repo {
     }
 
     /// As [`Repo::open_frame`]; returns the part that holds the frame.
-    pub fn open_frame_in<'b>(&self, _pack: PackId, _offset: u64, stored: &'b mut [u8]) -> Result<&'b mut [u8]> {
-        Ok(stored)
+    pub fn open_frame_in<'b>(&self, pack: PackId, offset: u64, stored: &'b mut [u8]) -> Result<&'b mut [u8]> {
+        self.keys().open_frame(self, pack, offset, stored)
     }
 
     /// Reads and decodes the entries of `tree`, in order. `fetch` is [`Repo::read_chunk`].

@@ -9,7 +9,7 @@
 //! 0   8   magic "CKPTDOC\0"
 //! 8   1   kind of document
 //! 9   1   format version
-//! 10  1   envelope: 0 plain (1 is reserved for sealed bodies)
+//! 10  1   envelope: 0 the body is plain, 1 it is sealed: a salt of 32 bytes, then the sealed body and its tag of 16
 //! 11  1   zero
 //! 12  4   length of the body
 //! 16  n   body
@@ -20,11 +20,12 @@ use super::keys::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::storage::{ObjectName, Storage};
 use minicbor::{Decode, Encode};
-use std::ops::Range;
+use std::borrow::Cow;
 
 const MAGIC: &[u8; 8] = b"CKPTDOC\0";
 const HEADER_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 32;
+const SALT_BYTES: usize = 32;
 
 /// The newest format version that this program reads and the one it writes.
 pub const FORMAT_VERSION: u8 = 1;
@@ -84,63 +85,87 @@ pub struct Opened {
 }
 
 /// The bytes of the object that holds `body` twice, to stand under `name`.
-pub fn seal(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, body: &[u8]) -> Result<Vec<u8>> {
+pub fn seal(keys: &Keys, kind: DocumentKind, name: &ObjectName, body: &[u8]) -> Result<Vec<u8>> {
+    let body = sealed_body(keys, kind, name, body)?;
     let body_bytes = u32::try_from(body.len())
         .ok()
         .filter(|&n| u64::from(n) <= kind.body_bytes_max())
         .ok_or_else(|| Error::new(Kind::Failed, format!("a {kind:?} document of {} bytes is too long", body.len())))?;
     let mut copy = Vec::with_capacity(2 * (HEADER_BYTES + body.len() + CHECKSUM_BYTES));
     copy.extend_from_slice(MAGIC);
-    copy.extend_from_slice(&[kind as u8, FORMAT_VERSION, 0, 0]);
+    copy.extend_from_slice(&[kind as u8, FORMAT_VERSION, u8::from(keys.is_encrypted()), 0]);
     copy.extend_from_slice(&body_bytes.to_le_bytes());
-    copy.extend_from_slice(body);
+    copy.extend_from_slice(&body);
     let checksum = blake3::hash(&copy);
     copy.extend_from_slice(checksum.as_bytes());
     copy.extend_from_within(..);
     Ok(copy)
 }
 
-/// The body in `object`, which stands under `name`, from whichever copy is sound.
-pub fn open(_keys: &Keys, kind: DocumentKind, _name: &ObjectName, object: &[u8]) -> Result<Opened> {
-    let (place, both_copies_sound) = find_body(kind, object)?;
-    Ok(Opened { body: object[place].to_vec(), both_copies_sound })
+/// What stands where the body belongs: in an encrypted repository a fresh salt and the body, sealed under a key that
+/// comes from the salt and is used once.
+fn sealed_body<'b>(keys: &Keys, kind: DocumentKind, name: &ObjectName, body: &'b [u8]) -> Result<Cow<'b, [u8]>> {
+    let mut salt = [0u8; SALT_BYTES];
+    let Some(_) = keys.bundle() else { return Ok(Cow::Borrowed(body)) };
+    getrandom::fill(&mut salt).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
+    let Some((cipher, associated)) = keys.document_cipher(&salt, kind as u8, name) else {
+        return Ok(Cow::Borrowed(body));
+    };
+    let mut sealed = [&salt, body].concat();
+    cipher.seal(0, &associated, &mut sealed, SALT_BYTES)?;
+    Ok(Cow::Owned(sealed))
 }
 
-/// Where in `object` the body of a sound copy lies, and whether both copies are sound.
-fn find_body(kind: DocumentKind, object: &[u8]) -> Result<(Range<usize>, bool)> {
+/// The body in `object`, which stands under `name`, from whichever copy is sound. In an encrypted repository a body that is
+/// not sealed, or was sealed for another place, is damage.
+pub fn open(keys: &Keys, kind: DocumentKind, name: &ObjectName, object: &[u8]) -> Result<Opened> {
+    let found = find(keys, kind, name, object)?;
+    Ok(Opened { body: found.body.into_owned(), both_copies_sound: found.both_copies_sound })
+}
+
+/// A body, and which of the object's copies it was found in.
+struct Found<'o> {
+    body: Cow<'o, [u8]>,
+    /// Where that copy begins.
+    copy: usize,
+    both_copies_sound: bool,
+}
+
+fn find<'o>(keys: &Keys, kind: DocumentKind, name: &ObjectName, object: &'o [u8]) -> Result<Found<'o>> {
+    let open_copy = |copy| open_copy(keys, kind, name, copy);
     let (first, second) = object.split_at(object.len() / 2);
-    let place = |copy: usize, body: &[u8]| copy + HEADER_BYTES..copy + HEADER_BYTES + body.len();
-    match (open_copy(kind, first), open_copy(kind, second)) {
-        (Ok(body), other) => Ok((place(0, body), other.is_ok_and(|b| b == body))),
-        (Err(_), Ok(body)) => Ok((place(first.len(), body), false)),
-        // A truncated object no longer splits in the middle: its first copy may still be whole at the front.
-        (Err(error), Err(_)) => match open_front(kind, object) {
-            Some(body) => Ok((place(0, body), false)),
-            None => Err(error),
+    match open_copy(first) {
+        // Copies are written alike, so the second needs no look of its own.
+        Ok(body) => Ok(Found { body, copy: 0, both_copies_sound: first == second }),
+        Err(error) => match (open_copy(second), front(object)) {
+            (Ok(body), _) => Ok(Found { body, copy: first.len(), both_copies_sound: false }),
+            // A truncated object no longer splits in the middle: its first copy may still be whole at the front.
+            (Err(_), Some(copy)) => {
+                let body = open_copy(copy).map_err(|_| error)?;
+                Ok(Found { body, copy: 0, both_copies_sound: false })
+            }
+            (Err(_), None) => Err(error),
         },
     }
 }
 
-/// The object as it was written, from whichever copy in `object` is sound; none if neither is. For repair: what is inside
-/// the body is not looked at, so no key is needed.
-pub fn rebuilt(kind: DocumentKind, object: &[u8]) -> Option<Vec<u8>> {
+/// The object as it was written under `name`, from whichever copy in `object` is sound; none if neither is. For repair.
+pub fn rebuilt(keys: &Keys, kind: DocumentKind, name: &ObjectName, object: &[u8]) -> Option<Vec<u8>> {
     let (first, second) = object.split_at(object.len() / 2);
-    let copy_bytes = |body: &[u8]| HEADER_BYTES + body.len() + CHECKSUM_BYTES;
-    let copy = match (open_copy(kind, first), open_copy(kind, second)) {
-        (Ok(_), _) => first,
-        (Err(_), Ok(_)) => second,
-        (Err(_), Err(_)) => object.get(..copy_bytes(open_front(kind, object)?))?,
-    };
+    let copy = [Some(first), Some(second), front(object)]
+        .into_iter()
+        .flatten()
+        .find(|copy| open_copy(keys, kind, name, copy).is_ok())?;
     Some([copy, copy].concat())
 }
 
-fn open_front(kind: DocumentKind, object: &[u8]) -> Option<&[u8]> {
+fn front(object: &[u8]) -> Option<&[u8]> {
     let body_bytes = u32::from_le_bytes(object.get(12..HEADER_BYTES)?.try_into().ok()?);
     let copy_bytes = usize::try_from(body_bytes).ok()?.checked_add(HEADER_BYTES + CHECKSUM_BYTES)?;
-    open_copy(kind, object.get(..copy_bytes)?).ok()
+    object.get(..copy_bytes)
 }
 
-fn open_copy(kind: DocumentKind, copy: &[u8]) -> Result<&[u8]> {
+fn open_copy<'c>(keys: &Keys, kind: DocumentKind, name: &ObjectName, copy: &'c [u8]) -> Result<Cow<'c, [u8]>> {
     if copy.len() < HEADER_BYTES + CHECKSUM_BYTES {
         return Err(Error::damaged(format!("a document of {} bytes is too short", copy.len())));
     }
@@ -153,7 +178,7 @@ fn open_copy(kind: DocumentKind, copy: &[u8]) -> Result<&[u8]> {
         return Err(Error::damaged("the checksum of a document does not match"));
     }
     // Only now is the header to be believed: a flipped bit must not look like a newer version.
-    if header[9] > FORMAT_VERSION || header[10] != 0 {
+    if header[9] > FORMAT_VERSION || header[10] > 1 {
         return Err(Error::new(Kind::FormatTooNew, format!("written in format version {}", header[9]))
             .with_hint("use a newer ckpt"));
     }
@@ -163,7 +188,31 @@ fn open_copy(kind: DocumentKind, copy: &[u8]) -> Result<&[u8]> {
     if header[12..16] != u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes() {
         return Err(Error::damaged("the length of a document does not match"));
     }
-    Ok(body)
+    opened_body(keys, kind, name, header[10] == 1, body)
+}
+
+fn opened_body<'c>(
+    keys: &Keys,
+    kind: DocumentKind,
+    name: &ObjectName,
+    is_sealed: bool,
+    body: &'c [u8],
+) -> Result<Cow<'c, [u8]>> {
+    match (is_sealed, keys.is_encrypted()) {
+        (false, false) => return Ok(Cow::Borrowed(body)),
+        (false, true) => return Err(Error::damaged("a document of an encrypted repository is not sealed")),
+        (true, false) => return Err(Error::damaged("a sealed document in a repository without encryption")),
+        (true, true) => {}
+    }
+    let (salt, sealed) =
+        body.split_at_checked(SALT_BYTES).ok_or_else(|| Error::damaged("a sealed document is too short"))?;
+    let Some((cipher, associated)) = keys.document_cipher(salt, kind as u8, name) else {
+        return Err(Error::damaged("a sealed document in a repository without encryption"));
+    };
+    let mut content = sealed.to_vec();
+    let bytes = cipher.open(0, &associated, &mut content)?.len();
+    content.truncate(bytes);
+    Ok(Cow::Owned(content))
 }
 
 /// Encodes a value as the numbered-field binary form (CBOR maps with integer keys) that bodies have.
@@ -177,14 +226,18 @@ pub fn decode<'b, T: Decode<'b, ()>>(body: &'b [u8], what: &str) -> Result<T> {
 }
 
 /// Reads and opens the document under `name`.
-pub fn read(storage: &dyn Storage, _keys: &Keys, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
-    let mut body = storage.read(name, kind.object_bytes_max())?;
-    let (place, both_copies_sound) = find_body(kind, &body).map_err(|e| e.while_doing(name))?;
+pub fn read(storage: &dyn Storage, keys: &Keys, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
+    let mut object = storage.read(name, kind.object_bytes_max())?;
+    let Found { body, copy, both_copies_sound } = find(keys, kind, name, &object).map_err(|e| e.while_doing(name))?;
+    let body_bytes = match body {
+        Cow::Owned(body) => return Ok(Opened { body, both_copies_sound }),
+        Cow::Borrowed(body) => body.len(),
+    };
     // In place: a list of packs may be long, and is there twice as it is.
-    body.truncate(place.end);
-    body.drain(..place.start);
-    body.shrink_to_fit();
-    Ok(Opened { body, both_copies_sound })
+    object.truncate(copy + HEADER_BYTES + body_bytes);
+    object.drain(..copy + HEADER_BYTES);
+    object.shrink_to_fit();
+    Ok(Opened { body: object, both_copies_sound })
 }
 
 #[cfg(test)]
@@ -227,19 +280,23 @@ mod tests {
     fn an_object_is_rebuilt_from_either_copy_as_it_was() {
         let body = b"the body of a snapshot";
         let object = seal(&Keys::plain(), DocumentKind::Snapshot, &name(), body).expect("short body");
-        assert_eq!(rebuilt(DocumentKind::Snapshot, &object).as_ref(), Some(&object));
+        assert_eq!(rebuilt(&Keys::plain(), DocumentKind::Snapshot, &name(), &object).as_ref(), Some(&object));
         for at in 0..object.len() {
             let mut damaged = object.clone();
             damaged[at] ^= 1;
-            assert_eq!(rebuilt(DocumentKind::Snapshot, &damaged).as_ref(), Some(&object), "{at}");
-            let front = rebuilt(DocumentKind::Snapshot, &object[..at]);
+            assert_eq!(
+                rebuilt(&Keys::plain(), DocumentKind::Snapshot, &name(), &damaged).as_ref(),
+                Some(&object),
+                "{at}"
+            );
+            let front = rebuilt(&Keys::plain(), DocumentKind::Snapshot, &name(), &object[..at]);
             assert_eq!(front.as_ref(), (at >= object.len() / 2).then_some(&object), "{at}");
             damaged[(at + object.len() / 2) % object.len()] ^= 1;
-            assert_eq!(rebuilt(DocumentKind::Snapshot, &damaged), None, "{at}");
+            assert_eq!(rebuilt(&Keys::plain(), DocumentKind::Snapshot, &name(), &damaged), None, "{at}");
         }
-        assert_eq!(rebuilt(DocumentKind::Tags, &object), None);
+        assert_eq!(rebuilt(&Keys::plain(), DocumentKind::Tags, &name(), &object), None);
         let longer = [object.as_slice(), b"and more"].concat();
-        assert_eq!(rebuilt(DocumentKind::Snapshot, &longer), Some(object));
+        assert_eq!(rebuilt(&Keys::plain(), DocumentKind::Snapshot, &name(), &longer), Some(object));
     }
 
     #[test]

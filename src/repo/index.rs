@@ -11,6 +11,7 @@
 //! whoever relies on one lists it in an index object of its own.
 
 mod homes;
+mod kept_trees;
 mod records;
 mod remembered;
 pub mod survey;
@@ -49,6 +50,7 @@ CREATE TABLE history(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE pack_reads(pack BLOB PRIMARY KEY, seconds INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs(id BLOB PRIMARY KEY, operation TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER NOT NULL,
                   outcome TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE kept_trees(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, content BLOB NOT NULL);
 ";
 
 /// A pack as the index knows it.

@@ -4,14 +4,18 @@
 //! section has its own checksum, so damage costs the sections it hits and no more.
 //!
 //! ```text
-//! header  64: magic "CKPTINDX", version 1, envelope 0, zero 5, repository 16, transaction 16, zero 16
+//! header  64: magic "CKPTINDX", version 1, envelope, zero 5, repository 16, transaction 16, zero 16
 //! section: 1, pack id 32, pack bytes u64, kind 1, transaction of the pack 16, table bytes u32, table, BLAKE3 of the section so far 32
+//!          in an encrypted repository (envelope 1) the table is sealed, its bytes count the tag
 //! end:     0, number of sections u32, BLAKE3 of the whole object so far 32
 //! ```
 
+use super::keys::Keys;
 use super::pack::{PackKind, PackSummary};
+use super::pack_seal;
 use super::{Repo, names};
 use crate::bytes::{ByteRange, bounded_len};
+use crate::codec::seal::TAG_BYTES;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{IndexId, PackId, SnapshotId};
 use crate::storage::{ObjectName, ObjectWriter, Published, Storage};
@@ -37,7 +41,7 @@ impl IndexWriter {
         let mut header = Vec::with_capacity(64);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&1u16.to_le_bytes());
-        header.extend_from_slice(&[0; 6]);
+        header.extend_from_slice(&[u8::from(repo.keys().is_encrypted()), 0, 0, 0, 0, 0]);
         header.extend_from_slice(repo.id().as_bytes());
         header.extend_from_slice(transaction.as_bytes());
         header.extend_from_slice(&[0; 16]);
@@ -48,10 +52,11 @@ impl IndexWriter {
     }
 
     /// Adds the table of one pack.
-    pub fn append(&mut self, pack: &PackSummary) -> Result<()> {
-        let table_bytes = u32::try_from(pack.table.len())
+    pub fn append(&mut self, keys: &Keys, pack: &PackSummary) -> Result<()> {
+        let tag_bytes = if keys.is_encrypted() { TAG_BYTES } else { 0 };
+        let table_bytes = u32::try_from(pack.table.len() + tag_bytes)
             .map_err(|_| Error::new(Kind::Failed, "the table of a pack is too long for an index object"))?;
-        let mut section = Vec::with_capacity(SECTION_HEAD_BYTES + pack.table.len() + CHECKSUM_BYTES);
+        let mut section = Vec::with_capacity(SECTION_HEAD_BYTES + pack.table.len() + tag_bytes + CHECKSUM_BYTES);
         section.push(1);
         section.extend_from_slice(pack.id.as_bytes());
         section.extend_from_slice(&pack.bytes.to_le_bytes());
@@ -59,6 +64,10 @@ impl IndexWriter {
         section.extend_from_slice(pack.transaction.as_bytes());
         section.extend_from_slice(&table_bytes.to_le_bytes());
         section.extend_from_slice(&pack.table);
+        if let Some(bundle) = keys.bundle() {
+            let cipher = pack_seal::section_cipher(bundle, &section[..SECTION_HEAD_BYTES]);
+            cipher.seal(0, b"", &mut section, SECTION_HEAD_BYTES)?;
+        }
         let checksum = blake3::hash(&section);
         section.extend_from_slice(checksum.as_bytes());
         self.sections += 1;
@@ -124,12 +133,15 @@ fn read_sections(
     if &header[..8] != MAGIC || header[16..32] != repo.id().as_bytes()[..] || header[32..48] != id.as_bytes()[..] {
         return Err(ReadError::Damage);
     }
-    if header[8..10] != 1u16.to_le_bytes() || header[10] != 0 {
+    if header[8..10] != 1u16.to_le_bytes() || header[10] > 1 {
         // A flipped bit must not look like a newer version: only what the checksum at the end covers is believed.
         if !input.ends_with_own_checksum().map_err(sort_error)? {
             return Err(ReadError::Damage);
         }
         return Err(ReadError::Other(Error::new(Kind::FormatTooNew, format!("{} is of a newer format", input.name))));
+    }
+    if (header[10] == 1) != repo.keys().is_encrypted() {
+        return Err(ReadError::Damage);
     }
     let mut sections = 0u32;
     loop {
@@ -144,27 +156,34 @@ fn read_sections(
                 && input.at - input.left() == input.bytes;
             return if ends_well { Ok(()) } else { Err(ReadError::Damage) };
         }
-        let pack = read_section(input).map_err(sort_error)?;
+        let pack = read_section(input, repo.keys()).map_err(sort_error)?;
         visit(pack).map_err(ReadError::Other)?;
         sections += 1;
     }
 }
 
-fn read_section(input: &mut Windowed<'_>) -> Result<PackSummary> {
+fn read_section(input: &mut Windowed<'_>, keys: &Keys) -> Result<PackSummary> {
     let head = input.take(SECTION_HEAD_BYTES - 1)?;
     let table_bytes = head[57..61].try_into().map_or(0, u32::from_le_bytes);
-    let table = input.take(bounded_len(u64::from(table_bytes), TABLE_BYTES_MAX, "a section of an index object")?)?;
+    let mut table =
+        input.take(bounded_len(u64::from(table_bytes), TABLE_BYTES_MAX, "a section of an index object")?)?;
     let checksum = input.take(CHECKSUM_BYTES)?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[1]).update(&head).update(&table);
     if hasher.finalize().as_bytes() != checksum.as_slice() {
         return Err(Error::damaged("a section of an index object does not match its checksum"));
     }
+    if let Some(bundle) = keys.bundle() {
+        let cipher = pack_seal::section_cipher(bundle, &[&[1], head.as_slice()].concat());
+        let bytes = cipher.open(0, b"", &mut table)?.len();
+        table.truncate(bytes);
+    }
     let pack = PackSummary {
         id: PackId::from_slice(&head[0..32])?,
         bytes: head[32..40].try_into().map_or(0, u64::from_le_bytes),
         kind: PackKind::from_code(head[40])?,
         transaction: SnapshotId::from_slice(&head[41..57])?,
+        is_sealed: keys.is_encrypted(),
         table,
     };
     pack.frames()?;

@@ -4,12 +4,17 @@
 //! [`super::names`]' folder of keys, which holds what its [`Role`] needs and nothing beyond. All other code asks [`Keys`]
 //! and need not know which of the two it is. How a bundle is wrapped and unlocked is not looked at here.
 
+use super::Repo;
 use super::config::ConfigRead;
-use crate::codec::seal::{Key, PUBLIC_KEY_BYTES};
+use super::pack::{self, PackKind};
+use super::pack_seal::{self, PackSeal};
+use crate::codec::seal::{Cipher, Key, PUBLIC_KEY_BYTES};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{ChunkId, RepositoryId, SlotId};
-use crate::storage::Storage;
+use crate::ids::{ChunkId, PackId, RepositoryId, SlotId};
+use crate::storage::{ObjectName, Storage};
 use minicbor::{Decode, Encode};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
 /// The most generations of keys that are believed.
@@ -222,10 +227,26 @@ impl Unlock for NoKey {
     }
 }
 
+/// How many opened packs are remembered: each would cost a small read and one multiplication on the curve.
+const PACKS_OPEN_MAX: usize = 1024;
+
 /// The keys of an open repository.
 #[derive(Debug)]
 pub struct Keys {
-    opened: Option<(Bundle, RepositoryId)>,
+    opened: Option<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    bundle: Bundle,
+    repository: RepositoryId,
+    packs: Mutex<OpenPacks>,
+}
+
+#[derive(Debug, Default)]
+struct OpenPacks {
+    by_id: HashMap<PackId, Arc<PackSeal>>,
+    order: VecDeque<PackId>,
 }
 
 impl Keys {
@@ -236,7 +257,7 @@ impl Keys {
 
     /// Of an encrypted one.
     pub fn opened(bundle: Bundle, repository: RepositoryId) -> Keys {
-        Keys { opened: Some((bundle, repository)) }
+        Keys { opened: Some(Opened { bundle, repository, packs: Mutex::default() }) }
     }
 
     /// The keys of the repository with these parameters, held against what `unlock` has: neither may say less than the
@@ -271,21 +292,102 @@ impl Keys {
 
     /// What the key allows; everything where nothing is encrypted.
     pub fn role(&self) -> Role {
-        self.opened.as_ref().map_or(Role::Admin, |(bundle, _)| bundle.role)
+        self.opened.as_ref().map_or(Role::Admin, |opened| opened.bundle.role)
     }
 
     /// What was unlocked, if anything had to be.
     pub fn bundle(&self) -> Option<&Bundle> {
-        self.opened.as_ref().map(|(bundle, _)| bundle)
+        self.opened.as_ref().map(|opened| &opened.bundle)
+    }
+
+    /// True if frames of packs of this kind can be opened.
+    pub fn opens(&self, kind: PackKind) -> bool {
+        match kind {
+            PackKind::Data => self.role().opens_data(),
+            PackKind::Tree => self.role().opens_trees(),
+        }
+    }
+
+    /// An error of [`Kind::WrongKey`] unless frames of packs of this kind can be opened.
+    pub fn require(&self, kind: PackKind) -> Result<()> {
+        if self.opens(kind) { Ok(()) } else { Err(pack_seal::not_allowed(self.role(), kind)) }
+    }
+
+    /// An error of [`Kind::WrongKey`] unless snapshots may be added.
+    pub fn require_adding(&self) -> Result<()> {
+        if self.role().adds() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::WrongKey, "this key may only read (role read)")
+            .with_hint("give a key of the role put, prune or admin"))
+    }
+
+    /// An error of [`Kind::WrongKey`] unless snapshots may be forgotten and packs deleted.
+    pub fn require_deleting(&self) -> Result<()> {
+        if matches!(self.role(), Role::Prune | Role::Admin) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::WrongKey, format!("this key may not delete (role {})", self.role().name()))
+            .with_hint("give a key of the role prune or admin"))
     }
 
     /// The id of a chunk with this content.
     pub fn chunk_id(&self, content: &[u8]) -> ChunkId {
-        match &self.opened {
+        match self.bundle() {
             None => ChunkId::of(content),
-            Some((bundle, _)) => ChunkId::from_bytes(*blake3::keyed_hash(bundle.id_key.as_bytes(), content).as_bytes()),
+            Some(bundle) => ChunkId::from_bytes(*blake3::keyed_hash(bundle.id_key.as_bytes(), content).as_bytes()),
         }
     }
+
+    /// Bytes of the header of every pack.
+    pub(super) fn pack_header_bytes(&self) -> u64 {
+        pack::header_bytes(self.is_encrypted())
+    }
+
+    /// What the document is sealed with that begins with this salt and stands under `name`, and what it is bound to;
+    /// none where nothing is encrypted.
+    pub(super) fn document_cipher(&self, salt: &[u8], kind: u8, name: &ObjectName) -> Option<(Cipher, Vec<u8>)> {
+        let opened = self.opened.as_ref()?;
+        let cipher = Cipher::new(&opened.bundle.document_key.derive("ckpt document v1", salt));
+        Some((cipher, [opened.repository.as_bytes(), &[kind][..], name.as_str().as_bytes()].concat()))
+    }
+
+    /// Opens a frame as it was stored at `offset` of a pack, in place; reads the header of the pack if it must.
+    pub(super) fn open_frame<'b>(
+        &self,
+        repo: &Repo,
+        id: PackId,
+        offset: u64,
+        stored: &'b mut [u8],
+    ) -> Result<&'b mut [u8]> {
+        let Some(opened) = &self.opened else { return Ok(stored) };
+        let named = |error: Error| error.while_doing(format!("pack {id}"));
+        let pack = opened.pack(repo, id).map_err(named)?;
+        pack.open_frame(offset, stored).map_err(named)
+    }
+}
+
+impl Opened {
+    fn pack(&self, repo: &Repo, id: PackId) -> Result<Arc<PackSeal>> {
+        if let Some(known) = lock(&self.packs).by_id.get(&id) {
+            return Ok(Arc::clone(known));
+        }
+        let header = pack::read_sealed_header(repo, id)?;
+        let pack = Arc::new(PackSeal::unlock(&header, &self.bundle)?);
+        let mut packs = lock(&self.packs);
+        if packs.by_id.insert(id, Arc::clone(&pack)).is_none() {
+            packs.order.push_back(id);
+        }
+        while packs.order.len() > PACKS_OPEN_MAX {
+            let Some(oldest) = packs.order.pop_front() else { break };
+            packs.by_id.remove(&oldest);
+        }
+        Ok(pack)
+    }
+}
+
+fn lock(packs: &Mutex<OpenPacks>) -> MutexGuard<'_, OpenPacks> {
+    packs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

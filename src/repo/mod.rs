@@ -13,6 +13,8 @@ pub mod condemned;
 pub mod config;
 pub mod content_reader;
 pub mod document;
+#[cfg(test)]
+mod encryption_tests;
 pub mod entry;
 pub mod frame_cache;
 pub mod index;
@@ -21,6 +23,8 @@ pub mod key_slots;
 pub mod keys;
 pub mod names;
 pub mod pack;
+mod pack_kind;
+mod pack_seal;
 pub mod pack_table;
 pub mod parity;
 pub mod paths;
@@ -145,8 +149,14 @@ impl Repo {
     }
 
     /// The key of the rolling hash's table.
-    pub fn chunker_key(&self) -> [u8; 32] {
-        self.config.chunker_key()
+    pub fn chunker_key(&self) -> Result<[u8; 32]> {
+        match self.keys.bundle() {
+            None => Ok(self.config.chunker_key()),
+            Some(bundle) => match &bundle.boundary_key {
+                Some(key) => Ok(*key.as_bytes()),
+                None => Err(Error::new(Kind::WrongKey, "this key does not say where content is cut")),
+            },
+        }
     }
 
     /// Its storage.

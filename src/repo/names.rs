@@ -111,7 +111,7 @@ pub fn announced(name: &ObjectName) -> Option<(SnapshotId, u64)> {
     let rest = name.as_str().strip_prefix("transactions/")?;
     let (id, number) = match rest.split_once('.') {
         None => (rest, 0),
-        Some((id, number)) => (id, number.parse().ok().filter(|&number| number > 0)?),
+        Some((id, digits)) => (id, number(digits)?),
     };
     Some((SnapshotId::from_hex(id).ok()?, number))
 }

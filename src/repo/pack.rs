@@ -4,22 +4,28 @@
 //! transaction that wrote it, so two transactions never produce the same name. What frames hold is not looked at here.
 //!
 //! ```text
-//! header   64: magic "CKPTPACK", version 1, envelope 0, kind, 0, header length u32, repository 16, transaction 16, random 16
+//! header   64: magic "CKPTPACK", version 1, envelope, kind, header length u32, repository 16, transaction 16, random 16;
+//!          96 more in an encrypted repository, where frames and table are sealed: see `pack_seal`
 //! frames   back to back
 //! table    see `pack_table`
 //! trailer  64: table offset u64, table bytes u32, frames u32, BLAKE3(header, table, those 16 bytes) 32, zero 8, magic "CKPTPEND"
 //! ```
 
 use super::keys::Keys;
+use super::pack_seal::{self, PackSeal, SEALED_HEADER_BYTES};
 use super::pack_table::{self, FrameRecord};
 use super::{Repo, names};
 use crate::bytes::{ByteRange, bounded_len};
+use crate::codec::seal::{Cipher, TAG_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId, SnapshotId};
 use crate::storage::{ObjectName, ObjectWriter, Storage};
+use std::borrow::Cow;
 
-/// Bytes of the header of a pack that is not sealed.
-pub const HEADER_BYTES: u64 = 64;
+pub use super::pack_kind::PackKind;
+
+/// Bytes of the header of a pack that is not sealed, and of what headers have in common.
+const HEADER_BYTES: usize = 64;
 /// Bytes of the trailer.
 pub const TRAILER_BYTES: u64 = 64;
 /// The longest table that is written or believed: a pack of the smallest chunks stays far below.
@@ -28,34 +34,6 @@ const TABLE_BYTES_MAX: u64 = 128 << 20;
 const TAIL_BYTES: u64 = 64 << 10;
 const MAGIC: &[u8; 8] = b"CKPTPACK";
 const MAGIC_END: &[u8; 8] = b"CKPTPEND";
-
-/// What the frames of a pack hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PackKind {
-    /// Content of files.
-    Data,
-    /// Entries, chunk lists and their nodes: apart, so that looking at a snapshot reads little.
-    Tree,
-}
-
-impl PackKind {
-    /// The byte that stands for the kind.
-    pub fn code(self) -> u8 {
-        match self {
-            PackKind::Data => 0,
-            PackKind::Tree => 1,
-        }
-    }
-
-    /// The kind that `code` stands for.
-    pub fn from_code(code: u8) -> Result<PackKind> {
-        match code {
-            0 => Ok(PackKind::Data),
-            1 => Ok(PackKind::Tree),
-            _ => Err(Error::damaged(format!("a pack of unknown kind {code}"))),
-        }
-    }
-}
 
 /// What is known of a pack without its frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,15 +46,29 @@ pub struct PackSummary {
     pub kind: PackKind,
     /// The transaction that wrote it.
     pub transaction: SnapshotId,
-    /// Its table as stored.
+    /// True if its frames and its table are sealed.
+    pub is_sealed: bool,
+    /// Its table, opened.
     pub table: Vec<u8>,
 }
 
+/// Bytes of the header of a pack.
+pub(super) fn header_bytes(is_sealed: bool) -> u64 {
+    let bytes = if is_sealed { SEALED_HEADER_BYTES } else { HEADER_BYTES };
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 impl PackSummary {
+    /// Bytes before the first frame.
+    pub fn header_bytes(&self) -> u64 {
+        header_bytes(self.is_sealed)
+    }
+
     /// The frames of the table, checked to fill the pack exactly.
     pub fn frames(&self) -> Result<Vec<FrameRecord>> {
-        let (frames, end) = pack_table::parse(&self.table, HEADER_BYTES)?;
-        let table_bytes = u64::try_from(self.table.len()).unwrap_or(u64::MAX);
+        let (frames, end) = pack_table::parse(&self.table, self.header_bytes())?;
+        let tag_bytes = if self.is_sealed { TAG_BYTES } else { 0 };
+        let table_bytes = u64::try_from(self.table.len() + tag_bytes).unwrap_or(u64::MAX);
         if end.checked_add(table_bytes).and_then(|n| n.checked_add(TRAILER_BYTES)) != Some(self.bytes) {
             return Err(Error::damaged(format!(
                 "the table of pack {} does not fill its {} bytes",
@@ -87,11 +79,20 @@ impl PackSummary {
     }
 }
 
+/// What a pack is sealed with while it is written.
+struct Sealing {
+    frames: PackSeal,
+    table: Cipher,
+    /// Frames being sealed.
+    buffer: Vec<u8>,
+}
+
 /// Writes one pack, frame by frame, in bounded memory.
 pub struct PackWriter {
     object: Box<dyn ObjectWriter>,
     hasher: blake3::Hasher,
     header: Vec<u8>,
+    seal: Option<Sealing>,
     kind: PackKind,
     transaction: SnapshotId,
     bytes: u64,
@@ -110,25 +111,33 @@ impl PackWriter {
     /// Begins a pack that is written to `object`.
     pub fn create(
         object: Box<dyn ObjectWriter>,
-        _keys: &Keys,
+        keys: &Keys,
         repository: RepositoryId,
         transaction: SnapshotId,
         kind: PackKind,
     ) -> Result<PackWriter> {
         let mut nonce = [0u8; 16];
         getrandom::fill(&mut nonce).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
-        let mut header = Vec::with_capacity(64);
+        let mut header = Vec::with_capacity(SEALED_HEADER_BYTES);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&1u16.to_le_bytes());
-        header.extend_from_slice(&[0, kind.code()]);
-        header.extend_from_slice(&64u32.to_le_bytes());
+        header.extend_from_slice(&[u8::from(keys.is_encrypted()), kind.code()]);
+        header.extend_from_slice(&u32::try_from(keys.pack_header_bytes()).unwrap_or(u32::MAX).to_le_bytes());
         header.extend_from_slice(repository.as_bytes());
         header.extend_from_slice(transaction.as_bytes());
         header.extend_from_slice(&nonce);
+        let seal = match keys.bundle() {
+            None => None,
+            Some(bundle) => {
+                let frames = PackSeal::begin(&mut header, bundle, kind)?;
+                Some(Sealing { frames, table: pack_seal::table_cipher(bundle, &header), buffer: Vec::new() })
+            }
+        };
         let mut writer = PackWriter {
             object,
             hasher: blake3::Hasher::new(),
             header: Vec::new(),
+            seal,
             kind,
             transaction,
             bytes: 0,
@@ -148,17 +157,42 @@ impl PackWriter {
         self.kept = Some(Kept { bytes: buffer, bytes_max });
     }
 
-    /// Appends frames that lie back to back in `bytes`; `records` describe them in order (their offsets are ignored).
+    /// Appends frames that lie back to back in `bytes`; `records` describe them in order (their offsets are ignored), with
+    /// the lengths that they have there. They are sealed if the repository is encrypted.
     pub fn append(&mut self, bytes: &[u8], records: &[FrameRecord]) -> Result<()> {
         let described: u64 = records.iter().map(|r| u64::from(r.stored_bytes)).sum();
         if described != u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
             return Err(Error::damaged("the frames appended to a pack are not those described"));
         }
-        self.write(bytes)?;
+        let Some(mut seal) = self.seal.take() else {
+            self.write(bytes)?;
+            return records.iter().try_for_each(|record| self.add_record(record));
+        };
+        let appended = self.append_sealed(&mut seal, bytes, records);
+        self.seal = Some(seal);
+        appended
+    }
+
+    fn append_sealed(&mut self, seal: &mut Sealing, bytes: &[u8], records: &[FrameRecord]) -> Result<()> {
+        let Sealing { frames, buffer, .. } = seal;
+        buffer.clear();
+        let mut rest = bytes;
         for record in records {
-            pack_table::append(&mut self.table, record)?;
-            self.frames += 1;
+            let (frame, behind) = rest.split_at(usize::try_from(record.stored_bytes).unwrap_or(0).min(rest.len()));
+            rest = behind;
+            let from = buffer.len();
+            buffer.extend_from_slice(frame);
+            frames.seal_frame(self.bytes + u64::try_from(from).unwrap_or(u64::MAX), buffer, from)?;
+            let stored_bytes = u32::try_from(buffer.len() - from)
+                .map_err(|_| Error::new(Kind::Failed, "a frame is longer than any may be"))?;
+            self.add_record(&FrameRecord { stored_bytes, ..record.clone() })?;
         }
+        self.write(buffer)
+    }
+
+    fn add_record(&mut self, record: &FrameRecord) -> Result<()> {
+        pack_table::append(&mut self.table, record)?;
+        self.frames += 1;
         Ok(())
     }
 
@@ -175,7 +209,11 @@ impl PackWriter {
     /// As [`PackWriter::finish`]; with all of the pack if it was kept.
     pub fn finish_keeping(mut self) -> Result<(PackSummary, Option<Vec<u8>>)> {
         let table = std::mem::take(&mut self.table);
-        let table_bytes = u32::try_from(table.len())
+        let mut stored = Cow::Borrowed(&table);
+        if let Some(seal) = &self.seal {
+            seal.table.seal(self.bytes, b"", stored.to_mut(), 0)?;
+        }
+        let table_bytes = u32::try_from(stored.len())
             .ok()
             .filter(|&n| u64::from(n) <= TABLE_BYTES_MAX)
             .ok_or_else(|| Error::new(Kind::Failed, "the table of a pack is too long"))?;
@@ -183,16 +221,18 @@ impl PackWriter {
         trailer.extend_from_slice(&self.bytes.to_le_bytes());
         trailer.extend_from_slice(&table_bytes.to_le_bytes());
         trailer.extend_from_slice(&self.frames.to_le_bytes());
-        let checksum = tail_checksum(&self.header, &table, &trailer);
+        let checksum = tail_checksum(&self.header, &stored, &trailer);
         trailer.extend_from_slice(checksum.as_bytes());
         trailer.extend_from_slice(&[0; 8]);
         trailer.extend_from_slice(MAGIC_END);
-        self.write(&table)?;
+        self.write(&stored)?;
+        drop(stored);
         self.write(&trailer)?;
         let id = PackId::from_bytes(*self.hasher.finalize().as_bytes());
         // A pack with this very name holds these very bytes: whoever wrote it, it serves.
         self.object.publish(&names::pack(id)?)?;
-        let summary = PackSummary { id, bytes: self.bytes, kind: self.kind, transaction: self.transaction, table };
+        let (bytes, kind, transaction) = (self.bytes, self.kind, self.transaction);
+        let summary = PackSummary { id, bytes, kind, transaction, is_sealed: self.seal.is_some(), table };
         Ok((summary, self.kept.map(|kept| kept.bytes)))
     }
 
@@ -220,8 +260,8 @@ fn tail_checksum(header: &[u8], table: &[u8], trailer_front: &[u8]) -> blake3::H
 /// Reads header, table and trailer of a pack of `bytes` bytes; two or three small reads, no frame is touched.
 pub fn read_summary(repo: &Repo, id: PackId, bytes: u64) -> Result<PackSummary> {
     let name = names::pack(id)?;
-    read_tail(repo.storage(), &name, bytes)
-        .and_then(|(header, table, trailer)| check_tail(id, bytes, repo.id(), &header, table, &trailer))
+    read_tail(repo, &name, bytes)
+        .and_then(|tail| check_tail(repo.keys(), id, bytes, repo.id(), tail))
         .map_err(|e| e.while_doing(&name))
 }
 
@@ -243,74 +283,104 @@ pub fn matches_its_name(storage: &dyn Storage, id: PackId, bytes: u64) -> Result
 }
 
 /// Takes the whole pack in `object` apart without any storage: for verification.
-pub fn summary_of(_keys: &Keys, object: &[u8], id: PackId, repository: RepositoryId) -> Result<PackSummary> {
+pub fn summary_of(keys: &Keys, object: &[u8], id: PackId, repository: RepositoryId) -> Result<PackSummary> {
     let bytes = u64::try_from(object.len()).unwrap_or(u64::MAX);
-    let (table_offset, table_bytes) = match object.len().checked_sub(64).map(|at| parse_trailer(&object[at..], bytes)) {
-        Some(parsed) => parsed?,
-        None => return Err(Error::damaged(format!("a pack of {bytes} bytes is too short"))),
-    };
-    let table = &object[bounded_len(table_offset, bytes, "a pack")?..][..table_bytes];
-    check_tail(id, bytes, repository, &object[..64], table.to_vec(), &object[object.len() - 64..])
+    let header_bytes = keys.pack_header_bytes();
+    if bytes < header_bytes + TRAILER_BYTES {
+        return Err(Error::damaged(format!("a pack of {bytes} bytes is too short")));
+    }
+    let trailer = object[object.len() - 64..].to_vec();
+    let (table_offset, table_bytes) = parse_trailer(&trailer, header_bytes, bytes)?;
+    let table = object[bounded_len(table_offset, bytes, "a pack")?..][..table_bytes].to_vec();
+    let header = object[..bounded_len(header_bytes, bytes, "the header of a pack")?].to_vec();
+    check_tail(keys, id, bytes, repository, Tail { header, table, trailer })
 }
 
-fn read_tail(storage: &dyn Storage, name: &ObjectName, bytes: u64) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>)> {
-    if bytes < HEADER_BYTES + TRAILER_BYTES {
+/// The header of a sealed pack, of the right repository as far as it says; what it seals is bound to it.
+pub(super) fn read_sealed_header(repo: &Repo, id: PackId) -> Result<Vec<u8>> {
+    let mut header = Vec::new();
+    repo.read_pack(id, ByteRange::new(0, header_bytes(true))?, &mut header)?;
+    if header.len() != SEALED_HEADER_BYTES || &header[..8] != MAGIC || header[10] != 1 {
+        return Err(Error::damaged("its header is not that of a sealed pack"));
+    }
+    if header[16..32] != repo.id().as_bytes()[..] {
+        return Err(Error::damaged("it belongs to another repository"));
+    }
+    Ok(header)
+}
+
+/// What a pack has besides frames, as stored.
+struct Tail {
+    header: Vec<u8>,
+    table: Vec<u8>,
+    trailer: Vec<u8>,
+}
+
+fn read_tail(repo: &Repo, name: &ObjectName, bytes: u64) -> Result<Tail> {
+    let (storage, header_bytes) = (repo.storage(), repo.keys().pack_header_bytes());
+    if bytes < header_bytes + TRAILER_BYTES {
         return Err(Error::damaged(format!("{bytes} bytes are too short for a pack")));
     }
     let mut header = Vec::new();
-    storage.read_range(name, ByteRange::new(0, HEADER_BYTES)?, &mut header)?;
+    storage.read_range(name, ByteRange::new(0, header_bytes)?, &mut header)?;
     let tail_bytes = TAIL_BYTES.min(bytes);
     let mut tail = Vec::new();
     storage.read_range(name, ByteRange::new(bytes - tail_bytes, tail_bytes)?, &mut tail)?;
     let trailer = tail.split_off(tail.len() - 64);
-    let (table_offset, table_bytes) = parse_trailer(&trailer, bytes)?;
+    let (table_offset, table_bytes) = parse_trailer(&trailer, header_bytes, bytes)?;
     if table_bytes <= tail.len() {
-        return Ok((header, tail.split_off(tail.len() - table_bytes), trailer));
+        let table = tail.split_off(tail.len() - table_bytes);
+        return Ok(Tail { header, table, trailer });
     }
     let mut table = Vec::new();
     storage.read_range(name, ByteRange::new(table_offset, bytes - TRAILER_BYTES - table_offset)?, &mut table)?;
-    Ok((header, table, trailer))
+    Ok(Tail { header, table, trailer })
 }
 
 /// The table's offset and length, checked to lie right before the trailer.
-fn parse_trailer(trailer: &[u8], pack_bytes: u64) -> Result<(u64, usize)> {
+fn parse_trailer(trailer: &[u8], header_bytes: u64, pack_bytes: u64) -> Result<(u64, usize)> {
     let field = |at: usize| trailer.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
     let (table_offset, table_bytes) = (field(0), field(8) & u64::from(u32::MAX));
     if &trailer[56..] != MAGIC_END {
         return Err(Error::damaged("the end of a pack is not there"));
     }
     let end = table_offset.checked_add(table_bytes).and_then(|n| n.checked_add(TRAILER_BYTES));
-    if table_offset < HEADER_BYTES || end != Some(pack_bytes) {
+    if table_offset < header_bytes || end != Some(pack_bytes) {
         return Err(Error::damaged("the table of a pack does not lie before its end"));
     }
     Ok((table_offset, bounded_len(table_bytes, TABLE_BYTES_MAX, "the table of a pack")?))
 }
 
-fn check_tail(
-    id: PackId,
-    bytes: u64,
-    repository: RepositoryId,
-    header: &[u8],
-    table: Vec<u8>,
-    trailer: &[u8],
-) -> Result<PackSummary> {
-    if tail_checksum(header, &table, &trailer[..16]).as_bytes() != &trailer[16..48] {
+fn check_tail(keys: &Keys, id: PackId, bytes: u64, repository: RepositoryId, tail: Tail) -> Result<PackSummary> {
+    let Tail { header, mut table, trailer } = tail;
+    if tail_checksum(&header, &table, &trailer[..16]).as_bytes() != &trailer[16..48] {
         return Err(Error::damaged(format!("the table of pack {id} does not match its checksum")));
     }
     if &header[..8] != MAGIC {
         return Err(Error::damaged(format!("pack {id} does not begin as one")));
     }
-    if header[8..10] != 1u16.to_le_bytes() || header[10] != 0 || header[12..16] != 64u32.to_le_bytes() {
+    if header[8..10] != 1u16.to_le_bytes() || header[10] > 1 {
         return Err(Error::new(Kind::FormatTooNew, format!("pack {id} was written by a newer version")));
+    }
+    let header_bytes = header[12..16].try_into().map_or(0, u32::from_le_bytes);
+    if (header[10] == 1) != keys.is_encrypted() || u64::from(header_bytes) != keys.pack_header_bytes() {
+        return Err(Error::damaged(format!("pack {id} is sealed in another way than its repository")));
     }
     if header[16..32] != repository.as_bytes()[..] {
         return Err(Error::damaged(format!("pack {id} belongs to another repository")));
+    }
+    if let Some(bundle) = keys.bundle() {
+        let offset = trailer[..8].try_into().map_or(0, u64::from_le_bytes);
+        let opened = pack_seal::table_cipher(bundle, &header).open(offset, b"", &mut table);
+        let table_bytes = opened.map_err(|e| e.while_doing(format!("the table of pack {id}")))?.len();
+        table.truncate(table_bytes);
     }
     let summary = PackSummary {
         id,
         bytes,
         kind: PackKind::from_code(header[11])?,
         transaction: SnapshotId::from_slice(&header[32..48])?,
+        is_sealed: keys.is_encrypted(),
         table,
     };
     let frames = u32::try_from(summary.frames()?.len()).unwrap_or(u32::MAX);

@@ -2,6 +2,7 @@
 
 use super::config::{self, Config, Parameters};
 use super::entry::Entry;
+use super::keys::{Bundle, Role, Unlock};
 use super::pack::{PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
 use super::records::WriterRecord;
@@ -10,10 +11,12 @@ use super::stream::{Child, NodeBuilder, StreamRef};
 use super::transaction::{Claim, Transaction};
 use super::tree::TreeBuilder;
 use super::{Cache, Repo};
+use crate::codec::seal::Key;
 use crate::codec::{Base, Compression, Encoder, Relation};
 use crate::events::Silent;
 use crate::ids::{ChunkId, RepositoryId, SnapshotId};
 use crate::metadata::{FileKind, FileTime, Metadata};
+use crate::storage::Storage;
 use crate::storage::simulated::SimulatedStorage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,19 +39,24 @@ pub(crate) enum Node {
 
 /// An empty repository without parity, in which damage stays damage.
 pub(crate) fn storage() -> SimulatedStorage {
-    storage_with(false)
+    storage_with(false, Some([7; 32]))
 }
 
 /// An empty repository whose packs get parity.
 pub(crate) fn storage_with_parity() -> SimulatedStorage {
-    storage_with(true)
+    storage_with(true, Some([7; 32]))
 }
 
-fn storage_with(parity: bool) -> SimulatedStorage {
+/// An empty repository in which everything is sealed.
+pub(crate) fn encrypted_storage() -> SimulatedStorage {
+    storage_with(false, None)
+}
+
+fn storage_with(parity: bool, chunker_key: Option<[u8; 32]>) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     let parameters = Parameters {
         chunk_sizes: (1024, 4096, 16384),
-        chunker_key: Some([7; 32]),
+        chunker_key,
         pack_bytes: 1 << 16,
         parity,
         exclusive_create: true,
@@ -58,9 +66,31 @@ fn storage_with(parity: bool) -> SimulatedStorage {
     storage
 }
 
-/// Opens it with an index of its own.
+/// Opens it with an index of its own; an encrypted one with all keys.
 pub(crate) fn open(storage: &SimulatedStorage) -> Repo {
-    Repo::open_storage(Arc::new(storage.clone()), &Cache::Memory, &Silent).expect("a sound repository")
+    open_as(storage, Role::Admin).expect("a sound repository")
+}
+
+/// As [`open`], with the keys of a role.
+pub(crate) fn open_as(storage: &SimulatedStorage, role: Role) -> crate::error::Result<Repo> {
+    let unlock = TestKeys { role };
+    Repo::open_storage_with(Arc::new(storage.clone()), &Cache::Memory, &unlock, &Silent)
+}
+
+/// The keys of every encrypted repository of the tests.
+pub(crate) struct TestKeys {
+    pub(crate) role: Role,
+}
+
+impl Unlock for TestKeys {
+    fn is_given(&self) -> bool {
+        false
+    }
+
+    fn unlock(&self, storage: &dyn Storage, _repository: RepositoryId) -> crate::error::Result<Bundle> {
+        let hash = config::read(storage)?.body_hash;
+        Ok(Bundle::derive(&Key::from_bytes([6; 32]), 1, self.role, hash))
+    }
 }
 
 pub(crate) fn time(seconds: i64) -> FileTime {
@@ -141,7 +171,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
 pub(crate) fn store_pack(transaction: &Transaction<'_>, chunks: &[(&[u8], &[&[u8]])]) -> PackSummary {
     let mut pack = transaction.create_pack(PackKind::Data).expect("a pack");
     for &(chunk, bases) in chunks {
-        let (record, frame) = frame_of(chunk, bases);
+        let (record, frame) = frame_of(transaction.repo(), chunk, bases);
         pack.append(&frame, &[record]).expect("appends");
     }
     transaction.finish_pack(pack).expect("durable")
@@ -156,7 +186,7 @@ pub(crate) fn store(repo: &Repo, chunks: &[(&[u8], &[&[u8]])]) -> PackSummary {
 }
 
 /// A chunk coded against these contents.
-pub(crate) fn frame_of(chunk: &[u8], bases: &[&[u8]]) -> (FrameRecord, Vec<u8>) {
+pub(crate) fn frame_of(repo: &Repo, chunk: &[u8], bases: &[&[u8]]) -> (FrameRecord, Vec<u8>) {
     let mut encoder = Encoder::new(Compression::Auto).expect("an encoder");
     let mut frame = Vec::new();
     let codec = if bases.is_empty() {
@@ -175,8 +205,8 @@ pub(crate) fn frame_of(chunk: &[u8], bases: &[&[u8]]) -> (FrameRecord, Vec<u8>) 
         assert!(encoded.needs_base || !is_version, "versions are alike");
         encoded.codec
     };
-    let ids = bases.iter().map(|base| ChunkId::of(base)).collect();
-    let record = FrameRecord::delta(ChunkId::of(chunk), chunk.len(), frame.len(), codec.code(), ids);
+    let ids = bases.iter().map(|base| repo.chunk_id(base)).collect();
+    let record = FrameRecord::delta(repo.chunk_id(chunk), chunk.len(), frame.len(), codec.code(), ids);
     (record.expect("a record"), frame)
 }
 
@@ -295,7 +325,7 @@ impl<'t> Packer<'t> {
     }
 
     fn store(&mut self, chunk: Vec<u8>) -> ChunkId {
-        let id = ChunkId::of(&chunk);
+        let id = self.transaction.repo().chunk_id(&chunk);
         if self.transaction.claim(&[id]).expect("claims") == [Claim::New] {
             self.pending.push((id, chunk));
             if self.pending.iter().map(|(_, c)| c.len()).sum::<usize>() >= FRAME_BYTES {

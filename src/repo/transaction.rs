@@ -25,13 +25,15 @@ use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
-use crate::storage::{self, ObjectName, ObjectWriter, Published};
+use crate::storage::{self, Published};
 use announcement::revoked;
+use nowhere::Nowhere;
 use reliance::Reliance;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod announcement;
+mod nowhere;
 mod reliance;
 
 pub use announcement::{remove_announcement, revoke};
@@ -70,19 +72,6 @@ const KEPT_BYTES_MAX: usize = 128 << 20;
 pub fn kept_bytes(config: &Config) -> u64 {
     let bytes = u64::from(config.pack_bytes);
     bytes + bytes / 8 + (8 << 20)
-}
-
-/// Takes bytes and keeps none.
-struct Nowhere;
-
-impl ObjectWriter for Nowhere {
-    fn write(&mut self, _bytes: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn publish(self: Box<Self>, _name: &ObjectName) -> Result<Published> {
-        Ok(Published::Created)
-    }
 }
 
 #[derive(Default)]
@@ -125,6 +114,7 @@ impl<'r> Transaction<'r> {
 
     /// Without a writer it is a rehearsal.
     fn new(repo: &'r Repo, writer: Option<&WriterRecord>) -> Result<Transaction<'r>> {
+        repo.keys().require_adding()?;
         let mut random = [0u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
@@ -269,7 +259,7 @@ impl<'r> Transaction<'r> {
             state.index = Some(IndexWriter::create(self.repo, self.id)?);
         }
         if let Some(index) = &mut state.index {
-            index.append(&summary)?;
+            index.append(self.repo.keys(), &summary)?;
         }
         Ok(summary)
     }
@@ -333,7 +323,7 @@ impl<'r> Transaction<'r> {
         };
         for (&id, &bytes) in adopted {
             self.complete_parity(id)?;
-            index.append(&pack::read_summary(self.repo, id, bytes)?)?;
+            index.append(self.repo.keys(), &pack::read_summary(self.repo, id, bytes)?)?;
         }
         let id = IndexId::from_bytes(*self.id.as_bytes());
         index.finish(id)?;

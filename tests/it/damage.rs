@@ -1,11 +1,13 @@
 //! Damage between runs, to packs, index objects and this host's cache: the next run stores again or makes anew what is lost.
 
+use crate::support::keys::KeysOf;
 use crate::support::runs::{self, contents};
 use crate::support::trees::Tree;
 use crate::support::world::{World, assert_backed_up, plain_backup};
 use crate::support::{Chance, disk_folder, noise, quick_folder, seed};
 use ckpt::events::Silent;
 use ckpt::ops::prune::prune;
+use ckpt::repo::keys::Role;
 use ckpt::repo::{Cache, Repo};
 use ckpt::storage::ObjectName;
 use ckpt::storage::simulated::SimulatedStorage;
@@ -169,7 +171,14 @@ fn an_index_cache_that_is_lost_ruined_or_old_costs_nothing_but_time() {
         let world = World::new();
         let folder = disk_folder();
         let (cache, older) = (folder.path().join("cache"), folder.path().join("older"));
-        let open = || Repo::open_storage(Arc::new(world.storage.clone()), &Cache::Folder(cache.clone()), &Silent);
+        let open = || {
+            Repo::open_storage_with(
+                Arc::new(world.storage.clone()),
+                &Cache::Folder(cache.clone()),
+                &KeysOf(Role::Admin),
+                &Silent,
+            )
+        };
         let mut live = vec![world.saved.clone()];
         for step in 0..6u64 {
             let how = RUINS[chance.index(RUINS.len())];

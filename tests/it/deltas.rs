@@ -5,7 +5,7 @@ use crate::support::runs;
 use crate::support::trees::Tree;
 use crate::support::{noise, quick_folder};
 use ckpt::codec::{Base, Compression, Encoder, Relation};
-use ckpt::ids::{ChunkId, PackId};
+use ckpt::ids::PackId;
 use ckpt::ops::prune::prune;
 use ckpt::repo::pack::PackKind;
 use ckpt::repo::pack_table::FrameRecord;
@@ -27,14 +27,14 @@ fn store(repo: &Repo, number: u64, base: Option<u64>) -> PackId {
     let transaction = Transaction::begin(repo, &WriterRecord::of_this_process(runs::now())).expect("begins");
     let (content, mut frame) = (version(number), Vec::new());
     let mut encoder = Encoder::new(Compression::Auto).expect("an encoder");
-    let id = ChunkId::of(&content);
+    let id = repo.chunk_id(&content);
     let record = match base {
         None => {
             let codec = encoder.encode(&content, &mut frame).expect("encodes");
             FrameRecord::single(id, content.len(), frame.len(), codec.code())
         }
         Some(base) => {
-            let base_id = ChunkId::of(&version(base));
+            let base_id = repo.chunk_id(&version(base));
             assert_eq!(transaction.rely_on_base(id, &[base_id]).expect("an answer"), [true]);
             let base = version(base);
             let base = Base { content: &base, chunks: 1, relation: Relation::Text, stored_bytes_max: content.len() };

@@ -1,9 +1,13 @@
 //! `docs/FORMAT.md` is complete and true: a reader written from it alone (`tests/read_repository.py`) restores what the
 //! program has saved, also where only second copies and the packs themselves are left.
 //!
-//! Needs `CKPT_TEST_PYTHON`, an interpreter with the packages `blake3` and `zstandard`, which `tests/run` provides.
+//! Needs `CKPT_TEST_PYTHON`, an interpreter with the packages `blake3`, `zstandard` and `cryptography`, which `tests/run` provides.
 
-use crate::support::not_run;
+use crate::support::keys::{self, KeysOf, init_encrypted};
+use crate::support::{not_run, runs};
+use ckpt::events::Silent;
+use ckpt::repo::keys::{Bundle, Role};
+use ckpt::repo::{Cache, Repo};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -59,11 +63,12 @@ fn ckpt(folder: &Path, arguments: &[&str]) {
     assert!(status.success(), "ckpt {arguments:?}: {status}");
 }
 
-/// Restores the newest snapshot with the reader and returns what that says.
-fn read_with(python: &OsStr, repository: &Path, target: &Path) -> String {
+/// Restores the newest snapshot with the reader, given the keys if it needs any, and returns what that says.
+fn read_with(python: &OsStr, repository: &Path, target: &Path, bundle: Option<&Path>) -> String {
     let output = Command::new(python)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/read_repository.py"))
         .args([repository.as_os_str(), OsStr::new("latest"), target.as_os_str()])
+        .args(bundle)
         .output()
         .expect("the interpreter of CKPT_TEST_PYTHON starts");
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -72,7 +77,7 @@ fn read_with(python: &OsStr, repository: &Path, target: &Path) -> String {
 }
 
 fn read_and_compare(python: &OsStr, folder: &Path, target: &str) {
-    let out = read_with(python, &folder.join("repository"), &folder.join(target));
+    let out = read_with(python, &folder.join("repository"), &folder.join(target), None);
     assert!(out.contains("[second,third]"), "{out}");
     compare(&folder.join("data"), &folder.join(target));
 }
@@ -143,5 +148,36 @@ fn a_reader_written_from_the_description_reads_the_first_version() {
     let Some(python) = python() else { return };
     let world = tempfile::tempdir().expect("a folder for the test");
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/v1/repository");
-    read_with(&python, &repository, &world.path().join("restored"));
+    read_with(&python, &repository, &world.path().join("restored"), None);
+}
+
+#[test]
+fn a_reader_written_from_the_description_restores_an_encrypted_repository() {
+    let Some(python) = python() else { return };
+    let world = tempfile::tempdir().expect("a folder for the test");
+    let (folder, source) = (world.path(), world.path().join("data"));
+    fs::create_dir(&source).expect("a folder");
+    make_source(&source);
+    let location = folder.join("repository").to_str().expect("text").to_owned();
+    let storage = ckpt::storage::create(&location).expect("a folder");
+    init_encrypted(storage.as_ref(), &runs::init_options(&location, 1 << 20));
+    let repo = || Repo::open_with(&location, &Cache::Memory, &KeysOf(Role::Admin), &Silent).expect("opens");
+    runs::backup(&repo(), &source, 2).expect("backs up");
+    fs::write(source.join("many/file 3"), b"changed").expect("a file");
+    let report = runs::backup(&repo(), &source, 2).expect("backs up");
+    assert!(report.problems.is_empty() && report.snapshot.is_some());
+    let bundle = folder.join("bundle");
+    for role in [Role::Admin, Role::Read] {
+        let all = keys::bundle(repo().id()).expect("made here");
+        let keys = Bundle::derive(all.master.as_ref().expect("an admin has it"), 1, role, all.config_hash);
+        fs::write(&bundle, &*keys.encode().expect("small")).expect("a file");
+        let target = folder.join(role.name());
+        read_with(&python, Path::new(&location), &target, Some(&bundle));
+        compare(&source, &target);
+    }
+    // Only packs are left.
+    fs::remove_dir_all(folder.join("repository/index")).expect("removed");
+    let target = folder.join("packs-only");
+    read_with(&python, Path::new(&location), &target, Some(&bundle));
+    compare(&source, &target);
 }

@@ -3,13 +3,16 @@
 //! On a real file system, through a repository on that file system. Cases follow from proptest's own seeds; a failure
 //! prints the tree, and `PROPTEST_CASES` makes more of them.
 
+use crate::support::keys::{KeysOf, init_encrypted};
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::trees::Tree;
 use crate::support::{disk_folder, noise, setting};
 use ckpt::events::Silent;
 use ckpt::ops::init::init;
+use ckpt::repo::keys::Role;
 use ckpt::repo::snapshots::Snapshot;
 use ckpt::repo::{Cache, Repo};
+use ckpt::storage;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
@@ -145,9 +148,13 @@ fn finish_file(place: &Path, item: &Item) {
 fn repository(folder: &Path) -> Repo {
     let location = folder.join("repository").to_str().expect("text").to_owned();
     if !Path::new(&location).exists() {
-        init(&runs::init_options(&location, 4 * PACK_BYTES_MIN), None).expect("a new repository");
+        let options = runs::init_options(&location, 4 * PACK_BYTES_MIN);
+        match runs::is_encrypted_by_setting() {
+            true => init_encrypted(storage::create(&location).expect("a folder").as_ref(), &options),
+            false => drop(init(&options, None).expect("a new repository")),
+        }
     }
-    Repo::open(&location, &Cache::Memory, &Silent).expect("opens")
+    Repo::open_with(&location, &Cache::Memory, &KeysOf(Role::Admin), &Silent).expect("opens")
 }
 
 /// Blocks of all files by path.

@@ -191,8 +191,8 @@ fn attempt(
         true => Transaction::rehearse(repo)?,
         false => Transaction::begin(repo, &options.writer)?,
     };
-    let lanes = pipeline::lanes(options.resources, repo.config()) as u64;
-    let kept_bytes = pipeline::kept_bytes_share(options.resources) / lanes;
+    let packs = pipeline::packs_at_once(options.resources, repo.config()) as u64;
+    let kept_bytes = pipeline::kept_bytes_share(options.resources) / packs;
     transaction.keep_packs_up_to(usize::try_from(kept_bytes).unwrap_or(usize::MAX));
     let harvested = pipeline::run(&transaction, input, &scan, parent.as_ref(), options, observer);
     repo.storage().remarks().iter().for_each(|text| observer.on_event(&Event::Detail { text }));

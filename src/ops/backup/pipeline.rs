@@ -101,13 +101,18 @@ fn store_all(
 
 /// How many lanes there are: as many as the threads keep busy, and no more than have room to keep their packs, each until
 /// its parity is computed.
-pub(super) fn lanes(resources: Resources, config: &Config) -> usize {
+fn lanes(resources: Resources, config: &Config) -> usize {
     let wanted = resources.threads.div_ceil(2).clamp(1, 4);
     if config.parity == 0 {
         return wanted;
     }
-    let room = kept_bytes_share(resources) / kept_bytes(config);
+    let room = kept_bytes_share(resources) / (kept_bytes(config) * packs::packs_at_once(config) as u64).max(1);
     usize::try_from(room).unwrap_or(usize::MAX).clamp(1, wanted)
+}
+
+/// How many packs all lanes have open together.
+pub(super) fn packs_at_once(resources: Resources, config: &Config) -> usize {
+    lanes(resources, config) * packs::packs_at_once(config)
 }
 
 /// The part of the memory that packs may take that are kept.

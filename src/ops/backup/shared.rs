@@ -58,7 +58,7 @@ impl<'a> Shared<'a> {
         Ok(Shared {
             transaction,
             observer,
-            chunker: Chunker::new(sizes, &transaction.repo().chunker_key()),
+            chunker: Chunker::new(sizes, &transaction.repo().chunker_key()?),
             compression: options.compression,
             pace: options.limit_read.map(Pace::new),
             buffers: Arc::new(Buffers::new()),

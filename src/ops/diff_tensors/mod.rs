@@ -13,6 +13,7 @@ use crate::bytes::ByteRange;
 use crate::error::{Error, Result};
 use crate::events::{Event, Observer};
 use crate::repo::Repo;
+use crate::repo::pack::PackKind;
 use crate::source::layout::{Dtype, Tensor};
 use compare::{Compared, Comparer};
 use pairs::{Candidate, Pair};
@@ -143,6 +144,8 @@ pub fn diff_tensors(
     observer: &dyn Observer,
     visit: &mut dyn FnMut(&ComparedFile) -> Result<()>,
 ) -> Result<DiffTensorsReport> {
+    repo.keys().require(PackKind::Tree)?;
+    repo.keys().require(PackKind::Data)?;
     observer.on_event(&Event::Phase { name: "comparing", bytes_total: None, files_total: None });
     let (old, walked_before) = pairs::candidates(repo, before, observer)?;
     let (new, walked_after) = pairs::candidates(repo, after, observer)?;

@@ -15,7 +15,7 @@ use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId};
 use crate::ops::Resources;
 use crate::repo::frame_cache::FrameCache;
-use crate::repo::pack::{self, HEADER_BYTES};
+use crate::repo::pack;
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::quarantine::Quarantine;
 use crate::repo::{Repo, names};
@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
         let summary = pack::read_summary(self.repo, checked.id, checked.bytes)?;
         let frames = summary.frames()?;
         let mut hasher = blake3::Hasher::new();
-        self.hash_range(&name, 0, HEADER_BYTES, &mut hasher)?;
+        self.hash_range(&name, 0, summary.header_bytes(), &mut hasher)?;
         let mut rest = frames.as_slice();
         let mut bad_frames = 0u64;
         while let Some(first) = rest.first() {
@@ -268,7 +268,7 @@ impl<'a> Reader<'a> {
             self.observer.on_event(&Event::Progress { bytes: group_bytes, files: 0 });
             rest = &rest[group.len()..];
         }
-        let end = frames.last().map_or(HEADER_BYTES, |f| f.offset + u64::from(f.stored_bytes));
+        let end = frames.last().map_or(summary.header_bytes(), |f| f.offset + u64::from(f.stored_bytes));
         self.hash_range(&name, end, checked.bytes - end, &mut hasher)?;
         if bad_frames > 0 {
             checked.faults.push(format!("{bad_frames} of its {} frames do not hold their chunks", frames.len()));

@@ -1,3 +1,5 @@
+//! Adding, rotating and removing keys, cut off at every step.
+
 use super::*;
 use crate::codec::stretch::SALT_BYTES;
 use crate::repo::key_slots::Unlocked;
@@ -31,7 +33,7 @@ impl Secrets {
     /// Does `work` as the admin with this secret.
     fn with<T>(&self, storage: &SimulatedStorage, text: &str, work: impl FnOnce(Admin<'_>) -> Result<T>) -> Result<T> {
         let Unlocked { slot, bundle, .. } = self.unlock(storage, text).expect("a key that opens");
-        work(Admin { storage, repository: REPOSITORY, bundle: &bundle, slot })
+        work(Admin { storage, repository: REPOSITORY, bundle: &bundle, slot, log: None })
     }
 
     /// The generations that a secret opens.

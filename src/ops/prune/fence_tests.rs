@@ -457,7 +457,7 @@ fn the_unfinished_pack_of_a_writer_at_work_stays() {
     let (storage, _) = mixed();
     let repo = open(&storage.another_host());
     let transaction = Transaction::begin(&repo, &elsewhere()).expect("begins");
-    let (record, frame) = test_support::frame_of(&noise(500, 5000), &[]);
+    let (record, frame) = test_support::frame_of(&repo, &noise(500, 5000), &[]);
     let mut pack = transaction.create_pack(crate::repo::pack::PackKind::Data).expect("a pack");
     pack.append(&frame, &[record]).expect("appends");
     for seconds in [1000, 1001, 1002] {

@@ -49,7 +49,7 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
                     index.insert(IndexWriter::create(repo, by)?)
                 }
             };
-            writer.append(&pack)
+            writer.append(repo.keys(), &pack)
         });
         match read {
             Ok(true) => replaced.push(old),

@@ -10,7 +10,7 @@ use crate::repo::condemned::Condemned;
 use crate::repo::index::KnownPack;
 use crate::repo::index::survey::{Survey, Usage};
 use crate::repo::index_object::IndexWriter;
-use crate::repo::pack;
+use crate::repo::pack::{self, PackKind};
 use crate::repo::quarantine::Quarantine;
 use crate::repo::reach::{self, Unreadable};
 use crate::repo::snapshots::Snapshot;
@@ -30,6 +30,8 @@ pub(super) struct Plan {
     orphans: Vec<(PackId, u64)>,
     /// Packs that nothing needs yet and whose writer may be at work.
     of_writers: Vec<PlannedPack>,
+    /// How many of those that stay are sparse, but cannot be copied with this key.
+    pub(super) unopened: usize,
 }
 
 /// A pack and what is needed of it.
@@ -37,6 +39,7 @@ pub(super) struct Plan {
 pub(super) struct PlannedPack {
     pub(super) id: PackId,
     pub(super) bytes: u64,
+    kind: PackKind,
     is_listed: bool,
     all: Usage,
     used: Usage,
@@ -137,7 +140,7 @@ pub(super) fn list_packs(repo: &Repo, packs: &[(PackId, u64)]) -> Result<()> {
     let id = random_index_id()?;
     let mut index = IndexWriter::create(repo, SnapshotId::from_bytes(*id.as_bytes()))?;
     for &(pack, bytes) in packs {
-        index.append(&pack::read_summary(repo, pack, bytes)?)?;
+        index.append(repo.keys(), &pack::read_summary(repo, pack, bytes)?)?;
     }
     index.finish(id)?;
     repo.index().list_packs(id, &packs.iter().map(|(pack, _)| *pack).collect::<Vec<_>>())?;
@@ -204,7 +207,10 @@ pub(super) fn plan(
     let (of_open, needed): (Vec<_>, Vec<_>) = needed.into_iter().partition(|p| is_of_writer(&p.id));
     let (mut staying, sparse) = choose_sparse(needed, run.options.max_unused);
     staying.extend(of_open);
-    let mut plan = Plan { staying, sparse, unused, orphans, of_writers };
+    // What cannot be opened cannot be copied; behind the others, so that a chunk is rather kept where it stays anyway.
+    let (sparse, unopened): (Vec<_>, Vec<_>) = sparse.into_iter().partition(|p| run.repo.keys().opens(p.kind));
+    staying.extend(&unopened);
+    let mut plan = Plan { staying, sparse, unused, orphans, of_writers, unopened: unopened.len() };
     settle_homes(survey, &mut plan)?;
     Ok(plan)
 }
@@ -299,7 +305,7 @@ fn rank_by_density(
 ) -> Result<Vec<PlannedPack>> {
     let planned = |p: &&KnownPack| {
         let (all, used) = usage.get(&p.id).copied().unwrap_or_default();
-        PlannedPack { id: p.id, bytes: p.bytes, is_listed: p.is_listed, all, used }
+        PlannedPack { id: p.id, bytes: p.bytes, kind: p.kind, is_listed: p.is_listed, all, used }
     };
     let mut packs: Vec<PlannedPack> = whole.iter().map(planned).collect();
     packs.sort_by_key(|p| {

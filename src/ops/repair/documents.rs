@@ -9,6 +9,7 @@ use super::{Means, Work};
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
 use crate::ops::examine::documents::{FOLDERS, check_one, kind_in, report};
+use crate::repo::Repo;
 use crate::repo::document::{self, BODY_BYTES_MAX, DocumentKind};
 use crate::repo::keys::Keys;
 use crate::repo::names::CondemnedPart;
@@ -45,9 +46,16 @@ pub(super) fn mend(work: &mut Work<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What opens the documents of a folder: slots of keys are not sealed with the keys that they hold.
+fn keys_of<'k>(repo: &'k Repo, folder: &str, plain: &'k Keys) -> &'k Keys {
+    if folder == names::KEYS { plain } else { repo.keys() }
+}
+
 fn mend_by_own_copy(work: &mut Work<'_>, folder: &str, name: &ObjectName) -> Result<bool> {
     let object = work.repo.storage().read(name, OBJECT_BYTES_MAX)?;
-    let Some(whole) = document::rebuilt(kind_in(folder), &object) else { return Ok(false) };
+    let plain = Keys::plain();
+    let keys = keys_of(work.repo, folder, &plain);
+    let Some(whole) = document::rebuilt(keys, kind_in(folder), name, &object) else { return Ok(false) };
     work.replace(name, &whole)?;
     work.note(name, Means::OwnCopy);
     Ok(true)
@@ -112,10 +120,9 @@ fn mend_unreadable(
 /// The same object of a copy of the repository, if it is sound there.
 fn from_copies(work: &Work<'_>, folder: &str, name: &ObjectName) -> Option<(Vec<u8>, String)> {
     let plain = Keys::plain();
-    let keys = if folder == names::KEYS { &plain } else { work.repo.keys() };
+    let keys = keys_of(work.repo, folder, &plain);
     work.copies.of_same().find_map(|copy| {
-        let object = document::rebuilt(kind_in(folder), &copy.read(name, OBJECT_BYTES_MAX).ok()?)?;
-        document::open(keys, kind_in(folder), name, &object).ok()?;
+        let object = document::rebuilt(keys, kind_in(folder), name, &copy.read(name, OBJECT_BYTES_MAX).ok()?)?;
         if let Some(id) = names::snapshot_id(names::SNAPSHOTS, name) {
             Outcome::open(keys, id, &object).ok()?;
         }

@@ -115,7 +115,7 @@ impl Rebuild<'_> {
                 self.writer.insert(IndexWriter::create(repo, by)?)
             }
         };
-        writer.append(summary)?;
+        writer.append(repo.keys(), summary)?;
         self.listed.insert(summary.id);
         repo.index().add_packs(std::slice::from_ref(summary), None)
     }

@@ -8,6 +8,7 @@ use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::repo::config::{self, COPIES};
 use crate::repo::document::{self, DocumentKind};
+use crate::repo::keys::Keys;
 use crate::repo::names;
 use crate::storage::Storage;
 use std::collections::HashSet;
@@ -58,7 +59,7 @@ pub fn mend_parameters(storage: &dyn Storage, from: &[Arc<dyn Storage>], dry_run
         if standing.as_ref() == Some(&right.object) {
             continue;
         }
-        let own = standing.and_then(|object| document::rebuilt(DocumentKind::Config, &object));
+        let own = standing.and_then(|object| document::rebuilt(&Keys::plain(), DocumentKind::Config, &name, &object));
         let means = match &right.place {
             _ if own.as_ref() == Some(&right.object) => Means::OwnCopy,
             None => Means::OtherParameters,
@@ -75,8 +76,9 @@ pub fn mend_parameters(storage: &dyn Storage, from: &[Arc<dyn Storage>], dry_run
 fn candidates_in(storage: &dyn Storage, place: Option<String>) -> Result<Vec<Candidate>> {
     let mut found = Vec::new();
     for copy in 0..COPIES {
-        let Ok(object) = storage.read(&names::config(copy)?, OBJECT_BYTES_MAX) else { continue };
-        let Some(object) = document::rebuilt(DocumentKind::Config, &object) else { continue };
+        let name = names::config(copy)?;
+        let Ok(object) = storage.read(&name, OBJECT_BYTES_MAX) else { continue };
+        let Some(object) = document::rebuilt(&Keys::plain(), DocumentKind::Config, &name, &object) else { continue };
         if let Ok(id) = config::repository_in(&object) {
             found.push(Candidate { object, repository: *id.as_bytes(), place: place.clone() });
         }

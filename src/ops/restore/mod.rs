@@ -9,6 +9,7 @@
 mod delete;
 mod fetch;
 mod gather;
+mod holes;
 mod kept;
 mod plan;
 mod run;
@@ -21,6 +22,7 @@ use super::{Problems, Resources};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::repo::Repo;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::source::target::Target;
 use run::Run;
@@ -119,6 +121,8 @@ pub fn restore(
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreReport> {
+    repo.keys().require(PackKind::Tree)?;
+    repo.keys().require(PackKind::Data)?;
     if options.delete && !(options.includes.is_empty() && options.excludes.is_empty()) {
         return Err(Error::new(Kind::Usage, "--delete cannot go with --include or --exclude")
             .with_hint("it would delete what was left out; select with SELECTOR:SUBPATH instead"));

@@ -13,6 +13,7 @@ use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::repo::Repo;
+use crate::repo::pack::PackKind;
 use crate::source::excludes::{Excludes, Includes};
 use crate::source::target::Target;
 use outputs::Output;
@@ -108,6 +109,8 @@ pub fn restore_tensors(
     options: &RestoreTensorsOptions,
     observer: &dyn Observer,
 ) -> Result<RestoreTensorsReport> {
+    repo.keys().require(PackKind::Tree)?;
+    repo.keys().require(PackKind::Data)?;
     let mut report = RestoreTensorsReport::default();
     let (sources, walked) = gather(repo, part, options, observer, &mut report)?;
     report.damaged = walked.damaged;

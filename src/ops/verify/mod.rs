@@ -24,6 +24,7 @@ use crate::metadata::FileTime;
 use crate::repo::Repo;
 use crate::repo::condemned::Condemned;
 use crate::repo::index::RunRecord;
+use crate::repo::pack::PackKind;
 use crate::repo::records::{self, HistoryRecord};
 use std::collections::HashSet;
 use std::time::Instant;
@@ -75,6 +76,10 @@ const LOOKS_MAX: usize = 3;
 
 /// Verifies. Damage is in the report; an error means that the verification itself could not be done.
 pub fn verify(repo: &Repo, options: &VerifyOptions, observer: &dyn Observer) -> Result<VerifyReport> {
+    repo.keys().require(PackKind::Tree)?;
+    if options.read_data.is_some() {
+        repo.keys().require(PackKind::Data)?;
+    }
     let begun = Instant::now();
     if let Some(subset) = &options.read_data {
         subset.check()?;

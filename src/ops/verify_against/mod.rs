@@ -14,6 +14,7 @@ use crate::metadata::{FileKind, FileTime};
 use crate::paths::is_beneath;
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, paths};
 use content::{Compared, Job, Shared};
@@ -70,6 +71,8 @@ pub fn verify_against(
     resources: Resources,
     observer: &dyn Observer,
 ) -> Result<AgainstReport> {
+    repo.keys().require(PackKind::Tree)?;
+    repo.keys().require(PackKind::Data)?;
     if !directory.is_dir() {
         return Err(Error::new(Kind::NotFound, format!("{} is not a directory", directory.display())));
     }

@@ -4,16 +4,21 @@
 //! earlier is counted too, and so is the memory of all values. So time and memory are in proportion to the length of the pickle,
 //! whatever it says, and bounded.
 
+mod stack;
+
 use super::fields::Fields;
 use super::pickle::{Node, Object, Value};
+use stack::list_bytes;
 use std::ops::Range;
 
 const VALUES_MAX: usize = 4 << 20;
 const PUSHES_MAX: usize = 16 << 20;
 /// What all values may take in memory: those of a checkpoint with a hundred thousand tensors take a fraction.
 const VALUES_BYTES_MAX: usize = 128 << 20;
-/// Values on the stack at one time, and marks.
-const HEIGHT_MAX: usize = 1 << 20;
+/// Values on the stack at one time.
+const HEIGHT_MAX: usize = 4 << 20;
+/// Marks at one time.
+const MARKS_MAX: usize = 1 << 20;
 /// Memo numbers are handed out in order; some writers leave gaps.
 const MEMO_GAP_MAX: usize = 1 << 10;
 /// Longer texts are no names.
@@ -328,97 +333,6 @@ impl Machine<'_> {
         self.charge(count)?;
         Some(items)
     }
-
-    /// Counts work; none if it has become too much.
-    fn charge(&mut self, steps: usize) -> Option<()> {
-        self.pushes = self.pushes.saturating_add(steps);
-        (self.pushes <= PUSHES_MAX).then_some(())
-    }
-
-    /// Counts memory; none if it has become too much.
-    fn charge_bytes(&mut self, bytes: usize) -> Option<()> {
-        self.values_bytes = self.values_bytes.saturating_add(bytes);
-        (self.values_bytes <= VALUES_BYTES_MAX).then_some(())
-    }
-
-    fn mark(&mut self) -> Option<()> {
-        if self.marks.len() >= HEIGHT_MAX {
-            return None;
-        }
-        self.marks.push(self.stack.len());
-        self.charge(1)
-    }
-
-    fn value(&self, node: Node) -> Option<&Value> {
-        self.values.get(node as usize)
-    }
-
-    fn push(&mut self, value: Value) -> Option<()> {
-        let node = match value {
-            Value::None => NONE,
-            Value::Opaque => OPAQUE,
-            value => {
-                let node = Node::try_from(self.values.len()).ok().filter(|_| self.values.len() < VALUES_MAX)?;
-                self.charge_bytes(size_of::<Value>() + held_bytes(&value))?;
-                self.values.push(value);
-                node
-            }
-        };
-        self.push_node(node)
-    }
-
-    fn push_node(&mut self, node: Node) -> Option<()> {
-        if self.stack.len() >= HEIGHT_MAX {
-            return None;
-        }
-        self.stack.push(node);
-        self.charge(1)
-    }
-
-    /// The value on top; none if a mark lies there.
-    fn peek(&self) -> Option<Node> {
-        let floor = self.marks.last().copied().unwrap_or_default();
-        self.stack.get(floor..)?.last().copied()
-    }
-
-    fn pop(&mut self) -> Option<Node> {
-        self.peek()?;
-        self.stack.pop()
-    }
-
-    /// Takes away the value or mark on top.
-    fn discard(&mut self) -> Option<()> {
-        match self.pop() {
-            Some(_) => Some(()),
-            None => self.marks.pop().map(drop),
-        }
-    }
-
-    fn pop_to_mark(&mut self) -> Option<Vec<Node>> {
-        let at = self.marks.pop()?;
-        self.pop_from(at)
-    }
-
-    fn pop_from(&mut self, at: usize) -> Option<Vec<Node>> {
-        let floor = self.marks.last().copied().unwrap_or_default();
-        // Not `split_off`, which may hand on all that the stack has room for.
-        (floor <= at && at <= self.stack.len()).then(|| self.stack.drain(at..).collect())
-    }
-}
-
-/// What a value holds beside itself, roughly.
-fn held_bytes(value: &Value) -> usize {
-    match value {
-        Value::Tuple(elements) | Value::List(elements) => list_bytes(elements.len()),
-        Value::Dict(items) => list_bytes(2 * items.len()),
-        Value::Object(_) => size_of::<Object>(),
-        _ => 0,
-    }
-}
-
-/// A list of so many values: it may have grown to twice that, and nothing is shorter than 16 bytes.
-fn list_bytes(elements: usize) -> usize {
-    if elements == 0 { 0 } else { 16 + 2 * size_of::<Node>() * elements }
 }
 
 /// Keys and values that follow each other; none if a value lacks.

@@ -1,6 +1,6 @@
 //! Everything that takes bytes from outside, each parser as a function of bytes: the targets of fuzzing.
 //!
-//! Two runners share them: `tests/it/fuzz.rs` mutates a corpus in every run of the tests, `tests/fuzz/run.rs` is libFuzzer's. A target panics
+//! Two runners share them: `tests/it/fuzz/mod.rs` mutates a corpus in every run of the tests, `tests/fuzz/run.rs` is libFuzzer's. A target panics
 //! if the parser does, and if a result breaks what its type promises. Where bytes stand behind a checksum the
 //! target computes it, so that mutants get past it. What a target may take of memory is stated beside it; the first runner measures.
 //!
@@ -9,7 +9,8 @@
 mod checkpoints;
 mod cli;
 mod codec;
-pub mod repo;
+pub mod held;
+mod repo;
 mod source;
 
 /// A parser.

@@ -1,70 +1,19 @@
 //! What a repository holds: documents, records, packs, tables, index objects, trees. Checksums and ids are made right.
 
-use ckpt::bytes::ByteRange;
-use ckpt::error::{Error, Kind, Result};
-use ckpt::events::Silent;
-use ckpt::ids::{ChunkId, HistoryId, IndexId, PackId, RepositoryId, SnapshotId};
-use ckpt::metadata::FileTime;
+use super::held::{Held, REPOSITORY, TRANSACTION, with_repo};
+use ckpt::error::{Error, Result};
+use ckpt::ids::{ChunkId, HistoryId, IndexId, PackId};
 use ckpt::paths::is_confined;
 use ckpt::repo::document::{self as documents, DocumentKind};
 use ckpt::repo::keys::Keys;
+use ckpt::repo::names::CondemnedPart;
 use ckpt::repo::snapshots::Outcome;
 use ckpt::repo::stream::{RECORD_BYTES, StreamRef, parse_node};
 use ckpt::repo::tree::Entries;
 use ckpt::repo::{
-    Cache, Repo, config as parameters, entry as entries, index_object as indexes, names, pack as packs, records,
+    condemned, config as parameters, entry as entries, index_object as indexes, names, pack as packs, records,
 };
-use ckpt::storage::simulated::SimulatedStorage;
-use ckpt::storage::{Listed, ObjectName, ObjectWriter, Storage};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// The ids that every object of the corpus has.
-pub const TRANSACTION: SnapshotId = SnapshotId::from_bytes([7; 16]);
-const REPOSITORY: RepositoryId = RepositoryId::from_bytes([9; 16]);
-
-/// A storage that holds the same bytes under every name, and takes nothing.
-struct One<'a>(&'a [u8]);
-
-impl Storage for One<'_> {
-    fn describe(&self) -> String {
-        "one object".to_owned()
-    }
-
-    fn create(&self, _: &str) -> Result<Box<dyn ObjectWriter>> {
-        Err(Error::new(Kind::Denied, "nothing is taken"))
-    }
-
-    fn read(&self, _: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
-        if self.0.len() as u64 > bytes_max { Err(Error::damaged("too long")) } else { Ok(self.0.to_vec()) }
-    }
-
-    fn read_range(&self, _: &ObjectName, range: ByteRange, into: &mut Vec<u8>) -> Result<()> {
-        let place = usize::try_from(range.offset()).ok().zip(usize::try_from(range.end()).ok());
-        let part = place.and_then(|(begin, end)| self.0.get(begin..end));
-        into.extend_from_slice(part.ok_or_else(|| Error::damaged("the object ends before"))?);
-        Ok(())
-    }
-
-    fn list(&self, _: &str) -> Result<Vec<Listed>> {
-        Ok(Vec::new())
-    }
-
-    fn size(&self, _: &ObjectName) -> Result<Option<u64>> {
-        Ok(Some(self.0.len() as u64))
-    }
-
-    fn delete(&self, _: &ObjectName) -> Result<bool> {
-        Ok(false)
-    }
-
-    fn sync_folder(&self, _: &str) -> Result<()> {
-        Ok(())
-    }
-
-    fn delete_abandoned(&self) -> Result<u64> {
-        Ok(0)
-    }
-}
+use ckpt::storage::ObjectName;
 
 /// A name for what is sealed under none in particular: a plain document does not depend on it.
 fn a_name() -> ObjectName {
@@ -107,11 +56,11 @@ pub fn document(bytes: &[u8]) -> bool {
 /// The body of the parameters.
 pub fn config(bytes: &[u8]) -> bool {
     let Ok(object) = documents::seal(&Keys::plain(), DocumentKind::Config, &a_name(), bytes) else { return false };
-    let Ok(read) = parameters::read(&One(&object)) else { return false };
+    let Ok(read) = parameters::read(&Held::of(names::CONFIG, &object)) else { return false };
     assert!(read.damage.is_empty(), "{:?}", read.damage);
     let again = documents::encode(&read.config)
         .and_then(|body| documents::seal(&Keys::plain(), DocumentKind::Config, &a_name(), &body));
-    let again = parameters::read(&One(&again.expect("short"))).expect("own bytes");
+    let again = parameters::read(&Held::of(names::CONFIG, &again.expect("short"))).expect("own bytes");
     assert_eq!(again.config, read.config);
     true
 }
@@ -136,90 +85,20 @@ pub fn snapshot(bytes: &[u8]) -> bool {
     true
 }
 
-/// A repository without anything in it but its parameters, and the same bytes under every other name.
-#[derive(Clone, Default)]
-struct Exchanged(Arc<Mutex<(Vec<u8>, Vec<u8>)>>);
-
-impl Storage for Exchanged {
-    fn describe(&self) -> String {
-        "one object that is exchanged".to_owned()
-    }
-
-    fn create(&self, folder: &str) -> Result<Box<dyn ObjectWriter>> {
-        One(&[]).create(folder)
-    }
-
-    fn read(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        One(if name.as_str().starts_with("config/") { &held.0 } else { &held.1 }).read(name, bytes_max)
-    }
-
-    fn read_range(&self, name: &ObjectName, range: ByteRange, into: &mut Vec<u8>) -> Result<()> {
-        One(&self.0.lock().unwrap_or_else(PoisonError::into_inner).1).read_range(name, range, into)
-    }
-
-    fn list(&self, _: &str) -> Result<Vec<Listed>> {
-        Ok(Vec::new())
-    }
-
-    fn size(&self, _: &ObjectName) -> Result<Option<u64>> {
-        Ok(None)
-    }
-
-    fn delete(&self, _: &ObjectName) -> Result<bool> {
-        Ok(false)
-    }
-
-    fn sync_folder(&self, _: &str) -> Result<()> {
-        Ok(())
-    }
-
-    fn delete_abandoned(&self) -> Result<u64> {
-        Ok(0)
-    }
-}
-
-/// Runs `work` on a repository that holds this object under every name.
-fn with_repo<T>(object: Vec<u8>, work: impl FnOnce(&Repo) -> T) -> T {
-    thread_local! {
-        static KEPT: (Exchanged, Repo) = {
-            let parameters = parameters::Parameters {
-                chunk_sizes: (1024, 4096, 16384),
-                chunker_key: [7; 32],
-                pack_bytes: 1 << 16,
-                exclusive_create: true,
-            };
-            let made = FileTime { seconds: 0, nanoseconds: 0 };
-            let memory = SimulatedStorage::new();
-            let config = parameters::Config::new(REPOSITORY, made, &parameters).expect("sound parameters");
-            parameters::create(&memory, &config).expect("an empty storage");
-            let config = memory.objects().into_values().next().expect("the parameters");
-            let storage = Exchanged::default();
-            storage.0.lock().expect("new").0 = config;
-            let repo = Repo::open_storage(Arc::new(storage.clone()), &Cache::Memory, &Silent).expect("sound");
-            (storage, repo)
-        };
-    }
-    KEPT.with(|(storage, repo)| {
-        storage.0.lock().unwrap_or_else(PoisonError::into_inner).1 = object;
-        work(repo)
-    })
-}
-
 /// A byte that chooses among the small records, then the body.
 pub fn record(bytes: &[u8]) -> bool {
     let Some((which, body)) = bytes.split_first() else { return false };
-    let kinds = [DocumentKind::Transaction, DocumentKind::Condemned, DocumentKind::Tags, DocumentKind::History];
-    let kind = kinds[usize::from(which % 4)];
+    let (kind, folder) = [
+        (DocumentKind::Transaction, names::TRANSACTIONS),
+        (DocumentKind::Condemned, names::CONDEMNED),
+        (DocumentKind::Tags, names::TAGS),
+        (DocumentKind::History, names::HISTORY),
+    ][usize::from(which % 4)];
     let Ok(object) = documents::seal(&Keys::plain(), kind, &a_name(), body) else { return false };
     let known = |packs: usize| packs * 33 <= body.len();
-    with_repo(object, |repo| match kind {
+    with_repo(false, vec![(folder, object)], |repo| match kind {
         DocumentKind::Transaction => records::read_transaction(repo, TRANSACTION).is_ok(),
-        DocumentKind::Condemned => {
-            let list = names::condemned(1).and_then(|name| records::read_pack_list(repo, &name));
-            assert!(known(list.as_ref().map_or(0, Vec::len)));
-            list.is_ok()
-        }
+        DocumentKind::Condemned => names::condemned(1).and_then(|name| condemned::check(repo, &name)).is_ok(),
         DocumentKind::Tags => records::read_tags(repo, TRANSACTION, 1).is_ok(),
         _ => {
             let record = records::read_history(repo, HistoryId::from_bytes([1; 16]));
@@ -241,13 +120,14 @@ pub fn pack(bytes: &[u8]) -> bool {
         }
     }
     let id = PackId::from_bytes(*blake3::hash(&object).as_bytes());
-    let whole = packs::summary_of(&object, id, REPOSITORY);
-    let read = packs::read_summary(&One(&object), id, object.len() as u64, REPOSITORY);
+    let object_bytes = object.len() as u64;
+    let whole = packs::summary_of(&Keys::plain(), &object, id, REPOSITORY);
+    let read = with_repo(false, vec![(names::PACKS, object)], |repo| packs::read_summary(repo, id, object_bytes));
     assert_eq!(whole.as_ref().ok(), read.as_ref().ok(), "both ways to read a pack agree");
     let Ok(summary) = whole else { return false };
     let frames = summary.frames().expect("it was looked at");
     for frame in frames {
-        assert!(frame.offset >= 64 && frame.offset + u64::from(frame.stored_bytes) <= object.len() as u64);
+        assert!(frame.offset >= 64 && frame.offset + u64::from(frame.stored_bytes) <= object_bytes);
     }
     true
 }
@@ -267,9 +147,11 @@ pub fn pack_table(bytes: &[u8]) -> bool {
 pub fn index_object(bytes: &[u8]) -> bool {
     let object = mended_index(bytes);
     let mut visited = 0;
-    let read = indexes::read(&One(&object), IndexId::from_bytes([7; 16]), REPOSITORY, &mut |pack| {
-        visited += 1;
-        pack.frames().map(drop)
+    let read = with_repo(false, vec![(names::INDEX, object)], |repo| {
+        indexes::read(repo, IndexId::from_bytes([7; 16]), &mut |pack| {
+            visited += 1;
+            pack.frames().map(drop)
+        })
     });
     assert!(visited <= bytes.len() / 94);
     read.is_ok_and(|is_whole| is_whole && visited > 0)
@@ -370,8 +252,18 @@ pub fn object_name(bytes: &[u8]) -> bool {
     names::index_id(&name).into_iter().for_each(|id| same(names::index(id)));
     names::history_id(&name).into_iter().for_each(|id| same(names::history(id)));
     names::tags_change(&name).into_iter().for_each(|(id, n)| same(names::tags(id, n)));
-    names::condemned_number(&name).into_iter().for_each(|(n, is_end)| {
-        same(if is_end { names::condemned_end(n) } else { names::condemned(n) });
+    names::parity_id(&name).into_iter().for_each(|id| same(names::parity(id)));
+    names::quarantine_id(&name).into_iter().for_each(|id| same(names::quarantine(id)));
+    names::audit_number(&name).into_iter().for_each(|n| same(names::audit(n)));
+    names::key_slot_id(&name).into_iter().for_each(|(id, n)| same(names::key_slot(id, n)));
+    names::announced(&name).into_iter().for_each(|(id, n)| match n {
+        0 => same(names::transaction(id)),
+        n => same(names::sign_of_life(id, n)),
+    });
+    names::condemned_part(&name).into_iter().for_each(|(n, part)| match part {
+        CondemnedPart::List => same(names::condemned(n)),
+        CondemnedPart::Run(run) => same(names::condemned_run(n, run)),
+        CondemnedPart::End => same(names::condemned_end(n)),
     });
     names::snapshot_id(names::SNAPSHOTS, &name).into_iter().for_each(|id| same(names::snapshot(id)));
     true

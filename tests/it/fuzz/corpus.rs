@@ -1,6 +1,6 @@
 //! Where the corpus comes from: small objects of every kind, as the program and other libraries write them.
 
-use super::targets::repo::TRANSACTION;
+use super::targets::held::TRANSACTION;
 use super::targets::{ALL, Target};
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::{containers, noise, quick_folder, say, setting};
@@ -237,7 +237,8 @@ fn records() -> Vec<Made> {
     }
     let mut tags = minicbor::Encoder::new(Vec::new());
     tags.map(1).and_then(|e| e.u8(0)?.array(2)?.str("best")?.str("v1")).expect("memory");
-    let writer = ckpt::repo::records::WriterRecord { host: "h".into(), process: 77, started: 5, boot: "b".into() };
+    let writer =
+        ckpt::repo::records::WriterRecord { host: "h".into(), process: 77, started: 5, boot: "b".into(), signed: None };
     let record = |number: u8, body: Vec<u8>| [&[number][..], &body].concat();
     vec![
         made("record", "transaction", record(0, document::encode(&writer).expect("short"))),
@@ -252,7 +253,7 @@ fn packs(storage: &SimulatedStorage) -> Vec<Made> {
     let mut all = Vec::new();
     for (name, mut object) in storage.objects() {
         if let Some(id) = names::pack_id(&name) {
-            let summary = ckpt::repo::pack::summary_of(&object, id, repository).expect("sound");
+            let summary = ckpt::repo::pack::summary_of(&Keys::plain(), &object, id, repository).expect("sound");
             object[16..32].fill(9);
             all.push(made("pack_table", &format!("kind-{}", summary.kind.code()), summary.table));
             all.push(made("pack", &format!("kind-{}", summary.kind.code()), object));

@@ -85,6 +85,7 @@ pub fn snapshot_of(transaction: &Transaction<'_>, tree: Option<StreamRef>) -> Sn
         problems: 0,
         program: "forged".to_owned(),
         checkpoints: Vec::new(),
+        audit: None,
     }
 }
 

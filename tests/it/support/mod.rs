@@ -4,6 +4,7 @@
 
 pub mod containers;
 pub mod forge;
+pub mod keys;
 pub mod mounted;
 pub mod program;
 pub mod runs;

@@ -1,5 +1,7 @@
 //! Ready-made runs of the library: a repository, a backup, a restore, the content of a snapshot.
 
+use super::keys::{KeysOf, init_encrypted};
+use super::setting;
 use super::trees::{Content, Tree};
 use ckpt::codec::Compression;
 use ckpt::error::Result;
@@ -13,6 +15,7 @@ use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreRe
 use ckpt::ops::verify::{Subset, VerifyOptions, VerifyReport, verify};
 use ckpt::ops::{Resources, forget};
 use ckpt::repo::audit::Actor;
+use ckpt::repo::keys::Role;
 use ckpt::repo::pack::summary_of;
 use ckpt::repo::pack_table::FrameRecord;
 use ckpt::repo::records::WriterRecord;
@@ -50,16 +53,36 @@ pub fn init_options(location: &str, pack_bytes: u64) -> InitOptions {
     }
 }
 
-/// A repository in simulated storage.
+/// A repository in simulated storage; an encrypted one if `CKPT_TEST_ENCRYPTED` is not 0.
 pub fn simulated(pack_bytes: u64) -> SimulatedStorage {
+    if is_encrypted_by_setting() {
+        return simulated_encrypted(pack_bytes);
+    }
     let storage = SimulatedStorage::new();
     init::init_storage(&storage, &init_options("simulated", pack_bytes)).expect("an empty storage takes a repository");
     storage
 }
 
-/// Opens with an index of its own, made anew.
+/// True if tests that say nothing of it are to run on encrypted repositories.
+pub fn is_encrypted_by_setting() -> bool {
+    setting("CKPT_TEST_ENCRYPTED", 0) != 0
+}
+
+/// An encrypted repository in simulated storage.
+pub fn simulated_encrypted(pack_bytes: u64) -> SimulatedStorage {
+    let storage = SimulatedStorage::new();
+    init_encrypted(&storage, &init_options("simulated", pack_bytes));
+    storage
+}
+
+/// Opens with an index of its own, made anew; an encrypted repository with all keys.
 pub fn open(storage: &SimulatedStorage) -> Result<Repo> {
-    Repo::open_storage(Arc::new(storage.clone()), &Cache::Memory, &Silent)
+    open_as(storage, Role::Admin)
+}
+
+/// As [`open`], with the keys of a role.
+pub fn open_as(storage: &SimulatedStorage, role: Role) -> Result<Repo> {
+    Repo::open_storage_with(Arc::new(storage.clone()), &Cache::Memory, &KeysOf(role), &Silent)
 }
 
 /// The usual options of a backup.

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::ids::ChunkId;
 use crate::read_at::ReadAt;
 use crate::repo::index::Home;
+use crate::repo::pack::PackKind;
 use crate::source::open::SourceFile;
 
 /// A base that the encoder may use; the run relies on its chunks.
@@ -55,6 +56,9 @@ pub(crate) fn offer(shared: &Shared<'_>, id: ChunkId, base: &RunBase, within: u6
             _ => return Ok(None),
         },
     };
+    if !can_read(shared, anchor) {
+        return Ok(None);
+    }
     if anchor == id || depth > shared.delta_depth || shared.transaction.rely_on_base(id, &[anchor])?.contains(&false) {
         return Ok(None);
     }
@@ -67,6 +71,11 @@ pub(crate) fn offer(shared: &Shared<'_>, id: ChunkId, base: &RunBase, within: u6
     };
     let Some(content) = read(shared, anchor)? else { return Ok(None) };
     Ok(Some(Offer { chunks: vec![anchor], content, relation: base.relation, stored_bytes_max, depth }))
+}
+
+/// True if the content is here, or the key of this host opens what the repository has. Nothing is tried that cannot succeed.
+fn can_read(shared: &Shared<'_>, id: ChunkId) -> bool {
+    shared.transaction.repo().keys().opens(PackKind::Data) || shared.recent.get(id).is_some()
 }
 
 fn look_up(shared: &Shared<'_>, id: ChunkId) -> Result<Option<Known>> {
@@ -107,6 +116,9 @@ pub(crate) fn depth(shared: &Shared<'_>, id: ChunkId, depth_max: u8) -> Result<O
 /// The content of a chunk that the run relies on; none if it cannot be had just now.
 pub(crate) fn read(shared: &Shared<'_>, id: ChunkId) -> Result<Option<Vec<u8>>> {
     let Some(recent) = shared.recent.get(id) else {
+        if !can_read(shared, id) {
+            return Ok(None);
+        }
         // One that turns out damaged is no base; verification names it.
         return Ok(shared.frames.read(id).ok());
     };

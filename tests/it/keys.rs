@@ -1,4 +1,4 @@
-//! Encrypted repositories with the real program: keys and where they come from, roles, rotation, what stays secret.
+//! Keys with the real program: where they come from, what they allow, how they are changed, where they must not stand.
 //!
 //! Keys are stretched with the smallest parameters. What slots withstand stands in `src/repo/key_slots/tests.rs`, changes
 //! of keys that are cut off in `src/ops/keys/tests.rs`.
@@ -215,6 +215,64 @@ fn keys_are_listed_rotated_changed_and_removed() {
 }
 
 #[test]
+fn every_role_does_what_it_may_and_says_what_it_may_not() {
+    let vault = Vault::new();
+    for role in ["put", "read", "prune"] {
+        vault.add(role);
+    }
+    let first = vault.backup("admin");
+    fs::write(vault.place.path("data/text"), b"another state ".repeat(2000)).expect("a file");
+    let second = vault.backup("admin");
+    let (data, target) = (vault.place.text("data"), vault.place.text("target"));
+    let slot = vault.slots("admin")[0]["id"].as_str().expect("an id").to_owned();
+    let (all, adds) = (&["put", "read", "prune", "admin"][..], &["put", "prune", "admin"][..]);
+    let (lists, contents) = (&["read", "prune", "admin"][..], &["read", "admin"][..]);
+    let (deletes, keys) = (&["prune", "admin"][..], &["admin"][..]);
+    let commands: [(&[&str], &[&str]); 21] = [
+        (&["snapshots"], all),
+        (&["info"], all),
+        (&["stats"], all),
+        (&["key", "list"], all),
+        (&["backup", &data, "--settle", "0"], adds),
+        (&["tag", &first, "--add", "kept"], adds),
+        (&["ls", &second, "-R"], lists),
+        (&["find", "text"], lists),
+        (&["diff", &first, &second], lists),
+        (&["verify"], lists),
+        (&["verify", "--read-data"], contents),
+        (&["verify", &second, "--against", &data], contents),
+        (&["dump", &second, "text"], contents),
+        (&["restore", &second, "--target", &target], contents),
+        (&["forget", "--keep-last", "100", "--dry-run"], deletes),
+        (&["forget", "--keep-last", "100"], deletes),
+        (&["prune", "--dry-run"], deletes),
+        (&["prune"], deletes),
+        (&["key", "rotate"], keys),
+        (&["key", "remove", &slot], &[]),
+        (&["key", "add", "--role", "put", "--new-key-command", "echo new"], keys),
+    ];
+    for role in all {
+        for (command, allowed) in &commands {
+            // Every role is refused the removal of a slot but an admin's, which must stay here.
+            if command[1..].first() == Some(&"remove") && *role == "admin" {
+                continue;
+            }
+            match allowed.contains(role) {
+                true => drop(vault.succeed(role, command)),
+                false => {
+                    let said = vault.fail(role, 12, command);
+                    assert!(said.contains("key") && said.contains("hint"), "{role}: {command:?}: {said}");
+                }
+            }
+        }
+    }
+    // What a role that only adds has stored, another reads.
+    fs::write(vault.place.path("data/text"), b"stored by a host ".repeat(2000)).expect("a file");
+    vault.backup("put");
+    vault.restore("read");
+}
+
+#[test]
 fn no_secret_is_an_argument_or_is_stored_or_cached() {
     let vault = Vault::new();
     let secret = fs::read_to_string(vault.place.path("admin.key")).expect("made");
@@ -233,8 +291,8 @@ fn no_secret_is_an_argument_or_is_stored_or_cached() {
     assert!(child.wait().expect("it ends").success());
     let everything = files(&vault.place.path("repository")).into_iter().chain(files(&vault.place.path("cache")));
     let mut seen = 0;
-    let byte = |n: usize| u8::from_str_radix(&secret[2 * n..2 * n + 2], 16);
-    let raw: Vec<u8> = (0..secret.len() / 2).map(byte).collect::<Result<_, _>>().expect("digits");
+    let byte = |n: usize| u8::from_str_radix(&secret[2 * n..2 * n + 2], 16).expect("digits");
+    let raw: Vec<u8> = (0..secret.len() / 2).map(byte).collect();
     for file in everything {
         let bytes = fs::read(&file).expect("readable");
         let is_clean = !contains(&bytes, secret.as_bytes()) && !contains(&bytes, &raw);
