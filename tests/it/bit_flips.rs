@@ -2,15 +2,18 @@
 //!
 //! Each is found by `verify --read-data`; a restore afterwards delivers exactly the right bytes or reports damage, never
 //! wrong bytes with success. Which bits are flipped follows from `CKPT_TEST_SEED`; how many of them, beside those of the
-//! regions that every object has, from `CKPT_TEST_FLIPS` (0: every bit of every object).
+//! regions that every object has, from `CKPT_TEST_FLIPS` (0: every bit of every object). Many more are flipped a dozen at a time,
+//! one in each of a dozen objects, each of which has to be named.
 
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::trees::Tree;
 use crate::support::weights::{Tensor, narrow, safetensors, trained, weights};
 use crate::support::{Chance, in_parallel, noise, quick_folder, say, seed, setting};
 use ckpt::events::Silent;
+use ckpt::ids::PackId;
 use ckpt::ops::tag;
 use ckpt::repo::snapshots::Snapshot;
+use ckpt::repo::{names, quarantine};
 use ckpt::storage::ObjectName;
 use ckpt::storage::simulated::SimulatedStorage;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +60,8 @@ impl Sample {
         write("noise", &noise(4, 70_000));
         runs::backup(&dying, &source, 1).expect_err("it is killed");
         let repo = runs::open(&storage).expect("opens");
+        let gone = PackId::from_bytes([4; 32]);
+        quarantine::set_aside(&repo, gone, None, runs::now()).expect("set aside");
         let verified = runs::verify_all(&repo).expect("verifies");
         assert_eq!(verified.damage_count, 0, "{:?}", verified.damage);
         Sample { objects: storage.objects(), live: vec![first, second] }
@@ -138,8 +143,9 @@ fn sampled_flips(sample: &Sample, chance: &mut Chance) -> Vec<(ObjectName, usize
 #[test]
 fn every_flipped_bit_is_found_and_none_is_restored() {
     let sample = Sample::new();
-    for folder in ckpt::repo::names::FOLDERS {
-        assert!(sample.folders().contains(folder), "nothing lies in {folder}");
+    for folder in names::FOLDERS {
+        let is_absent = folder == names::KEYS && !runs::is_encrypted_by_setting();
+        assert!(is_absent || sample.folders().contains(folder), "nothing lies in {folder}");
     }
     let flips = sampled_flips(&sample, &mut Chance(seed()));
     let checked = in_parallel(flips.len() as u64, |number| {
@@ -154,6 +160,44 @@ fn every_flipped_bit_is_found_and_none_is_restored() {
     let bytes: usize = sample.objects.values().map(Vec::len).sum();
     say(&format!("bit_flips: {checked} flips in {} objects of {bytes} bytes, seed {}", sample.objects.len(), seed()));
     assert!(checked >= 2_000, "{checked}");
+}
+
+#[test]
+fn of_a_dozen_flipped_bits_in_a_dozen_objects_each_is_named() {
+    let sample = Sample::new();
+    let wanted = setting("CKPT_TEST_FLIPS_TOGETHER", 20_000);
+    let of_folder = |folder: &str| -> Vec<&ObjectName> {
+        sample.objects.keys().filter(|name| name.as_str().split('/').next() == Some(folder)).collect()
+    };
+    let others: Vec<&ObjectName> = sample.objects.keys().filter(|n| !n.as_str().starts_with("config/")).collect();
+    let configs = of_folder(names::CONFIG);
+    let checked = in_parallel(wanted.div_ceil(12), |number| {
+        let mut chance = Chance(seed() ^ (number << 20));
+        // One of the parameters alone: with all of them damaged there is no repository.
+        let mut hit = BTreeSet::from([configs[chance.index(configs.len())]]);
+        while hit.len() < 12 {
+            hit.insert(others[chance.index(others.len())]);
+        }
+        let storage = SimulatedStorage::holding(sample.objects.clone());
+        let mut why = format!("seed {}, case {number}:", seed());
+        for name in &hit {
+            let (at, bit) = (chance.index(sample.objects[*name].len()), 1u8 << chance.below(8));
+            assert!(storage.corrupt(name, at, bit));
+            why.push_str(&format!(" byte {at} of {name} xor {bit};"));
+        }
+        let repo = runs::open(&storage).unwrap_or_else(|e| panic!("{why}: the whole repository is closed: {e}"));
+        let verified = runs::verify_all(&repo).unwrap_or_else(|e| panic!("{why}: {e}"));
+        let named: BTreeSet<&str> = verified.damage.iter().map(|damage| damage.object.as_str()).collect();
+        for name in &hit {
+            assert!(named.contains(name.as_str()), "{why} {name} is not named: {named:?}");
+        }
+        if number.is_multiple_of(50) {
+            sample.check_restores(&storage, false, &why);
+        }
+        hit.len() as u64
+    });
+    say(&format!("bit_flips: {checked} flips, a dozen at a time, seed {}", seed()));
+    assert!(checked >= wanted, "{checked}");
 }
 
 #[test]
