@@ -1,8 +1,9 @@
 //! Small repositories for tests, made through the same transaction, packs and trees as real ones, on simulated storage.
 
 use super::config::{self, Config, Parameters};
+use super::document::{self, DocumentKind};
 use super::entry::Entry;
-use super::keys::{Bundle, Role, Unlock};
+use super::keys::{Bundle, Keys, Role, Unlock};
 use super::pack::{PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
 use super::records::WriterRecord;
@@ -40,20 +41,26 @@ pub(crate) enum Node {
 
 /// An empty repository without parity, in which damage stays damage.
 pub(crate) fn storage() -> SimulatedStorage {
-    storage_with(false, Some([7; 32]))
+    storage_of([5; 16], false, Some([7; 32]))
 }
 
 /// An empty repository whose packs get parity.
 pub(crate) fn storage_with_parity() -> SimulatedStorage {
-    storage_with(true, Some([7; 32]))
+    storage_of([5; 16], true, Some([7; 32]))
 }
 
 /// An empty repository in which everything is sealed.
 pub(crate) fn encrypted_storage() -> SimulatedStorage {
-    storage_with(false, None)
+    storage_of([5; 16], false, None)
 }
 
-fn storage_with(parity: bool, chunker_key: Option<[u8; 32]>) -> SimulatedStorage {
+/// The same, and its packs get parity.
+pub(crate) fn encrypted_storage_with_parity() -> SimulatedStorage {
+    storage_of([5; 16], true, None)
+}
+
+/// An empty repository of this id; an encrypted one without a key for the chunker.
+pub(crate) fn storage_of(id: [u8; 16], parity: bool, chunker_key: Option<[u8; 32]>) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     let parameters = Parameters {
         chunk_sizes: (1024, 4096, 16384),
@@ -62,8 +69,15 @@ fn storage_with(parity: bool, chunker_key: Option<[u8; 32]>) -> SimulatedStorage
         parity,
         exclusive_create: true,
     };
-    let config = Config::new(RepositoryId::from_bytes([5; 16]), time(0), &parameters).expect("sound parameters");
+    let config = Config::new(RepositoryId::from_bytes(id), time(0), &parameters).expect("sound parameters");
     config::create(&storage, &config).expect("an empty storage");
+    if config.is_encrypted() {
+        let read = config::read(&storage).expect("just made");
+        let keys = Keys::unlocked(&storage, &read, &TestKeys { role: Role::Read }).expect("own keys");
+        storage.read_lists_with(move |name, object| {
+            document::open(&keys, DocumentKind::Condemned, name, object).ok().map(|opened| opened.body)
+        });
+    }
     storage
 }
 
