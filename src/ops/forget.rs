@@ -114,7 +114,7 @@ fn by_id(repo: &Repo, options: &ForgetOptions) -> Result<ForgetReport> {
 
 /// True for a name that is taken by something unreadable: forgetting it is how prune gets going again.
 fn is_damaged_snapshot(repo: &Repo, id: SnapshotId) -> Result<bool> {
-    if repo.storage().size(&names::forgotten(id)?)?.is_some() {
+    if repo.storage().size(&names::forgotten(id)?)?.is_some() && records::counts(repo, id)? {
         return Ok(false);
     }
     match repo.storage().read(&names::snapshot(id)?, DocumentKind::Snapshot.object_bytes_max()) {

@@ -138,7 +138,11 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
     let ids_in = |folder: &'static str| -> Result<HashSet<SnapshotId>> {
         Ok(storage.list(folder)?.iter().filter_map(|l| names::snapshot_id(folder, &l.name)).collect())
     };
-    let forgotten = ids_in(names::FORGOTTEN)?;
+    let forgotten = records::forgotten(repo, &storage.list(names::FORGOTTEN)?, &mut |id| {
+        found.damage.push(format!(
+            "forgotten/{id} does not open, so the snapshot counts as live: the marker is damaged, or made up by somebody without a key"
+        ));
+    })?;
     let present = ids_in(names::SNAPSHOTS)?;
     let mut cached = repo.index().snapshots()?;
     let mut live = Vec::new();

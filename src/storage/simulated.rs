@@ -168,6 +168,12 @@ impl SimulatedStorage {
         self.lock().gate = Some(Arc::new(gate));
     }
 
+    /// Lets `read` give the content of an object where objects are sealed: without it, what may be deleted could not be told.
+    /// Copies of this storage, and what a power cut leaves, keep it.
+    pub fn read_lists_with(&self, read: impl Fn(&ObjectName, &[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) {
+        self.lock().list_reader = Some(Arc::new(read));
+    }
+
     /// Every step so far, of all hosts.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()

@@ -25,6 +25,7 @@ mod real_hosts;
 mod real_kill;
 mod repair;
 mod restore_into;
+mod roles;
 mod round_trip;
 mod sealed;
 mod small_disks;

@@ -10,6 +10,7 @@ pub mod program;
 pub mod runs;
 pub mod strace;
 pub mod trees;
+pub mod vault;
 pub mod weights;
 pub mod world;
 
