@@ -1,3 +1,5 @@
+//! Keys added, changed, rotated and removed, each cut off at any step, on simulated storage.
+
 use super::*;
 use crate::codec::stretch::SALT_BYTES;
 use crate::repo::key_slots::Unlocked;

@@ -1,3 +1,5 @@
+//! What a key slot withstands: forged, planted, replayed and damaged objects.
+
 use super::*;
 use crate::repo::keys::Generation;
 use crate::storage::simulated::SimulatedStorage;
