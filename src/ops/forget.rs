@@ -9,8 +9,9 @@ use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
 use crate::ops::retention::{self, Policy};
 use crate::repo::audit::{self, Action, Actor};
+use crate::repo::document::DocumentKind;
 use crate::repo::snapshots::{Narrow, Outcome, Snapshot};
-use crate::repo::{Repo, document, names, records};
+use crate::repo::{Repo, names, records};
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 
@@ -116,7 +117,7 @@ fn is_damaged_snapshot(repo: &Repo, id: SnapshotId) -> Result<bool> {
     if repo.storage().size(&names::forgotten(id)?)?.is_some() && records::counts(repo, id)? {
         return Ok(false);
     }
-    match repo.storage().read(&names::snapshot(id)?, 2 * document::BODY_BYTES_MAX) {
+    match repo.storage().read(&names::snapshot(id)?, DocumentKind::Snapshot.object_bytes_max()) {
         Ok(object) => Ok(Outcome::open(repo.keys(), id, &object).is_err()),
         Err(error) if error.kind() == Kind::Missing => Ok(false),
         Err(error) if error.kind() == Kind::Damaged => Ok(true),

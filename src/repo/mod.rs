@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod audit_heads;
+mod bounded;
 mod chain;
 pub mod checkpoints;
 pub mod chunks;

@@ -4,13 +4,13 @@
 //! of its own, `condemned.rs`.
 
 use super::audit::AuditHead;
+use super::bounded::Packs;
 use super::document::{self, DocumentKind};
 use super::{Repo, names};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::ids::{HistoryId, PackId, SnapshotId};
 use crate::metadata::FileTime;
 use crate::storage::{self, Listed, ObjectName, Published};
-use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use std::collections::{BTreeSet, HashSet};
 
@@ -91,7 +91,7 @@ pub struct HistoryRecord {
     pub outcome: String,
     /// The packs that were read whole and found sound.
     #[n(4)]
-    packs: Vec<ByteVec>,
+    packs: Packs,
 }
 
 impl HistoryRecord {
@@ -102,13 +102,13 @@ impl HistoryRecord {
             started: started.seconds,
             finished: finished.seconds,
             outcome: outcome.to_owned(),
-            packs: to_list(packs),
+            packs: Packs(packs.to_vec()),
         }
     }
 
     /// The packs that were read whole and found sound.
-    pub fn packs(&self) -> Result<Vec<PackId>> {
-        from_list(&self.packs)
+    pub fn packs(&self) -> &[PackId] {
+        &self.packs.0
     }
 }
 
@@ -240,12 +240,4 @@ pub(super) fn create<T: Encode<()>>(
 ) -> Result<Published> {
     let object = document::seal(repo.keys(), kind, name, &document::encode(value)?)?;
     storage::create_new(repo.storage(), name, &object)
-}
-
-pub(super) fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
-    packs.iter().map(|p| p.as_bytes().to_vec().into()).collect()
-}
-
-pub(super) fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
-    packs.iter().map(|p| PackId::from_slice(p)).collect::<Result<_, Error>>()
 }

@@ -14,6 +14,7 @@ use super::tree::TreeBuilder;
 use super::{Cache, Repo};
 use crate::codec::seal::Key;
 use crate::codec::{Base, Compression, Encoder, Relation};
+use crate::error::{Error, Result};
 use crate::events::Silent;
 use crate::ids::{ChunkId, RepositoryId, SnapshotId};
 use crate::metadata::{FileKind, FileTime, Metadata};
@@ -140,6 +141,15 @@ pub(crate) fn save_roots(repo: &Repo, seconds: i64, roots: &[(&str, &[(&str, Nod
 
 /// Stores everything but the snapshot itself.
 pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str, &[(&str, Node)])]) -> Snapshot {
+    try_write(transaction, seconds, roots).expect("durable")
+}
+
+/// As [`write`], where packs may not become durable.
+pub(crate) fn try_write(
+    transaction: &Transaction<'_>,
+    seconds: i64,
+    roots: &[(&str, &[(&str, Node)])],
+) -> Result<Snapshot> {
     let mut data = Packer::new(transaction, PackKind::Data);
     let mut trees = Packer::new(transaction, PackKind::Tree);
     let mut builder = TreeBuilder::default();
@@ -160,9 +170,9 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         }
     }
     let tree = builder.finish(&mut |chunk| Ok(trees.store(chunk))).expect("fits");
-    data.finish();
-    trees.finish();
-    Snapshot {
+    data.finish()?;
+    trees.finish()?;
+    Ok(Snapshot {
         id: transaction.id(),
         started: time(seconds),
         finished: time(seconds + 1),
@@ -178,7 +188,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         program: "ckpt test".to_owned(),
         checkpoints: Vec::new(),
         audit: Some(super::audit::head(transaction.repo()).expect("a readable log")),
-    }
+    })
 }
 
 /// Stores chunks in one pack, each in a frame of its own, coded against the contents named with it.
@@ -330,12 +340,13 @@ struct Packer<'t> {
     encoder: Encoder,
     pending: Vec<(ChunkId, Vec<u8>)>,
     pack: Option<PackWriter>,
+    failure: Option<Error>,
 }
 
 impl<'t> Packer<'t> {
     fn new(transaction: &'t Transaction<'t>, kind: PackKind) -> Self {
         let encoder = Encoder::new(Compression::Auto).expect("an encoder");
-        Packer { transaction, kind, encoder, pending: Vec::new(), pack: None }
+        Packer { transaction, kind, encoder, pending: Vec::new(), pack: None, failure: None }
     }
 
     fn store(&mut self, chunk: Vec<u8>) -> ChunkId {
@@ -376,12 +387,13 @@ impl<'t> Packer<'t> {
 
     fn end_pack(&mut self) {
         if let Some(pack) = self.pack.take() {
-            self.transaction.finish_pack(pack).expect("durable");
+            self.failure = self.failure.take().or(self.transaction.finish_pack(pack).err());
         }
     }
 
-    fn finish(mut self) {
+    fn finish(mut self) -> Result<()> {
         self.end_frame();
         self.end_pack();
+        self.failure.map_or(Ok(()), Err)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each is found by `verify --read-data`; a restore afterwards delivers exactly the right bytes or reports damage, never
 //! wrong bytes with success. Which bits are flipped follows from `CKPT_TEST_SEED`; how many of them, beside those of the
-//! regions that every object has, from `CKPT_TEST_FLIPS` (0: every bit of every object).
+//! regions that every object has, from `CKPT_TEST_FLIPS` (0: every bit of every object). Many more are flipped a dozen at a time,
+//! one in each of a dozen objects, each of which has to be named.
 
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::trees::Tree;
@@ -175,6 +176,44 @@ fn check_flips(sample: &Sample, flips: &[(ObjectName, usize, u8)]) -> u64 {
     let bytes: usize = sample.objects.values().map(Vec::len).sum();
     say(&format!("bit_flips: {checked} flips in {} objects of {bytes} bytes, seed {}", sample.objects.len(), seed()));
     checked
+}
+
+#[test]
+fn of_a_dozen_flipped_bits_in_a_dozen_objects_each_is_named() {
+    let sample = Sample::new(runs::is_encrypted_by_setting());
+    let wanted = setting("CKPT_TEST_FLIPS_TOGETHER", 20_000);
+    let of_folder = |folder: &str| -> Vec<&ObjectName> {
+        sample.objects.keys().filter(|name| name.as_str().split('/').next() == Some(folder)).collect()
+    };
+    let others: Vec<&ObjectName> = sample.objects.keys().filter(|n| !n.as_str().starts_with("config/")).collect();
+    let configs = of_folder(names::CONFIG);
+    let checked = in_parallel(wanted.div_ceil(12), |number| {
+        let mut chance = Chance(seed() ^ (number << 20));
+        // One of the parameters alone: with all of them damaged there is no repository.
+        let mut hit = BTreeSet::from([configs[chance.index(configs.len())]]);
+        while hit.len() < 12 {
+            hit.insert(others[chance.index(others.len())]);
+        }
+        let storage = SimulatedStorage::holding(sample.objects.clone());
+        let mut why = format!("seed {}, case {number}:", seed());
+        for name in &hit {
+            let (at, bit) = (chance.index(sample.objects[*name].len()), 1u8 << chance.below(8));
+            assert!(storage.corrupt(name, at, bit));
+            why.push_str(&format!(" byte {at} of {name} xor {bit};"));
+        }
+        let repo = runs::open(&storage).unwrap_or_else(|e| panic!("{why}: the whole repository is closed: {e}"));
+        let verified = runs::verify_all(&repo).unwrap_or_else(|e| panic!("{why}: {e}"));
+        let named: BTreeSet<&str> = verified.damage.iter().map(|damage| damage.object.as_str()).collect();
+        for name in &hit {
+            assert!(named.contains(name.as_str()), "{why} {name} is not named: {named:?}");
+        }
+        if number.is_multiple_of(50) {
+            sample.check_restores(&storage, false, &why);
+        }
+        hit.len() as u64
+    });
+    say(&format!("bit_flips: {checked} flips, a dozen at a time, seed {}", seed()));
+    assert!(checked >= wanted, "{checked}");
 }
 
 #[test]

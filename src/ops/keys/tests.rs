@@ -1,4 +1,4 @@
-//! Keys added, changed, rotated and removed, each cut off at any step, on simulated storage.
+//! Adding, rotating and removing keys, cut off at every step.
 
 use super::*;
 use crate::codec::stretch::SALT_BYTES;

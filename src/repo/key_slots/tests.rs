@@ -1,4 +1,4 @@
-//! What a key slot withstands: forged, planted, replayed and damaged objects.
+//! Key slots: what opens them, and forged ones that do not.
 
 use super::*;
 use crate::repo::keys::Generation;

@@ -3,6 +3,7 @@
 //! Nothing here judges: a support function fails a test only where it could not do its own work.
 
 pub mod containers;
+pub mod forge;
 pub mod keys;
 pub mod mounted;
 pub mod program;
