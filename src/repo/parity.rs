@@ -19,9 +19,9 @@ use super::{Repo, names};
 use crate::bytes::ByteRange;
 use crate::codec::parity::{ParityEncoder, Shape, checksum};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{PackId, RepositoryId};
+use crate::ids::{PackId, RepositoryId, SnapshotId};
 use crate::sabotage::is_planted;
-use crate::storage::{self, ObjectName, Storage};
+use crate::storage::{self, ObjectName, ObjectWriter, Storage};
 use mended::Remains;
 use sidecar::Sidecar;
 use std::sync::{Mutex, PoisonError};
@@ -151,9 +151,12 @@ impl ParityWriter {
         used.unwrap_or_else(|| Vec::with_capacity(bytes))
     }
 
-    /// Publishes the parity of a pack that is durable: `kept` is all of it, or it is read again.
-    pub(super) fn write(&self, repo: &Repo, pack: PackId, kept: Option<Vec<u8>>) -> Result<()> {
-        let Some(mut kept) = kept else { return create(repo, pack) };
+    /// Publishes the parity of a pack of transaction `owner` that is durable: `kept` is all of it, or it is read again.
+    pub(super) fn write(&self, repo: &Repo, owner: SnapshotId, pack: PackId, kept: Option<Vec<u8>>) -> Result<()> {
+        let Some(mut kept) = kept else {
+            let object = repo.storage().create_for(names::PARITY, owner)?;
+            return published(object, pack, &[&compute(repo, pack)?]);
+        };
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let (mut encoder, mut parity) = spare.unwrap_or_default();
         let shape = Shape::of(kept.len() as u64)?;
@@ -161,28 +164,20 @@ impl ParityWriter {
         encoder.encode(&kept, &shape, &mut parity)?;
         kept.clear();
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
-        let published = publish(repo.storage(), repo.id(), pack, &shape, table, &parity);
+        let (header, table) = front(repo.id(), pack, &shape, table, &parity)?;
+        let object = repo.storage().create_for(names::PARITY, owner)?;
+        let published = published(object, pack, &[&header, &table, &parity, &table, &header]);
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push((encoder, parity));
         published
     }
 }
 
-/// Publishes; `table` has the checksums of the pack's shards. An object of that name holds the same, or is damaged.
-fn publish(
-    storage: &dyn Storage,
-    repository: RepositoryId,
-    pack: PackId,
-    shape: &Shape,
-    table: Vec<u8>,
-    parity: &[u8],
-) -> Result<()> {
-    let (header, table) = front(repository, pack, shape, table, parity)?;
-    let mut object = storage.create(names::PARITY)?;
-    for part in [&header, &table, parity, &table, &header] {
+/// Publishes. An object of that name holds the same, or is damaged.
+fn published(mut object: Box<dyn ObjectWriter>, pack: PackId, parts: &[&[u8]]) -> Result<()> {
+    for part in parts {
         object.write(part)?;
     }
-    object.publish(&names::parity(pack)?)?;
-    Ok(())
+    object.publish(&names::parity(pack)?).map(drop)
 }
 
 /// The header and the whole table of checksums.

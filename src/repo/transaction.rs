@@ -256,7 +256,7 @@ impl<'r> Transaction<'r> {
     pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
         let (summary, kept) = writer.finish_keeping()?;
         if let Some(parity) = &self.parity {
-            parity.write(self.repo, summary.id, kept)?;
+            parity.write(self.repo, self.id, summary.id, kept)?;
         }
         if self.is_rehearsal {
             return Ok(summary);

@@ -292,7 +292,8 @@ fn without_any_room_what_was_decided_goes_and_what_is_not_recorded_stays() {
     full(&storage);
     let before = pack_names(&storage);
     let error = prune(&open(&storage), &at(9000, 0), &Silent).expect_err("nothing can be recorded");
-    assert!(error.kind() == Kind::NoSpace && error.to_string().contains("no room even"), "{error}");
+    assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+    assert!(error.hint().is_some(), "{error}");
     assert_eq!(pack_names(&storage), before);
     storage.heal();
     prune(&open(&storage), &at(9000, 0), &Silent).expect("prunes");
@@ -436,7 +437,8 @@ fn a_prune_that_waits_is_killed_at_any_step_and_gone_on_with() {
 #[test]
 fn copying_that_was_revoked_is_begun_anew() {
     let (storage, live) = mixed();
-    let (other, fired) = (storage.another_host(), AtomicU64::new(0));
+    let (other, fired) = (storage.another_host(), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&fired);
     storage.set_gate(move |call| {
         let is_copying = call.host == 0 && call.operation == Operation::Write && call.name.starts_with("packs/");
         if is_copying && fired.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -448,7 +450,9 @@ fn copying_that_was_revoked_is_begun_anew() {
     });
     let report = prune(&open(&storage), &options(), &Silent).expect("prunes");
     storage.set_gate(|_| {});
-    assert!(report.packs_repacked > 0 && report.bytes_unused_left == 0, "{report:?}");
+    // What had been copied until then counts, so that there may be nothing left to copy.
+    assert!(report.packs_removed > 0 && report.bytes_unused_left == 0, "{report:?}");
+    assert!(count.load(Ordering::SeqCst) > 0, "nothing was copied");
     assert_intact(&storage, &live, "after copying twice");
 }
 

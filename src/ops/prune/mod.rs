@@ -193,7 +193,7 @@ pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Re
             Ok(Round::Again) => {}
             // One look proves nothing: what was listed first may have been forgotten, or moved by another prune, before the
             // rest was. It is damage if it is the same where nothing has changed.
-            Err(error) if error.kind() == Kind::Damaged => {
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing) => {
                 let now = run.names_that_decide()?;
                 if seen.as_ref() == Some(&now) {
                     return Err(error);

@@ -193,13 +193,13 @@ pub(super) fn plan(
         pack.used = used;
     }
     let owner_of: HashMap<PackId, SnapshotId> = known.iter().map(|p| (p.id, p.transaction)).collect();
-    let is_of_writer =
-        |id: &PackId| !candidates.contains(id) || owner_of.get(id).is_some_and(|owner| writers.contains(owner));
+    let is_open = |id: &PackId| owner_of.get(id).is_some_and(|owner| writers.contains(owner));
+    let is_of_writer = |id: &PackId| !candidates.contains(id) || is_open(id);
     let whole_ids: HashSet<PackId> = whole.iter().map(|p| p.id).collect();
     let mut orphans: Vec<_> =
         present.into_iter().filter(|(id, _)| !whole_ids.contains(id) && !is_of_writer(id)).collect();
     // What is missing and set aside leaves the index as any pack does: by a final list.
-    orphans.extend(vanished.into_iter().filter(|id| !is_of_writer(id)).map(|id| (id, 0)));
+    orphans.extend(vanished.into_iter().filter(|id| !is_open(id)).map(|id| (id, 0)));
     orphans.sort_unstable();
     // By count, not by bytes: a chunk may be so small a part of its frame that its share rounds to nothing.
     let (needed, unneeded): (Vec<_>, Vec<_>) = packs.into_iter().partition(|p| p.used.chunks > 0);

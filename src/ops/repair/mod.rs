@@ -167,10 +167,11 @@ pub fn repair(repo: &Repo, options: &RepairOptions, observer: &dyn Observer) -> 
     packs::mend(&mut work, &mut packs)?;
     let aside = packs::set_aside(&mut work, &mut packs)?;
     sidecars::mend(&mut work, &packs)?;
-    if !damaged_index.is_empty() {
+    let is_index_anew = !damaged_index.is_empty();
+    if is_index_anew {
         index::rebuild(&mut work, &packs, &dead, &damaged_index)?;
     }
-    rescue::rescue(&mut work, &mut packs, &dead)?;
+    rescue::rescue(&mut work, &mut packs, &dead, is_index_anew)?;
     work.conclude(&packs, &aside)
 }
 

@@ -24,10 +24,16 @@ use std::collections::{BTreeSet, HashSet};
 const ROUNDS_MAX: usize = 20;
 
 /// Stores again what can be found, and adds the rest to what is left, with the files that it costs.
-pub(super) fn rescue(work: &mut Work<'_>, packs: &mut Packs, dead: &HashSet<PackId>) -> Result<()> {
+pub(super) fn rescue(
+    work: &mut Work<'_>,
+    packs: &mut Packs,
+    dead: &HashSet<PackId>,
+    is_index_anew: bool,
+) -> Result<()> {
     // What a dry run would have stored.
     let mut rescued: HashSet<ChunkId> = HashSet::new();
-    let mut is_index_whole = false;
+    // In a dry run it is as it was, though it would not be.
+    let mut is_index_whole = is_index_anew;
     // Of a snapshot that is saved later packs may be missing in what was listed.
     let saved: HashSet<SnapshotId> = work.repo.snapshots().iter().map(|s| s.id).collect();
     for round in 1.. {
