@@ -20,7 +20,6 @@ use crate::aligned::suits_direct_io;
 use crate::bytes::ByteRange;
 use crate::error::{Error, Result};
 use crate::metadata::Metadata;
-use crate::sabotage::is_planted;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -144,9 +143,6 @@ impl TargetFile {
     /// Makes the content durable. After a failure the content is in doubt: discard the file.
     pub fn sync(&self) -> Result<()> {
         self.set_size()?;
-        if is_planted("restored-file-unsynced") {
-            return Ok(());
-        }
         self.file.sync_all().map_err(|error| self.error("making durable", error))
     }
 

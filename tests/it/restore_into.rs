@@ -1,9 +1,11 @@
 //! Restores into what is there already: what stays, what is mended in place, what is deleted, what an interrupted run
 //! leaves to the next; and sources of other shapes than one directory.
 
+use crate::support::program::{Place, expect};
 use crate::support::runs::{self, PACK_BYTES_MIN, restore_options};
+use crate::support::strace;
 use crate::support::trees::Tree;
-use crate::support::{disk_folder, noise};
+use crate::support::{disk_folder, noise, not_run};
 use ckpt::error::{Error, Kind};
 use ckpt::events::{Event, Observer, Silent};
 use ckpt::ops::backup::{self, Input};
@@ -277,4 +279,42 @@ fn a_file_that_only_got_another_time_is_read_and_not_stored_again() {
     file_of(source.join("large")).set_times(fs::FileTimes::new().set_modified(later)).expect("a time");
     let report = runs::backup(&restored.repo, &source, 2).expect("backs up");
     assert_eq!((report.bytes_read, report.bytes_new, report.files_changed), (LARGE_BYTES as u64, 0, 1));
+}
+
+/// The target's own files are looked at, and the calls of the process that makes them.
+#[test]
+fn files_are_durable_before_they_have_their_names_and_what_names_a_checkpoint_comes_last() {
+    if let Some(reason) = strace::missing() {
+        return not_run("the order in which a restore makes files durable", reason);
+    }
+    let place = Place::with_repository();
+    let source = place.path("source");
+    fs::create_dir_all(&source).expect("a folder");
+    // By its name `latest` lies between the others; only what it is makes it the last.
+    let files = [("small", noise(1, 3_000)), ("large", noise(2, 9 << 20)), ("latest", b"small".to_vec())];
+    files.iter().for_each(|(name, content)| fs::write(source.join(name), content).expect("a file"));
+    let (id, log) = (place.backup("source"), place.path("log"));
+    let command = place.command(&["restore", &id, "--target", &place.text("target"), "--threads", "2"]);
+    expect(strace::traced(&command, &[], &log), 0);
+    let calls: Vec<_> =
+        strace::calls(&log).into_iter().filter(|call| call.text.contains(&place.text("target"))).collect();
+    let is_barrier = |call: &strace::Call, part: &str| {
+        call.name == "syncfs" || (matches!(call.name.as_str(), "fsync" | "fdatasync") && call.text.contains(part))
+    };
+    let named = |name: &str| {
+        let ends = format!("\"{name}\"");
+        let is_it = |call: &strace::Call| call.name.starts_with("rename") && call.text.contains(&ends);
+        calls.iter().rposition(is_it).unwrap_or_else(|| panic!("{name} never got its name"))
+    };
+    for (name, _) in &files {
+        let renamed = named(name);
+        let part = calls[renamed].text.split('"').find(|text| text.ends_with(".ckpt-part")).expect("a part");
+        let is_write = |call: &strace::Call| call.name.starts_with("pwrite") && call.text.contains(part);
+        let written = calls.iter().rposition(is_write).unwrap_or_else(|| panic!("{name} was never written"));
+        let synced = calls[written..renamed].iter().any(|call| is_barrier(call, part));
+        assert!(written < renamed && synced, "{name} has its name before its content is durable");
+    }
+    let others = named("small").max(named("large"));
+    assert!(others < named("latest") && calls[others..named("latest")].iter().any(|call| call.name == "syncfs"));
+    assert!(calls[named("latest")..].iter().any(|call| call.name == "syncfs"), "the last name is made durable, too");
 }

@@ -288,7 +288,7 @@ fn make_ready(job: Job, destination: Destination) -> (Vec<u8>, Result<ReadyFile,
 }
 
 fn prepare(job: &Job, file: TargetFile) -> Result<ReadyFile> {
-    if job.metadata.size >= SYNC_ALONE_BYTES && !is_planted("large-restored-file-unsynced") {
+    if job.metadata.size >= SYNC_ALONE_BYTES {
         file.sync()?;
     }
     file.apply(&job.metadata)
