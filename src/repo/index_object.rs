@@ -236,3 +236,35 @@ impl Windowed<'_> {
         Ok(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::test_support::{self, Node, noise};
+
+    #[test]
+    fn a_section_that_nobody_wrote_is_never_handed_out() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        test_support::save(&repo, 1, &[("a", Node::File(noise(1, 100_000)))]);
+        let objects = storage.objects();
+        let (name, object) = objects.iter().find(|(name, _)| names::index_id(name).is_some()).expect("an index object");
+        let id = names::index_id(name).expect("its id");
+        let visit = || {
+            let mut packs = Vec::new();
+            let is_whole = read(&repo, id, &mut |pack| {
+                packs.push(pack);
+                Ok(())
+            });
+            (is_whole.expect("readable"), packs)
+        };
+        let (is_whole, sound) = visit();
+        assert!(is_whole && sound.len() > 1);
+        for at in 0..object.len() {
+            assert!(storage.corrupt(name, at, 1));
+            let (is_whole, packs) = visit();
+            assert!(!is_whole && packs.iter().all(|pack| sound.contains(pack)), "byte {at}");
+            assert!(storage.corrupt(name, at, 1));
+        }
+    }
+}

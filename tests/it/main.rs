@@ -32,3 +32,4 @@ mod syscalls;
 mod tensor_cuts;
 mod tensors;
 mod tidy;
+mod unchanged;

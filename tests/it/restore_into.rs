@@ -10,8 +10,9 @@ use ckpt::error::{Error, Kind};
 use ckpt::events::{Event, Observer, Silent};
 use ckpt::ops::backup::{self, Input};
 use ckpt::ops::restore::{Overwrite, RestoreOptions, restore};
-use ckpt::repo::Repo;
+use ckpt::repo::pack::PackKind;
 use ckpt::repo::snapshots::Snapshot;
+use ckpt::repo::{Repo, names};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -317,4 +318,23 @@ fn files_are_durable_before_they_have_their_names_and_what_names_a_checkpoint_co
     let others = named("small").max(named("large"));
     assert!(others < named("latest") && calls[others..named("latest")].iter().any(|call| call.name == "syncfs"));
     assert!(calls[named("latest")..].iter().any(|call| call.name == "syncfs"), "the last name is made durable, too");
+}
+
+#[test]
+fn nothing_is_deleted_from_a_target_while_something_of_the_snapshot_cannot_be_read() {
+    let folder = disk_folder();
+    let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+    [&source, &target].into_iter().for_each(|path| fs::create_dir(path).expect("a folder"));
+    fs::write(source.join("lost"), noise(1, 10_000)).expect("a file");
+    fs::write(target.join("surplus"), b"the only copy").expect("a file");
+    let storage = runs::simulated(PACK_BYTES_MIN);
+    let snapshot = runs::save(&runs::open(&storage).expect("opens"), &source);
+    let repo = runs::open(&storage).expect("opens");
+    for pack in repo.index().packs().expect("known").into_iter().filter(|pack| pack.kind == PackKind::Data) {
+        assert!(storage.remove(&names::pack(pack.id).expect("a name")));
+    }
+    let options = RestoreOptions { delete: true, ..restore_options(&target) };
+    let report = restore(&repo, &snapshot, &options, &Silent).expect("restores what it can");
+    assert_eq!((report.damaged.count, report.deleted), (1, 0));
+    assert_eq!(fs::read(target.join("surplus")).expect("still there"), b"the only copy");
 }

@@ -108,9 +108,7 @@ impl<'a> Merge<'a> {
         let Scanned::Entry(found) = &scanned else { return Some((scanned, None, false)) };
         let earlier = self.earlier(found.root, &found.path);
         let is_same = earlier.as_ref().is_some_and(|e| {
-            (!e.changed_while_read || is_planted("torn-file-taken-over"))
-                && found.metadata.is_unchanged_since(&e.metadata)
-                && self.is_settled(&found.metadata)
+            !e.changed_while_read && found.metadata.is_unchanged_since(&e.metadata) && self.is_settled(&found.metadata)
         });
         Some((scanned, earlier, is_same))
     }
