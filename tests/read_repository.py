@@ -4,10 +4,10 @@
 It shares no code with the program and is no tool for daily use: everything is read into memory, one object at a time. It is
 here to show that the description is complete, and stops at the first thing that contradicts it.
 
-    read_repository.py REPOSITORY SNAPSHOT TARGET [BUNDLE]
+    read_repository.py REPOSITORY SNAPSHOT TARGET [BUNDLE | --key-file FILE]
 
-SNAPSHOT is an id or `latest`. TARGET is made. BUNDLE is a file with the opened keys of an encrypted repository. Needs the packages
-`blake3` and `zstandard`, and for encrypted repositories `cryptography`.
+SNAPSHOT is an id or `latest`. TARGET is made. FILE holds the secret of a key slot of an encrypted repository, BUNDLE its keys, opened.
+Needs the packages `blake3` and `zstandard`, and for encrypted repositories `cryptography`, for key files in version 44.
 """
 
 import os
@@ -22,6 +22,7 @@ from blake3 import blake3
 CHUNK_BYTES_MAX = 1 << 24
 HOLE = bytes(32)
 KIND_CONFIG, KIND_TRANSACTION, KIND_SNAPSHOT, KIND_FORGOTTEN, KIND_CONDEMNED, KIND_HISTORY, KIND_TAGS = range(1, 8)
+KIND_KEY_SLOT, KIND_QUARANTINE, KIND_AUDIT = 8, 9, 10
 REGULAR, DIRECTORY, SYMLINK, FIFO, CHARACTER_DEVICE, BLOCK_DEVICE = range(6)
 
 
@@ -81,6 +82,44 @@ class Bundle:
         private = self.private[header[11]].get(int.from_bytes(header[64:68], "little"))
         check(private is not None, "the bundle does not open this pack")
         return open_box(private, header[80:160], header[:80])
+
+
+def stretch(secret, salt, memory_kib, passes, lanes):
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+    check(8_192 <= memory_kib <= 1_048_576 and 1 <= passes <= 16 and 1 <= lanes <= 16, "a key slot asks for too much")
+    return Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib).derive(secret)
+
+
+def open_slot(body, repository, secret):
+    """The bundle in a key slot, or None if it is of another secret or repository."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    stored = record(body, "a key slot", (0, 1, 2))
+    fields = record(stored[0], "the fields of a key slot", range(14))
+    if fields[1] != repository:
+        return None
+    root = stretch(secret, *(fields[key] for key in (5, 6, 7, 8)))
+    private = derive("ckpt key slot private key v1", root, fields[0])
+    if X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() != fields[9]:
+        return None
+    mark = blake3(stored[0], key=derive("ckpt key slot holder mark v1", root, fields[0])).digest()
+    check(mark == stored[1], "a key slot was not made by an admin")
+    about = fields[1] + fields[0] + fields[10].to_bytes(4, "little")
+    bundle = record(unseal(open_box(private, fields[11], about), 0, about, fields[12]), "the bundle", (0, 5))
+    check(bundle[0] == fields[2] and bundle[5][-1][0] == fields[10], "the keys in a slot are not those that it names")
+    return unseal(open_box(private, fields[11], about), 0, about, fields[12])
+
+
+def unlock(root, secret):
+    """The keys that a secret gives: of the slot's newest object, while keys are rotated."""
+    slots = Repository.bare(root)
+    found = []
+    for name in slots.list("keys", r"[0-9a-f]{32}\.[0-9]+"):
+        bundle = open_slot(slots.document(f"keys/{name}", KIND_KEY_SLOT), slots.config[1], secret)
+        found += [(int(name.split(".")[1]), bundle)] if bundle else []
+    check(found, "the key opens no slot")
+    return Bundle(max(found)[1])
 
 
 class Input:
@@ -454,6 +493,14 @@ class Repository:
         self.homes = {}  # chunk id -> [(pack id, frame offset, stored bytes, content bytes, offset in the content, bytes, base ids)]
         self.learn_packs()
 
+    @classmethod
+    def bare(cls, root):
+        """Nothing but the parameters: what stands there before there are any keys."""
+        bare = cls.__new__(cls)
+        bare.root, bare.keys = Path(root), None
+        bare.config = bare.read_config()
+        return bare
+
     def read(self, name):
         return (self.root / name).read_bytes()
 
@@ -493,7 +540,9 @@ class Repository:
             for name in self.list(f"packs/{folder}", folder + r"[0-9a-f]{62}"):
                 pack = bytes.fromhex(name)
                 frames = self.pack_frames(pack)
-                if (self.root / f"parity/{folder}/{name}").exists():
+                # What is set aside need not agree with its parity any more.
+                is_aside = (self.root / f"quarantine/{name}").exists()
+                if (self.root / f"parity/{folder}/{name}").exists() and not is_aside:
                     check_parity(self.read(f"parity/{folder}/{name}"), self.config[1], pack, self.read(self.pack_name(pack)))
                 if pack not in known:
                     self.learn(pack, frames)
@@ -601,7 +650,7 @@ class Repository:
             yield from self.children(child, depth - 1, covered)
 
     def live_snapshots(self):
-        forgotten = set(self.list("forgotten", r"[0-9a-f]{32}"))
+        forgotten = {name for name in self.list("forgotten", r"[0-9a-f]{32}") if self.counts(name)}
         for name in self.list("snapshots", r"[0-9a-f]{32}"):
             if name in forgotten:
                 continue
@@ -610,6 +659,30 @@ class Repository:
             if snapshot[0] == 0:
                 check(all(key in snapshot for key in (1, 2, 3, 5)), f"snapshot {name} lacks a field")
                 yield name, snapshot
+
+    def counts(self, name):
+        """Whether a marker makes its snapshot forgotten: by its name alone where anybody could have made it anyway."""
+        try:
+            return not self.keys or bool(self.document(f"forgotten/{name}", KIND_FORGOTTEN))
+        except Damaged:
+            return False
+
+    def audit(self):
+        """The numbers of the records of the audit log, each of which names the one before it."""
+        numbers = sorted(int(name) for name in self.list("audit", r"[1-9][0-9]*"))
+        before = bytes(32)
+        for number in numbers:
+            body = self.document(f"audit/{number}", KIND_AUDIT)
+            entry = record(body, f"audit/{number}", range(10))
+            check(entry[0] == number and entry[1] == before, f"audit/{number} follows another record")
+            before = digest(body)
+        check(numbers == list(range(1, len(numbers) + 1)), "the audit log has gaps")
+        return numbers
+
+    def set_aside(self):
+        """The packs that are set aside, each with the chunks that are bad in it, or None."""
+        names = self.list("quarantine", r"[0-9a-f]{64}")
+        return {name: record(self.document(f"quarantine/{name}", KIND_QUARANTINE), name, (0,)).get(1) for name in names}
 
     def tags(self, name, snapshot):
         numbers = [int(change.split(".")[1]) for change in self.list("tags", name + r"\.[0-9]+")]
@@ -702,9 +775,14 @@ def apply(path, entry, mode):
 
 
 def main(arguments):
-    if len(arguments) not in (3, 4):
+    keys = None
+    if len(arguments) == 5 and arguments[3] == "--key-file":
+        secret = Path(arguments[4]).read_bytes()
+        keys = unlock(arguments[0], secret[:-1] if secret.endswith(b"\n") else secret)
+    elif len(arguments) == 4:
+        keys = Bundle(Path(arguments[3]).read_bytes())
+    elif len(arguments) != 3:
         sys.exit(__doc__)
-    keys = Bundle(Path(arguments[3]).read_bytes()) if len(arguments) == 4 else None
     repository = Repository(arguments[0], keys)
     live = sorted(repository.live_snapshots(), key=lambda found: (found[1][1], found[0]))
     wanted = [found for found in live if arguments[1] in ("latest", found[0])]
@@ -714,6 +792,8 @@ def main(arguments):
     target.mkdir()
     counts = restore(repository, snapshot, target)
     tags = ",".join(sorted(repository.tags(name, snapshot)))
+    if repository.audit() or repository.set_aside():
+        print(f"{len(repository.audit())} records of actions, {len(repository.set_aside())} packs set aside")
     print(f"{name} [{tags}]: {counts.get(REGULAR, 0)} files, {counts.get(DIRECTORY, 0)} directories, "
           f"{sum(counts.values()) - counts.get(REGULAR, 0) - counts.get(DIRECTORY, 0)} others")
 

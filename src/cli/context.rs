@@ -58,6 +58,12 @@ impl Context {
         Ok(repo)
     }
 
+    /// Does `work` with the means to unlock the repository, which is not opened.
+    pub fn unlocking<T>(&self, work: impl FnOnce(&SlotKeys<'_>) -> Result<T>) -> Result<T> {
+        let secrets = self.secrets()?;
+        work(&SlotKeys::new(&secrets, &self.reporter))
+    }
+
     /// The key that was named for this run, if any.
     pub fn key(&self) -> Result<Option<KeySource>> {
         let Global { key_file, key_command, .. } = &self.global;

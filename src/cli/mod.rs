@@ -29,6 +29,7 @@ mod repair;
 mod restore;
 mod restore_tensors;
 mod secrets;
+mod selector_text;
 mod selectors;
 mod signals;
 mod sizes;

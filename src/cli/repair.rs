@@ -33,7 +33,7 @@ pub struct Arguments {
     no_source_files: bool,
 
     /// The name under which this host was backed up [default: this host's name]
-    #[arg(long, env = "CKPT_HOST", hide_env_values = true, value_name = "NAME", conflicts_with = "no_source_files")]
+    #[arg(long, env = "CKPT_HOST", hide_env_values = true, value_name = "NAME")]
     host: Option<String>,
 
     /// Make parity for every pack that has none
@@ -87,7 +87,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<Ending> {
     };
     // Without sound parameters nothing can be opened, so they come first.
     let own = storage::open(&context.location()?)?;
-    let mut mended = mend_parameters(own.as_ref(), &options.from, options.dry_run)?;
+    let mut mended = context.unlocking(|keys| mend_parameters(own.as_ref(), &options.from, keys, options.dry_run))?;
     let repo = context.open()?;
     let mut report = repair(&repo, &options, &context.reporter)?;
     mended.append(&mut report.mended);

@@ -169,7 +169,7 @@ mod tests {
     use crate::repo::audit::Actor;
     use crate::repo::snapshots::Narrow;
     use crate::repo::test_support::{self, Node, save, time};
-    use crate::repo::{Cache, document, names};
+    use crate::repo::{Cache, condemned, document, names};
     use crate::storage::ObjectName;
     use crate::storage::simulated::SimulatedStorage;
     use std::sync::Arc;
@@ -286,6 +286,22 @@ mod tests {
         storage.insert(name, object);
         let found = problems(&storage);
         assert!(found.len() == 1 && found[0].contains("without a record"), "{found:?}");
+    }
+
+    #[test]
+    fn a_prune_is_in_the_log_and_its_list_misses_a_record_that_is_gone() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        let packs = [crate::ids::PackId::from_bytes([3; 32])];
+        condemned::create_list(&repo, 1, &[], &test_support::writer(), time(1)).expect("a list without packs");
+        condemned::create_list(&repo, 2, &packs, &test_support::writer(), time(2)).expect("a list");
+        let list = list(&repo).expect("readable");
+        let [record] = list.records.as_slice() else { panic!("{:?}", list.records) };
+        assert_eq!((record.action.as_str(), record.objects.as_slice()), ("prune", &["condemned/2".to_owned()][..]));
+        assert_eq!(record.details["packs"], "1");
+        assert_eq!(problems(&storage), [] as [&str; 0]);
+        assert!(storage.remove(&name(1)));
+        assert!(problems(&storage).iter().any(|p| p.contains("audit/1 is gone")), "{:?}", problems(&storage));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use crate::ids::SnapshotId;
 use crate::metadata::FileTime;
 use crate::ops::retention::{self, Policy};
 use crate::repo::audit::{self, Action, Actor};
+use crate::repo::document::DocumentKind;
 use crate::repo::snapshots::{Narrow, Outcome, Snapshot};
-use crate::repo::{Repo, document, names, records};
+use crate::repo::{Repo, names, records};
 use crate::sabotage::is_planted;
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
@@ -119,10 +120,10 @@ fn by_id(repo: &Repo, options: &ForgetOptions) -> Result<ForgetReport> {
 
 /// True for a name that is taken by something unreadable: forgetting it is how prune gets going again.
 fn is_damaged_snapshot(repo: &Repo, id: SnapshotId) -> Result<bool> {
-    if repo.storage().size(&names::forgotten(id)?)?.is_some() {
+    if repo.storage().size(&names::forgotten(id)?)?.is_some() && records::counts(repo, id)? {
         return Ok(false);
     }
-    match repo.storage().read(&names::snapshot(id)?, 2 * document::BODY_BYTES_MAX) {
+    match repo.storage().read(&names::snapshot(id)?, DocumentKind::Snapshot.object_bytes_max()) {
         Ok(object) => Ok(Outcome::open(repo.keys(), id, &object).is_err()),
         Err(error) if error.kind() == Kind::Missing => Ok(false),
         Err(error) if error.kind() == Kind::Damaged => Ok(true),

@@ -91,8 +91,12 @@ pub(super) fn at_any_home<T>(
         match read(home) {
             Ok(found) => return Some(found),
             Err(Unread { error, is_of_base }) => {
-                *failure = Some(error);
-                at_fault.extend((!is_of_base).then_some(home));
+                let is_closed = error.kind() == Kind::WrongKey;
+                // Another key would read it: that is more than what is wrong with the other homes.
+                if failure.as_ref().is_none_or(|known| known.kind() != Kind::WrongKey) {
+                    *failure = Some(error);
+                }
+                at_fault.extend((!is_of_base && !is_closed).then_some(home));
             }
         }
     }

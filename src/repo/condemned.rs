@@ -15,6 +15,7 @@
 use super::Repo;
 use super::audit::{self, Action, Actor, AuditHead};
 use super::audit_heads::StandingHead;
+use super::bounded::{List, Packs};
 use super::document::{self, DocumentKind};
 use super::names::{self, CondemnedPart};
 use super::records::{self, WriterRecord};
@@ -30,6 +31,9 @@ use std::collections::{BTreeMap, HashSet};
 /// Runs that may append to one list at the same moment before one of them gives up.
 const APPEND_ATTEMPTS_MAX: u64 = 64;
 
+/// The most open transactions that a record of a run names: far more than any repository has.
+const WAITING_MAX: usize = 100_000;
+
 /// The body of all three kinds of record.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -37,13 +41,13 @@ struct Stored {
     #[n(0)]
     seconds: i64,
     #[n(1)]
-    packs: Vec<ByteVec>,
+    packs: Packs,
     #[n(2)]
     collector: Option<WriterRecord>,
     #[n(3)]
     state: Option<u8>,
     #[n(4)]
-    waiting: Option<Vec<StoredSeen>>,
+    waiting: Option<List<StoredSeen, WAITING_MAX>>,
     /// Its own name: what stands under another's is refused.
     #[n(5)]
     name: Option<String>,
@@ -186,7 +190,7 @@ impl Condemned {
                     stored
                 }
             };
-            let end = End { number, seconds: stored.seconds, packs: records::from_list(&stored.packs)? };
+            let end = End { number, seconds: stored.seconds, packs: stored.packs.0 };
             self.dead.extend(end.packs.iter().copied());
             self.ends.push(end);
         }
@@ -195,7 +199,7 @@ impl Condemned {
 
     fn add_open(&mut self, repo: &Repo, number: u64, runs: &[u64]) -> Result<()> {
         let stored = read(repo, number, CondemnedPart::List)?;
-        let packs: HashSet<PackId> = records::from_list(&stored.packs)?.into_iter().collect();
+        let packs: HashSet<PackId> = stored.packs.0.iter().copied().collect();
         self.doubtful.extend(packs.iter().copied());
         if self.open.is_some() {
             return Ok(());
@@ -241,7 +245,7 @@ pub fn create_list(
     };
     let body = Stored {
         seconds: now.seconds,
-        packs: records::to_list(packs),
+        packs: Packs(packs.to_vec()),
         collector: Some(collector.clone()),
         state: Some(0),
         waiting: None,
@@ -261,12 +265,12 @@ fn action(number: u64, packs: &[PackId]) -> Action {
 pub fn audit_head(repo: &Repo, number: u64) -> Result<Option<StandingHead>> {
     let stored = read(repo, number, CondemnedPart::List)?;
     let place = format!("{}/{number}", names::CONDEMNED);
-    Ok((!stored.packs.is_empty()).then_some(StandingHead { place, head: stored.audit }))
+    Ok((!stored.packs.0.is_empty()).then_some(StandingHead { place, head: stored.audit }))
 }
 
 /// Creates the end of list number `number`: `packs` are dead from now on. The first end wins.
 pub fn create_end(repo: &Repo, number: u64, packs: &[PackId], now: FileTime) -> Result<Published> {
-    let packs = records::to_list(packs);
+    let packs = Packs(packs.to_vec());
     let body =
         Stored { seconds: now.seconds, packs, collector: None, state: None, waiting: None, name: None, audit: None };
     create(repo, &names::condemned_end(number)?, body)
@@ -277,10 +281,10 @@ pub fn append_run(repo: &Repo, number: u64, after: u64, run: &Run) -> Result<u64
     let seen = |seen: &Seen| StoredSeen { id: seen.id.as_bytes().to_vec().into(), sign: seen.sign, since: seen.since };
     let body = Stored {
         seconds: run.seconds,
-        packs: Vec::new(),
+        packs: Packs::default(),
         collector: Some(run.collector.clone()),
         state: Some(run.state as u8),
-        waiting: run.waiting.as_ref().map(|waiting| waiting.iter().map(seen).collect()),
+        waiting: run.waiting.as_ref().map(|waiting| List(waiting.iter().map(seen).collect())),
         name: None,
         audit: None,
     };
@@ -297,7 +301,7 @@ pub fn append_run(repo: &Repo, number: u64, after: u64, run: &Run) -> Result<u64
 pub fn check(repo: &Repo, name: &ObjectName) -> Result<()> {
     let (number, part) =
         names::condemned_part(name).ok_or_else(|| Error::damaged("nothing of this name belongs here"))?;
-    records::from_list(&read(repo, number, part)?.packs).map(|_| ())
+    read(repo, number, part).map(|_| ())
 }
 
 fn read(repo: &Repo, number: u64, part: CondemnedPart) -> Result<Stored> {
@@ -342,7 +346,7 @@ fn run_of(stored: &Stored) -> Option<Run> {
         _ => RunState::Met,
     };
     let seen = |s: &StoredSeen| Some(Seen { id: SnapshotId::from_slice(&s.id).ok()?, sign: s.sign, since: s.since });
-    let waiting = stored.waiting.as_ref().map(|waiting| waiting.iter().map(seen).collect::<Option<Vec<_>>>());
+    let waiting = stored.waiting.as_ref().map(|waiting| waiting.0.iter().map(seen).collect::<Option<Vec<_>>>());
     Some(Run {
         seconds: stored.seconds,
         collector: stored.collector.clone()?,

@@ -216,13 +216,13 @@ pub fn read(storage: &dyn Storage) -> Result<ConfigRead> {
     }
 }
 
-/// The id of the repository whose parameters this object holds: for repair, before anything is opened.
-pub fn repository_in(object: &[u8]) -> Result<RepositoryId> {
+/// The parameters that this object holds, and the hash of their body: for repair, before anything is opened.
+pub fn parameters_in(object: &[u8]) -> Result<(Config, [u8; 32])> {
     let name = names::config(0)?;
     let opened = document::open(&Keys::plain(), DocumentKind::Config, &name, object)?;
     let config: Config = document::decode(&opened.body, name.as_str())?;
     config.validate()?;
-    Ok(config.repository_id())
+    Ok((config, *blake3::hash(&opened.body).as_bytes()))
 }
 
 fn read_copy(storage: &dyn Storage, copy: u8) -> Result<(Config, [u8; 32], bool)> {

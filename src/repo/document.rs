@@ -31,7 +31,7 @@ const SALT_BYTES: usize = 32;
 /// The newest format version that this program reads and the one it writes.
 pub const FORMAT_VERSION: u8 = 1;
 
-/// The longest body that is written or believed.
+/// The longest body of any kind.
 pub const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// What a document is about: a byte in its header, so that one can never be taken for another.
@@ -60,6 +60,22 @@ pub enum DocumentKind {
     Audit = 10,
 }
 
+impl DocumentKind {
+    /// The longest body of this kind that is written or believed: only lists of packs grow with the repository.
+    const fn body_bytes_max(self) -> u64 {
+        match self {
+            DocumentKind::Condemned | DocumentKind::History | DocumentKind::Audit => BODY_BYTES_MAX,
+            DocumentKind::Snapshot => 64 << 20,
+            _ => 1 << 20,
+        }
+    }
+
+    /// The longest object of this kind that is read.
+    pub const fn object_bytes_max(self) -> u64 {
+        2 * (self.body_bytes_max() + (HEADER_BYTES + CHECKSUM_BYTES) as u64)
+    }
+}
+
 /// A body read back and whether both of its copies were sound.
 #[derive(Debug)]
 pub struct Opened {
@@ -74,7 +90,7 @@ pub fn seal(keys: &Keys, kind: DocumentKind, name: &ObjectName, body: &[u8]) -> 
     let body = sealed_body(keys, kind, name, body)?;
     let body_bytes = u32::try_from(body.len())
         .ok()
-        .filter(|&n| u64::from(n) <= BODY_BYTES_MAX)
+        .filter(|&n| u64::from(n) <= kind.body_bytes_max())
         .ok_or_else(|| Error::new(Kind::Failed, format!("a {kind:?} document of {} bytes is too long", body.len())))?;
     let mut copy = Vec::with_capacity(2 * (HEADER_BYTES + body.len() + CHECKSUM_BYTES));
     copy.extend_from_slice(MAGIC);
@@ -104,16 +120,33 @@ fn sealed_body<'b>(keys: &Keys, kind: DocumentKind, name: &ObjectName, body: &'b
 /// The body in `object`, which stands under `name`, from whichever copy is sound. In an encrypted repository a body that is
 /// not sealed, or was sealed for another place, is damage.
 pub fn open(keys: &Keys, kind: DocumentKind, name: &ObjectName, object: &[u8]) -> Result<Opened> {
+    let found = find(keys, kind, name, object)?;
+    Ok(Opened { body: found.body.into_owned(), both_copies_sound: found.both_copies_sound })
+}
+
+/// A body, and which of the object's copies it was found in.
+struct Found<'o> {
+    body: Cow<'o, [u8]>,
+    /// Where that copy begins.
+    copy: usize,
+    both_copies_sound: bool,
+}
+
+fn find<'o>(keys: &Keys, kind: DocumentKind, name: &ObjectName, object: &'o [u8]) -> Result<Found<'o>> {
     let open_copy = |copy| open_copy(keys, kind, name, copy);
     let (first, second) = object.split_at(object.len() / 2);
-    let second = if is_planted("second-copy-not-tried") { first } else { second };
-    match (open_copy(first), open_copy(second)) {
-        (Ok(body), other) => Ok(Opened { both_copies_sound: other.is_ok_and(|b| b == body), body: body.into_owned() }),
-        (Err(_), Ok(body)) => Ok(Opened { body: body.into_owned(), both_copies_sound: false }),
-        // A truncated object no longer splits in the middle: its first copy may still be whole at the front.
-        (Err(error), Err(_)) => match front(object).and_then(|copy| open_copy(copy).ok()) {
-            Some(body) => Ok(Opened { body: body.into_owned(), both_copies_sound: false }),
-            None => Err(error),
+    match open_copy(first) {
+        // Copies are written alike, so the second needs no look of its own.
+        Ok(body) => Ok(Found { body, copy: 0, both_copies_sound: first == second }),
+        Err(error) if is_planted("second-copy-not-tried") => Err(error),
+        Err(error) => match (open_copy(second), front(object)) {
+            (Ok(body), _) => Ok(Found { body, copy: first.len(), both_copies_sound: false }),
+            // A truncated object no longer splits in the middle: its first copy may still be whole at the front.
+            (Err(_), Some(copy)) => {
+                let body = open_copy(copy).map_err(|_| error)?;
+                Ok(Found { body, copy: 0, both_copies_sound: false })
+            }
+            (Err(_), None) => Err(error),
         },
     }
 }
@@ -197,8 +230,17 @@ pub fn decode<'b, T: Decode<'b, ()>>(body: &'b [u8], what: &str) -> Result<T> {
 
 /// Reads and opens the document under `name`.
 pub fn read(storage: &dyn Storage, keys: &Keys, kind: DocumentKind, name: &ObjectName) -> Result<Opened> {
-    let object = storage.read(name, 2 * (BODY_BYTES_MAX + 48))?;
-    open(keys, kind, name, &object).map_err(|e| e.while_doing(name))
+    let mut object = storage.read(name, kind.object_bytes_max())?;
+    let Found { body, copy, both_copies_sound } = find(keys, kind, name, &object).map_err(|e| e.while_doing(name))?;
+    let body_bytes = match body {
+        Cow::Owned(body) => return Ok(Opened { body, both_copies_sound }),
+        Cow::Borrowed(body) => body.len(),
+    };
+    // In place: a list of packs may be long, and is there twice as it is.
+    object.truncate(copy + HEADER_BYTES + body_bytes);
+    object.drain(..copy + HEADER_BYTES);
+    object.shrink_to_fit();
+    Ok(Opened { body: object, both_copies_sound })
 }
 
 #[cfg(test)]

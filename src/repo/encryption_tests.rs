@@ -4,7 +4,10 @@ use super::config::{self, Config, Parameters};
 use super::document::{self, DocumentKind};
 use super::keys::{Bundle, Keys, Role, Unlock};
 use super::pack::{self, PackKind, PackSummary};
-use super::test_support::{self, Node, TestKeys, contents, encrypted_storage, noise, open, open_as, save, store, time};
+use super::test_support::{
+    self, Node, TestKeys, contents, encrypted_storage, encrypted_storage_with_parity, noise, open, open_as, save,
+    store, time,
+};
 use super::transaction::Transaction;
 use super::{Cache, Repo, names};
 use crate::codec::seal::Key;
@@ -257,6 +260,27 @@ fn packs_of_an_unknown_generation_need_another_key_and_are_not_damage() {
     let early = save(&older, 2, &[("b", Node::File(noise(2, 9000)))]);
     repo.refresh(&Silent).expect("refreshes");
     assert!(contents(&repo, &early).is_ok());
+}
+
+#[test]
+fn rot_in_the_header_of_a_pack_is_damage_and_no_matter_of_keys() {
+    for has_parity in [false, true] {
+        let whole = if has_parity { encrypted_storage_with_parity() } else { encrypted_storage() };
+        let snapshot = save(&open(&whole), 1, &[("a", Node::File(noise(1, 30_000)))]);
+        for name in packs(&whole).into_keys() {
+            // The kind of the pack, and the generation of its keys.
+            for at in [11, 64, 65, 66, 67] {
+                for role in [Role::Read, Role::Admin] {
+                    let storage = whole.copy();
+                    assert!(storage.corrupt(&name, at, 1));
+                    let read = contents(&open_as(&storage, role).expect("opens"), &snapshot);
+                    let kind = read.map(drop).map_err(|error| error.kind());
+                    let wanted = if has_parity { Ok(()) } else { Err(Kind::Damaged) };
+                    assert_eq!(kind, wanted, "byte {at} of {name}, {role:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! An entry is a CBOR map with numbered fields behind its length (u32, little-endian); fields that a version does not
 //! know are passed over. `docs/FORMAT.md`, "Entries", lists them.
 
+use super::bounded::List;
 use super::stream::StreamRef;
 use crate::error::{Error, Result};
 use crate::metadata::{FileKind, FileTime, Metadata};
@@ -12,6 +13,9 @@ use std::cmp::Ordering;
 
 /// The longest entry that is written or believed: names, link targets and extended attributes together.
 pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+
+/// No file has more extended attributes: Linux lists at most 64 KiB of their names.
+const XATTRS_MAX: usize = 32_768;
 
 /// A file, directory or other thing at a path of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +75,7 @@ struct Stored<'a> {
     #[n(10)]
     link_group: Option<(u64, u64)>,
     #[b(11)]
-    xattrs: Option<Vec<Xattr<'a>>>,
+    xattrs: Option<List<Xattr<'a>, XATTRS_MAX>>,
     #[cbor(b(12), with = "minicbor::bytes")]
     link_target: Option<&'a [u8]>,
     #[n(13)]
@@ -114,7 +118,7 @@ pub fn append(entry: &Entry, into: &mut Vec<u8>) -> Result<()> {
         inode: metadata.inode,
         link_group: metadata.link_group,
         xattrs: (!metadata.xattrs.is_empty())
-            .then(|| metadata.xattrs.iter().map(|(name, value)| Xattr { name, value }).collect()),
+            .then(|| List(metadata.xattrs.iter().map(|(name, value)| Xattr { name, value }).collect())),
         link_target,
         rdev,
         content: entry.content,
@@ -136,6 +140,9 @@ pub fn take(rest: &mut &[u8]) -> Result<Entry> {
     let (head, tail) = rest.split_at_checked(4).ok_or_else(short)?;
     let length = usize::try_from(head.try_into().map_or(u32::MAX, u32::from_le_bytes)).unwrap_or(usize::MAX);
     let (body, tail) = tail.split_at_checked(length).ok_or_else(short)?;
+    if length > ENTRY_BYTES_MAX {
+        return Err(Error::damaged(format!("an entry of a snapshot has {length} bytes, more than any can have")));
+    }
     *rest = tail;
     from_stored(super::document::decode(body, "an entry of a snapshot")?)
 }
@@ -162,7 +169,7 @@ fn from_stored(stored: Stored<'_>) -> Result<Entry> {
         0..=999_999_999 => Ok(FileTime { seconds, nanoseconds }),
         _ => Err(wrong("has an impossible time")),
     };
-    let xattrs = stored.xattrs.unwrap_or_default();
+    let xattrs = stored.xattrs.map(|list| list.0).unwrap_or_default();
     Ok(Entry {
         root: stored.root,
         path: stored.path.to_vec(),

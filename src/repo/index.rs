@@ -31,7 +31,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Raised with every change of the tables: a database of another version is made anew.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 const SCHEMA: &str = "
 CREATE TABLE packs(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -46,6 +46,7 @@ CREATE TABLE bases(chunk BLOB NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT
                    base BLOB NOT NULL, PRIMARY KEY(chunk, pack, frame, ordinal)) WITHOUT ROWID;
 CREATE INDEX bases_by_base ON bases(base, ordinal);
 CREATE TABLE snapshots(id BLOB PRIMARY KEY, object BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE forgotten(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE history(id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE pack_reads(pack BLOB PRIMARY KEY, seconds INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs(id BLOB PRIMARY KEY, operation TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER NOT NULL,

@@ -4,10 +4,10 @@
 //! [`super::names`]' folder of keys, which holds what its [`Role`] needs and nothing beyond. All other code asks [`Keys`]
 //! and need not know which of the two it is. How a bundle is wrapped and unlocked is not looked at here.
 
-use super::Repo;
 use super::config::ConfigRead;
 use super::pack::{self, PackKind};
 use super::pack_seal::{self, PackSeal};
+use super::{Repo, names};
 use crate::codec::seal::{Cipher, Key, PUBLIC_KEY_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, PackId, RepositoryId, SlotId};
@@ -324,6 +324,16 @@ impl Keys {
             .with_hint("give a key of the role put, prune or admin"))
     }
 
+    /// An error of [`Kind::WrongKey`] unless everything can be read and written: what is damaged, and what is only out of
+    /// reach, cannot be told apart with less.
+    pub fn require_repairing(&self) -> Result<()> {
+        if self.role() == Role::Admin {
+            return Ok(());
+        }
+        Err(Error::new(Kind::WrongKey, format!("this key may not repair (role {})", self.role().name()))
+            .with_hint("give an admin key; `ckpt verify` finds damage with a read key or a prune key"))
+    }
+
     /// An error of [`Kind::WrongKey`] unless snapshots may be forgotten and packs deleted.
     pub fn require_deleting(&self) -> Result<()> {
         if matches!(self.role(), Role::Prune | Role::Admin) {
@@ -377,7 +387,8 @@ impl Opened {
             return Ok(Arc::clone(known));
         }
         let header = pack::read_sealed_header(repo, id)?;
-        let pack = Arc::new(PackSeal::unlock(&header, &self.bundle)?);
+        let pack = PackSeal::unlock(&header, &self.bundle).map_err(|error| judged(repo, id, error))?;
+        let pack = Arc::new(pack);
         let mut packs = lock(&self.packs);
         if packs.by_id.insert(id, Arc::clone(&pack)).is_none() {
             packs.order.push_back(id);
@@ -387,6 +398,19 @@ impl Opened {
             packs.by_id.remove(&oldest);
         }
         Ok(pack)
+    }
+}
+
+/// A header that asks for keys which are not held is damaged, if its pack's table, sealed under a key that is made from the
+/// whole header and that every role has, does not open.
+fn judged(repo: &Repo, id: PackId, error: Error) -> Error {
+    if error.kind() != Kind::WrongKey {
+        return error;
+    }
+    let bytes = names::pack(id).and_then(|name| repo.storage().size(&name));
+    match bytes.map(|bytes| pack::read_summary(repo, id, bytes.unwrap_or(0))) {
+        Ok(Err(damage)) if damage.kind() == Kind::Damaged => damage,
+        _ => error,
     }
 }
 

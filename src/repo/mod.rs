@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod audit_heads;
+mod bounded;
 mod chain;
 pub mod checkpoints;
 pub mod chunks;
@@ -96,6 +97,8 @@ impl Repo {
     ) -> Result<Repo> {
         let storage = open_location(location)?;
         let mut opening = Opening::begin(storage, unlock, observer)?;
+        // A key that may not delete must not cost this host what its index alone keeps.
+        opening.keys.require_deleting()?;
         if let Cache::Folder(folder) = cache {
             let id = opening.read.config.repository_id();
             // Nothing else tells which snapshots this host has seen.

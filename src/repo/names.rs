@@ -111,7 +111,7 @@ pub fn announced(name: &ObjectName) -> Option<(SnapshotId, u64)> {
     let rest = name.as_str().strip_prefix("transactions/")?;
     let (id, number) = match rest.split_once('.') {
         None => (rest, 0),
-        Some((id, number)) => (id, number.parse().ok().filter(|&number| number > 0)?),
+        Some((id, digits)) => (id, number(digits)?),
     };
     Some((SnapshotId::from_hex(id).ok()?, number))
 }
@@ -161,9 +161,9 @@ pub enum CondemnedPart {
 pub fn condemned_part(name: &ObjectName) -> Option<(u64, CondemnedPart)> {
     let rest = name.as_str().strip_prefix("condemned/")?;
     match rest.split_once('.') {
-        None => Some((rest.parse().ok()?, CondemnedPart::List)),
-        Some((number, "end")) => Some((number.parse().ok()?, CondemnedPart::End)),
-        Some((number, run)) => Some((number.parse().ok()?, CondemnedPart::Run(run.parse().ok()?))),
+        None => Some((number(rest)?, CondemnedPart::List)),
+        Some((list, "end")) => Some((number(list)?, CondemnedPart::End)),
+        Some((list, run)) => Some((number(list)?, CondemnedPart::Run(number(run)?))),
     }
 }
 
@@ -175,7 +175,12 @@ pub fn tags(id: SnapshotId, change: u64) -> Result<ObjectName> {
 /// The snapshot and the number of the change in the name of a tags record, if `name` is one.
 pub fn tags_change(name: &ObjectName) -> Option<(SnapshotId, u64)> {
     let (id, change) = name.as_str().strip_prefix("tags/")?.split_once('.')?;
-    Some((SnapshotId::from_hex(id).ok()?, change.parse().ok()?))
+    Some((SnapshotId::from_hex(id).ok()?, number(change)?))
+}
+
+/// A number as names have it: decimal, from 1, in the one way in which it is written.
+fn number(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)
 }
 
 /// `history/<id>`.
@@ -220,4 +225,26 @@ pub fn audit(number: u64) -> Result<ObjectName> {
 pub fn audit_number(name: &ObjectName) -> Option<u64> {
     let digits = name.as_str().strip_prefix("audit/")?;
     digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_one_name() {
+        let read = |text: &str| condemned_part(&ObjectName::new(text).expect("a name"));
+        assert_eq!(read("condemned/17"), Some((17, CondemnedPart::List)));
+        assert_eq!(read("condemned/17.end"), Some((17, CondemnedPart::End)));
+        assert_eq!(read("condemned/17.3"), Some((17, CondemnedPart::Run(3))));
+        for text in
+            ["condemned/017", "condemned/17.03", "condemned/0", "condemned/0.end", "condemned/99999999999999999999"]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
+        let id = SnapshotId::from_bytes([7; 16]);
+        let read = |text: String| tags_change(&ObjectName::new(text).expect("a name"));
+        assert_eq!(read(format!("tags/{id}.3")), Some((id, 3)));
+        assert_eq!(read(format!("tags/{id}.03")), None);
+    }
 }

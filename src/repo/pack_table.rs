@@ -133,8 +133,10 @@ fn parse_record(rest: &mut &[u8], offset: u64) -> Result<FrameRecord> {
         .map(ChunkId::from_slice)
         .collect::<Result<Vec<_>>>()?;
     let mut covered = 0u64;
+    // Memory only for chunks that are there.
+    let entries = take(rest, chunk_count * CHUNK_BYTES)?;
     let mut chunks = Vec::with_capacity(chunk_count);
-    for entry in take(rest, chunk_count * CHUNK_BYTES)?.chunks_exact(CHUNK_BYTES) {
+    for entry in entries.chunks_exact(CHUNK_BYTES) {
         let (id, bytes) = entry.split_at(ChunkId::BYTES);
         covered += u64::from(le_u32(bytes));
         chunks.push((ChunkId::from_slice(id)?, le_u32(bytes)));

@@ -4,15 +4,15 @@
 //! of its own, `condemned.rs`.
 
 use super::audit::AuditHead;
+use super::bounded::Packs;
 use super::document::{self, DocumentKind};
 use super::{Repo, names};
-use crate::error::{Error, Result};
+use crate::error::{Kind, Result};
 use crate::ids::{HistoryId, PackId, SnapshotId};
 use crate::metadata::FileTime;
-use crate::storage::{self, ObjectName, Published};
-use minicbor::bytes::ByteVec;
+use crate::storage::{self, Listed, ObjectName, Published};
 use minicbor::{Decode, Encode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// A writer that has begun: who it is, for messages and for judging whether it still lives.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -91,7 +91,7 @@ pub struct HistoryRecord {
     pub outcome: String,
     /// The packs that were read whole and found sound.
     #[n(4)]
-    packs: Vec<ByteVec>,
+    packs: Packs,
 }
 
 impl HistoryRecord {
@@ -102,13 +102,13 @@ impl HistoryRecord {
             started: started.seconds,
             finished: finished.seconds,
             outcome: outcome.to_owned(),
-            packs: to_list(packs),
+            packs: Packs(packs.to_vec()),
         }
     }
 
     /// The packs that were read whole and found sound.
-    pub fn packs(&self) -> Result<Vec<PackId>> {
-        from_list(&self.packs)
+    pub fn packs(&self) -> &[PackId] {
+        &self.packs.0
     }
 }
 
@@ -143,11 +143,56 @@ pub fn create_sign_of_life(
     create(repo, DocumentKind::Transaction, &names::sign_of_life(id, number)?, &sign)
 }
 
-/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done. `audit` is the record that says who
-/// does it.
+/// Creates `forgotten/<id>`: from now on the snapshot is not live. Done already is done, unless what stands there does not
+/// count, see [`forgotten`]. `audit` is the record that says who does it.
 pub fn create_forgotten(repo: &Repo, id: SnapshotId, now: FileTime, audit: AuditHead) -> Result<Published> {
     let marker = Marker { seconds: now.seconds, audit: Some(audit) };
-    create(repo, DocumentKind::Forgotten, &names::forgotten(id)?, &marker)
+    let name = names::forgotten(id)?;
+    let published = create(repo, DocumentKind::Forgotten, &name, &marker)?;
+    if published == Published::AlreadyExists && !counts(repo, id)? {
+        rewrite_forgotten(repo, &name, now, Some(audit))?;
+        return Ok(Published::Created);
+    }
+    Ok(published)
+}
+
+/// The snapshots that the markers in `listed` say are forgotten; those that do not count are given to `made_up`.
+///
+/// Where nothing is sealed the name of a marker counts, whatever it holds, so that rot brings nothing back to life. Where
+/// documents are sealed, one that does not open may have been made up by whoever can write to the storage, and would have
+/// the next prune delete what the snapshot needs: there the snapshot counts as live.
+pub fn forgotten(repo: &Repo, listed: &[Listed], made_up: &mut dyn FnMut(SnapshotId)) -> Result<HashSet<SnapshotId>> {
+    let mut ids: HashSet<SnapshotId> =
+        listed.iter().filter_map(|l| names::snapshot_id(names::FORGOTTEN, &l.name)).collect();
+    if !repo.keys().is_encrypted() {
+        return Ok(ids);
+    }
+    let known = repo.index().forgotten()?;
+    let mut opened = Vec::new();
+    for id in ids.clone().difference(&known) {
+        if counts(repo, *id)? {
+            opened.push(*id);
+        } else {
+            made_up(*id);
+            ids.remove(id);
+        }
+    }
+    if !opened.is_empty() {
+        repo.index().add_forgotten(&opened)?;
+    }
+    Ok(ids)
+}
+
+/// True if the marker of this snapshot, which is there, makes it forgotten.
+pub fn counts(repo: &Repo, id: SnapshotId) -> Result<bool> {
+    if !repo.keys().is_encrypted() {
+        return Ok(true);
+    }
+    match read_forgotten(repo, id) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::Unreachable) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads which record of the audit log a marker follows.
@@ -157,7 +202,7 @@ pub fn read_forgotten(repo: &Repo, id: SnapshotId) -> Result<Option<AuditHead>> 
     Ok(document::decode::<Marker>(&opened.body, name.as_str())?.audit)
 }
 
-/// Writes a forgotten marker anew: for repair, since only its name counts.
+/// Writes a forgotten marker anew: where only its name counts, or where it does not count as it is.
 pub fn rewrite_forgotten(repo: &Repo, name: &ObjectName, now: FileTime, audit: Option<AuditHead>) -> Result<()> {
     let body = document::encode(&Marker { seconds: now.seconds, audit })?;
     repo.storage().replace(name, &document::seal(repo.keys(), DocumentKind::Forgotten, name, &body)?)
@@ -195,12 +240,4 @@ pub(super) fn create<T: Encode<()>>(
 ) -> Result<Published> {
     let object = document::seal(repo.keys(), kind, name, &document::encode(value)?)?;
     storage::create_new(repo.storage(), name, &object)
-}
-
-pub(super) fn to_list(packs: &[PackId]) -> Vec<ByteVec> {
-    packs.iter().map(|p| p.as_bytes().to_vec().into()).collect()
-}
-
-pub(super) fn from_list(packs: &[ByteVec]) -> Result<Vec<PackId>> {
-    packs.iter().map(|p| PackId::from_slice(p)).collect::<Result<_, Error>>()
 }

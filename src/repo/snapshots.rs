@@ -5,7 +5,8 @@
 //! forgetting makes a marker, changing tags makes a numbered record.
 
 use super::audit::AuditHead;
-use super::checkpoints::{self, CheckpointRecord, StoredRecord, holds_step, steps_in_words, steps_of};
+use super::bounded::{List, Notes};
+use super::checkpoints::{self, CheckpointRecord, RECORDS_MAX, StoredRecord, holds_step, steps_in_words, steps_of};
 use super::document::{self, DocumentKind};
 use super::keys::Keys;
 use super::names;
@@ -109,6 +110,9 @@ pub fn source_key(host: &str, source: Option<&str>, roots: &[Vec<u8>]) -> String
     }
 }
 
+/// The most roots, tags and notes of a snapshot that are believed.
+const LIST_MAX: usize = 65_536;
+
 #[derive(Encode, Decode)]
 #[cbor(map)]
 struct Stored {
@@ -123,11 +127,11 @@ struct Stored {
     #[n(4)]
     source: Option<String>,
     #[n(5)]
-    roots: Option<Vec<minicbor::bytes::ByteVec>>,
+    roots: Option<List<minicbor::bytes::ByteVec, LIST_MAX>>,
     #[n(6)]
-    tags: Option<Vec<String>>,
+    tags: Option<List<String, LIST_MAX>>,
     #[n(7)]
-    meta: Option<BTreeMap<String, String>>,
+    meta: Option<Notes<LIST_MAX>>,
     #[n(8)]
     tree: Option<StreamRef>,
     #[cbor(n(9), with = "minicbor::bytes")]
@@ -141,7 +145,7 @@ struct Stored {
     #[cbor(n(13), with = "minicbor::bytes")]
     id: Vec<u8>,
     #[n(14)]
-    checkpoints: Option<Vec<StoredRecord>>,
+    checkpoints: Option<List<StoredRecord, RECORDS_MAX>>,
     #[n(15)]
     audit: Option<AuditHead>,
 }
@@ -161,16 +165,16 @@ impl Outcome {
             finished: snapshot.map(|s| time(s.finished)),
             host: snapshot.map(|s| s.host.clone()),
             source: snapshot.and_then(|s| s.source.clone()),
-            roots: snapshot.map(|s| s.roots.iter().map(|r| r.clone().into()).collect()),
-            tags: snapshot.map(|s| s.tags.iter().cloned().collect()),
-            meta: snapshot.map(|s| s.meta.clone()),
+            roots: snapshot.map(|s| List(s.roots.iter().map(|r| r.clone().into()).collect())),
+            tags: snapshot.map(|s| List(s.tags.iter().cloned().collect())),
+            meta: snapshot.map(|s| Notes(s.meta.clone())),
             tree: snapshot.and_then(|s| s.tree),
             parent: snapshot.and_then(|s| s.parent).map(|p| p.as_bytes().to_vec()),
             totals: snapshot.map(|s| s.totals),
             problems: snapshot.map(|s| s.problems),
             program: snapshot.map(|s| s.program.clone()),
             id: id.as_bytes().to_vec(),
-            checkpoints: snapshot.and_then(|s| checkpoints::to_stored(&s.checkpoints)),
+            checkpoints: snapshot.and_then(|s| checkpoints::to_stored(&s.checkpoints)).map(List),
             audit: snapshot.and_then(|s| s.audit),
         };
         document::seal(keys, DocumentKind::Snapshot, &names::snapshot(id)?, &document::encode(&stored)?)
@@ -196,19 +200,22 @@ impl Outcome {
 }
 
 fn from_stored(id: SnapshotId, stored: Stored) -> Result<Snapshot> {
-    let time = |t: Option<(i64, u32)>| t.map(|(seconds, nanoseconds)| FileTime { seconds, nanoseconds });
     let short = || Error::damaged("a snapshot lacks a field");
-    let roots: Vec<Vec<u8>> = stored.roots.ok_or_else(short)?.into_iter().map(Vec::from).collect();
+    let time = |t: Option<(i64, u32)>| match t.ok_or_else(short)? {
+        (seconds, nanoseconds @ 0..=999_999_999) => Ok(FileTime { seconds, nanoseconds }),
+        _ => Err(Error::damaged("a snapshot has an impossible time")),
+    };
+    let roots: Vec<Vec<u8>> = stored.roots.ok_or_else(short)?.0.into_iter().map(Vec::from).collect();
     Ok(Snapshot {
         id,
-        started: time(stored.started).ok_or_else(short)?,
-        finished: time(stored.finished).ok_or_else(short)?,
+        started: time(stored.started)?,
+        finished: time(stored.finished)?,
         host: stored.host.ok_or_else(short)?,
         source: stored.source,
-        checkpoints: checkpoints::from_stored(stored.checkpoints.unwrap_or_default(), roots.len())?,
+        checkpoints: checkpoints::from_stored(stored.checkpoints.map(|list| list.0).unwrap_or_default(), roots.len())?,
         roots,
-        tags: stored.tags.unwrap_or_default().into_iter().collect(),
-        meta: stored.meta.unwrap_or_default(),
+        tags: stored.tags.unwrap_or_default().0.into_iter().collect(),
+        meta: stored.meta.unwrap_or_default().0,
         tree: stored.tree,
         parent: stored.parent.map(|p| SnapshotId::from_slice(&p)).transpose()?,
         totals: stored.totals.unwrap_or_default(),

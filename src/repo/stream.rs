@@ -76,7 +76,11 @@ pub fn parse_node(node: &[u8]) -> Result<Vec<Child>> {
     node.chunks_exact(RECORD_BYTES)
         .map(|record| {
             let (id, bytes) = record.split_at(ChunkId::BYTES);
-            Ok(Child { id: ChunkId::from_slice(id)?, bytes: bytes.try_into().map_or(0, u64::from_le_bytes) })
+            match bytes.try_into().map_or(0, u64::from_le_bytes) {
+                // Nodes of nothing but themselves could be walked for ever.
+                0 => Err(Error::damaged("a node has a child without content")),
+                bytes => Ok(Child { id: ChunkId::from_slice(id)?, bytes }),
+            }
         })
         .collect()
 }

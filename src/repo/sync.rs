@@ -138,20 +138,26 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
     let ids_in = |folder: &'static str| -> Result<HashSet<SnapshotId>> {
         Ok(storage.list(folder)?.iter().filter_map(|l| names::snapshot_id(folder, &l.name)).collect())
     };
-    let forgotten = ids_in(names::FORGOTTEN)?;
+    let forgotten = records::forgotten(repo, &storage.list(names::FORGOTTEN)?, &mut |id| {
+        found.damage.push(format!(
+            "forgotten/{id} does not open, so the snapshot counts as live: the marker is damaged, or made up by somebody without a key"
+        ));
+    })?;
     let present = ids_in(names::SNAPSHOTS)?;
     let mut cached = repo.index().snapshots()?;
     let mut live = Vec::new();
     for &id in present.difference(&forgotten) {
         let object = match cached.remove(&id) {
             Some(object) => object,
-            None => match storage.read(&names::snapshot(id)?, 2 * super::document::BODY_BYTES_MAX) {
-                Ok(object) => object,
-                Err(error) => {
-                    found.damage.push(format!("snapshots/{id} cannot be read: {error}"));
-                    continue;
+            None => {
+                match storage.read(&names::snapshot(id)?, super::document::DocumentKind::Snapshot.object_bytes_max()) {
+                    Ok(object) => object,
+                    Err(error) => {
+                        found.damage.push(format!("snapshots/{id} cannot be read: {error}"));
+                        continue;
+                    }
                 }
-            },
+            }
         };
         match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
@@ -210,17 +216,16 @@ pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
     let listed = repo.storage().list(names::HISTORY)?;
     let present: BTreeSet<_> = listed.iter().filter_map(|l| names::history_id(&l.name)).collect();
     for id in present.into_iter().filter(|id| !known.contains(id)) {
-        let loaded = records::read_history(repo, id).and_then(|record| Ok((record.packs()?, record)));
-        match loaded {
-            Ok((packs, record)) => repo.index().add_history(
+        match records::read_history(repo, id) {
+            Ok(record) => repo.index().add_history(
                 &super::index::RunRecord {
                     id,
-                    operation: record.operation,
+                    operation: record.operation.clone(),
                     started: record.started,
                     finished: record.finished,
-                    outcome: record.outcome,
+                    outcome: record.outcome.clone(),
                 },
-                &packs,
+                record.packs(),
             )?,
             Err(error) => found.damage.push(format!("history/{id} cannot be read: {error}")),
         }

@@ -1,8 +1,9 @@
 //! Small repositories for tests, made through the same transaction, packs and trees as real ones, on simulated storage.
 
 use super::config::{self, Config, Parameters};
+use super::document::{self, DocumentKind};
 use super::entry::Entry;
-use super::keys::{Bundle, Role, Unlock};
+use super::keys::{Bundle, Keys, Role, Unlock};
 use super::pack::{PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
 use super::records::WriterRecord;
@@ -13,6 +14,7 @@ use super::tree::TreeBuilder;
 use super::{Cache, Repo};
 use crate::codec::seal::Key;
 use crate::codec::{Base, Compression, Encoder, Relation};
+use crate::error::{Error, Result};
 use crate::events::Silent;
 use crate::ids::{ChunkId, RepositoryId, SnapshotId};
 use crate::metadata::{FileKind, FileTime, Metadata};
@@ -39,20 +41,26 @@ pub(crate) enum Node {
 
 /// An empty repository without parity, in which damage stays damage.
 pub(crate) fn storage() -> SimulatedStorage {
-    storage_with(false, Some([7; 32]))
+    storage_of([5; 16], false, Some([7; 32]))
 }
 
 /// An empty repository whose packs get parity.
 pub(crate) fn storage_with_parity() -> SimulatedStorage {
-    storage_with(true, Some([7; 32]))
+    storage_of([5; 16], true, Some([7; 32]))
 }
 
 /// An empty repository in which everything is sealed.
 pub(crate) fn encrypted_storage() -> SimulatedStorage {
-    storage_with(false, None)
+    storage_of([5; 16], false, None)
 }
 
-fn storage_with(parity: bool, chunker_key: Option<[u8; 32]>) -> SimulatedStorage {
+/// The same, and its packs get parity.
+pub(crate) fn encrypted_storage_with_parity() -> SimulatedStorage {
+    storage_of([5; 16], true, None)
+}
+
+/// An empty repository of this id; an encrypted one without a key for the chunker.
+pub(crate) fn storage_of(id: [u8; 16], parity: bool, chunker_key: Option<[u8; 32]>) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
     let parameters = Parameters {
         chunk_sizes: (1024, 4096, 16384),
@@ -61,8 +69,15 @@ fn storage_with(parity: bool, chunker_key: Option<[u8; 32]>) -> SimulatedStorage
         parity,
         exclusive_create: true,
     };
-    let config = Config::new(RepositoryId::from_bytes([5; 16]), time(0), &parameters).expect("sound parameters");
+    let config = Config::new(RepositoryId::from_bytes(id), time(0), &parameters).expect("sound parameters");
     config::create(&storage, &config).expect("an empty storage");
+    if config.is_encrypted() {
+        let read = config::read(&storage).expect("just made");
+        let keys = Keys::unlocked(&storage, &read, &TestKeys { role: Role::Read }).expect("own keys");
+        storage.read_lists_with(move |name, object| {
+            document::open(&keys, DocumentKind::Condemned, name, object).ok().map(|opened| opened.body)
+        });
+    }
     storage
 }
 
@@ -126,6 +141,15 @@ pub(crate) fn save_roots(repo: &Repo, seconds: i64, roots: &[(&str, &[(&str, Nod
 
 /// Stores everything but the snapshot itself.
 pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str, &[(&str, Node)])]) -> Snapshot {
+    try_write(transaction, seconds, roots).expect("durable")
+}
+
+/// As [`write`], where packs may not become durable.
+pub(crate) fn try_write(
+    transaction: &Transaction<'_>,
+    seconds: i64,
+    roots: &[(&str, &[(&str, Node)])],
+) -> Result<Snapshot> {
     let mut data = Packer::new(transaction, PackKind::Data);
     let mut trees = Packer::new(transaction, PackKind::Tree);
     let mut builder = TreeBuilder::default();
@@ -146,9 +170,9 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         }
     }
     let tree = builder.finish(&mut |chunk| Ok(trees.store(chunk))).expect("fits");
-    data.finish();
-    trees.finish();
-    Snapshot {
+    data.finish()?;
+    trees.finish()?;
+    Ok(Snapshot {
         id: transaction.id(),
         started: time(seconds),
         finished: time(seconds + 1),
@@ -164,7 +188,7 @@ pub(crate) fn write(transaction: &Transaction<'_>, seconds: i64, roots: &[(&str,
         program: "ckpt test".to_owned(),
         checkpoints: Vec::new(),
         audit: Some(super::audit::head(transaction.repo()).expect("a readable log")),
-    }
+    })
 }
 
 /// Stores chunks in one pack, each in a frame of its own, coded against the contents named with it.
@@ -316,12 +340,13 @@ struct Packer<'t> {
     encoder: Encoder,
     pending: Vec<(ChunkId, Vec<u8>)>,
     pack: Option<PackWriter>,
+    failure: Option<Error>,
 }
 
 impl<'t> Packer<'t> {
     fn new(transaction: &'t Transaction<'t>, kind: PackKind) -> Self {
         let encoder = Encoder::new(Compression::Auto).expect("an encoder");
-        Packer { transaction, kind, encoder, pending: Vec::new(), pack: None }
+        Packer { transaction, kind, encoder, pending: Vec::new(), pack: None, failure: None }
     }
 
     fn store(&mut self, chunk: Vec<u8>) -> ChunkId {
@@ -362,12 +387,13 @@ impl<'t> Packer<'t> {
 
     fn end_pack(&mut self) {
         if let Some(pack) = self.pack.take() {
-            self.transaction.finish_pack(pack).expect("durable");
+            self.failure = self.failure.take().or(self.transaction.finish_pack(pack).err());
         }
     }
 
-    fn finish(mut self) {
+    fn finish(mut self) -> Result<()> {
         self.end_frame();
         self.end_pack();
+        self.failure.map_or(Ok(()), Err)
     }
 }

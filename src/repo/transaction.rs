@@ -26,13 +26,15 @@ use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::sabotage::is_planted;
-use crate::storage::{self, ObjectName, ObjectWriter, Published};
+use crate::storage::{self, Published};
 use announcement::revoked;
+use nowhere::Nowhere;
 use reliance::Reliance;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod announcement;
+mod nowhere;
 mod reliance;
 
 pub use announcement::{remove_announcement, revoke};
@@ -71,19 +73,6 @@ const KEPT_BYTES_MAX: usize = 128 << 20;
 pub fn kept_bytes(config: &Config) -> u64 {
     let bytes = u64::from(config.pack_bytes);
     bytes + bytes / 8 + (8 << 20)
-}
-
-/// Takes bytes and keeps none.
-struct Nowhere;
-
-impl ObjectWriter for Nowhere {
-    fn write(&mut self, _bytes: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn publish(self: Box<Self>, _name: &ObjectName) -> Result<Published> {
-        Ok(Published::Created)
-    }
 }
 
 #[derive(Default)]
@@ -388,7 +377,7 @@ impl<'r> Transaction<'r> {
             return Ok(());
         }
         // The name is taken, or the answer is unclear: what stands there decides.
-        let standing = self.repo.storage().read(&name, 2 * super::document::BODY_BYTES_MAX);
+        let standing = self.repo.storage().read(&name, super::document::DocumentKind::Snapshot.object_bytes_max());
         match (standing, published) {
             // It was created, and only the answer is unclear: whether it lasts is not known before this.
             (Ok(standing), _) if standing == object && is_planted("unclear-commit-unsynced") => Ok(()),

@@ -8,6 +8,7 @@ use super::stream::{self, Child, NodeBuilder, StreamRef};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::paths::compare_paths;
+use std::collections::HashSet;
 
 /// A leaf is not ended before it has this many bytes ...
 const LEAF_BYTES_MIN: usize = 16 << 10;
@@ -73,9 +74,11 @@ fn path_ends_leaf(path: &[u8]) -> bool {
 
 /// The lowest children of a stream, in order: chunks of content, or leaves of entries.
 ///
-/// A node that cannot be read comes as an error that says how many bytes are lost with it, and the walk goes on behind it.
+/// A node that cannot be read comes as an error that says how many bytes are lost with it, and the walk goes on behind it. With the
+/// second error for the same node it ends: a few nodes can name the same lost one without end.
 pub struct Children<'a> {
     fetch: &'a FetchChunk<'a>,
+    lost: HashSet<ChunkId>,
     /// What is still to come, last first: children with the depth of what they name.
     ahead: Vec<(Child, u8)>,
 }
@@ -83,7 +86,11 @@ pub struct Children<'a> {
 impl<'a> Children<'a> {
     /// The children of `stream`.
     pub fn new(fetch: &'a FetchChunk<'a>, stream: StreamRef) -> Children<'a> {
-        Children { fetch, ahead: vec![(Child { id: stream.root, bytes: stream.bytes }, stream.depth)] }
+        Children {
+            fetch,
+            lost: HashSet::new(),
+            ahead: vec![(Child { id: stream.root, bytes: stream.bytes }, stream.depth)],
+        }
     }
 
     fn open_node(&mut self, node: Child, depth: u8) -> Result<()> {
@@ -107,6 +114,9 @@ impl Iterator for Children<'_> {
                 return Some(Ok(child));
             }
             if let Err(error) = self.open_node(child, depth) {
+                if !self.lost.insert(child.id) {
+                    self.ahead.clear();
+                }
                 return Some(Err(error.while_doing(format!("a list of {} bytes", child.bytes))));
             }
         }
@@ -115,18 +125,64 @@ impl Iterator for Children<'_> {
 
 /// The entries of a snapshot, in order.
 ///
-/// A leaf or node that cannot be read comes as an error, and the walk goes on behind it.
+/// A leaf or node that cannot be read comes as an error, and the walk goes on behind it. It ends where no writer could have
+/// made what is there: at an entry that does not come after the one before, and at the second error for the same leaf.
+/// So every leaf is walked once, however many nodes name it.
 pub struct Entries<'a> {
     leaves: Option<Children<'a>>,
     fetch: &'a FetchChunk<'a>,
     leaf: Vec<u8>,
     at: usize,
+    last: Option<(u32, Vec<u8>)>,
+    lost: HashSet<ChunkId>,
 }
 
 impl<'a> Entries<'a> {
     /// The entries of the tree `stream`; none is the empty tree.
     pub fn new(fetch: &'a FetchChunk<'a>, stream: Option<StreamRef>) -> Entries<'a> {
-        Entries { leaves: stream.map(|s| Children::new(fetch, s)), fetch, leaf: Vec::new(), at: 0 }
+        let leaves = stream.map(|s| Children::new(fetch, s));
+        Entries { leaves, fetch, leaf: Vec::new(), at: 0, last: None, lost: HashSet::new() }
+    }
+
+    /// Loads the next leaf, which is as long as its node says; none behind the last.
+    fn next_leaf(&mut self) -> Option<Result<()>> {
+        (self.at, self.leaf) = (0, Vec::new());
+        let child = match self.leaves.as_mut()?.next()? {
+            Ok(child) => child,
+            Err(error) => return Some(Err(error)),
+        };
+        match (self.fetch)(child.id) {
+            Ok(leaf) if leaf.len() as u64 == child.bytes => {
+                self.leaf = leaf;
+                Some(Ok(()))
+            }
+            lost => {
+                if !self.lost.insert(child.id) {
+                    self.leaves = None;
+                }
+                let (found, said) = (lost.as_ref().map_or(0, Vec::len), child.bytes);
+                Some(Err(lost.err().unwrap_or_else(|| {
+                    Error::damaged(format!("leaf {} has {found} bytes, and its node says {said}", child.id))
+                })))
+            }
+        }
+    }
+
+    /// The entry, if it comes after the one before; otherwise the walk is over.
+    fn in_order(&mut self, entry: Entry) -> Result<Entry> {
+        let comes_after = self
+            .last
+            .as_ref()
+            .is_none_or(|(root, path)| root.cmp(&entry.root).then_with(|| compare_paths(path, &entry.path)).is_lt());
+        if comes_after {
+            let last = self.last.get_or_insert_default();
+            last.0 = entry.root;
+            last.1.clone_from(&entry.path);
+            return Ok(entry);
+        }
+        (self.leaves, self.at) = (None, self.leaf.len());
+        let path = String::from_utf8_lossy(&entry.path);
+        Err(Error::damaged(format!("the list of files is out of order at {path:?}, and nothing behind it is believed")))
     }
 }
 
@@ -135,19 +191,15 @@ impl Iterator for Entries<'_> {
 
     fn next(&mut self) -> Option<Result<Entry>> {
         while self.at >= self.leaf.len() {
-            let loaded = self.leaves.as_mut()?.next()?.and_then(|leaf| (self.fetch)(leaf.id));
-            self.at = 0;
-            self.leaf.clear();
-            match loaded {
-                Ok(leaf) => self.leaf = leaf,
-                Err(error) => return Some(Err(error.while_doing("a part of the list of files"))),
+            if let Err(error) = self.next_leaf()? {
+                return Some(Err(error.while_doing("a part of the list of files")));
             }
         }
         let mut rest = &self.leaf[self.at..];
         let taken = entry::take(&mut rest);
         // Behind an entry that cannot be decoded nothing in its leaf can be trusted.
         self.at = if taken.is_ok() { self.leaf.len() - rest.len() } else { self.leaf.len() };
-        Some(taken)
+        Some(taken.and_then(|entry| self.in_order(entry)))
     }
 }
 
@@ -200,5 +252,55 @@ mod tests {
         builder.push(&file("b", 1), &mut store).expect("first");
         assert!(builder.push(&file("a", 1), &mut store).is_err());
         assert!(builder.push(&file("b", 1), &mut store).is_err());
+    }
+
+    fn leaf(names: &[&str]) -> Vec<u8> {
+        let mut leaf = Vec::new();
+        names.iter().for_each(|name| entry::append(&file(name, 1), &mut leaf).expect("short"));
+        leaf
+    }
+
+    /// Levels of nodes above `bottom`, each of 4,096 times the one below.
+    fn repeated(kept: &mut HashMap<ChunkId, Vec<u8>>, bottom: Child, depth: u8) -> StreamRef {
+        let mut child = bottom;
+        for _ in 0..depth {
+            let record = [&child.id.as_bytes()[..], &child.bytes.to_le_bytes()].concat();
+            let node = record.repeat(4096);
+            child = Child { id: ChunkId::of(&node), bytes: child.bytes.saturating_mul(4096) };
+            kept.insert(child.id, node);
+        }
+        StreamRef { root: child.id, depth, bytes: child.bytes }
+    }
+
+    #[test]
+    fn a_few_nodes_that_name_the_same_without_end_are_left_soon() {
+        let (sound, empty) = (leaf(&["a", "b"]), Vec::new());
+        let mut kept = HashMap::new();
+        let mut walk = |leaf: &Vec<u8>, is_there: bool, bytes: u64, depth: u8| {
+            let id = ChunkId::of(leaf);
+            kept.clear();
+            let tree = repeated(&mut kept, Child { id, bytes }, depth);
+            if is_there {
+                kept.insert(id, leaf.clone());
+            }
+            let fetch = |id: ChunkId| kept.get(&id).cloned().ok_or_else(|| Error::damaged("lost"));
+            let (good, bad): (Vec<_>, Vec<_>) = Entries::new(&fetch, Some(tree)).partition(Result::is_ok);
+            (good.len(), bad.len())
+        };
+        assert_eq!(walk(&sound, true, sound.len() as u64, 3), (2, 1), "the second time it is out of order");
+        assert_eq!(walk(&sound, true, 7, 5), (0, 2), "it is not as long as it should be");
+        assert_eq!(walk(&sound, false, 7, 5), (0, 2), "it is lost");
+        assert_eq!(walk(&empty, true, 0, 3), (0, 1), "a child without content");
+    }
+
+    #[test]
+    fn behind_an_entry_out_of_order_the_walk_ends() {
+        for names in [["a", "c", "b", "d"], ["a", "b", "b", "c"]] {
+            let leaf = leaf(&names);
+            let tree = StreamRef { root: ChunkId::of(&leaf), depth: 0, bytes: leaf.len() as u64 };
+            let fetch = |_| Ok(leaf.clone());
+            let (good, bad): (Vec<_>, Vec<_>) = Entries::new(&fetch, Some(tree)).partition(Result::is_ok);
+            assert_eq!((good.len(), bad.len()), (2, 1));
+        }
     }
 }

@@ -21,15 +21,17 @@
 //! Everything follows from the calls and the seeds. Deliberately not here: time, stale listings, lost folders.
 
 mod memory;
+mod writer;
 
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
-use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Published, Storage, check_folder, check_folder_of};
+use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage, check_folder};
 use memory::{Host, Memory, Script, Stored, Temporary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use writer::SimulatedWriter;
 
 /// One host's access to a simulated storage. Clones are the same host.
 #[derive(Clone)]
@@ -164,6 +166,12 @@ impl SimulatedStorage {
     /// Calls `gate` before each step of any host, outside all locks: it may block, and so choose which host goes on.
     pub fn set_gate(&self, gate: impl Fn(&Call) + Send + Sync + 'static) {
         self.lock().gate = Some(Arc::new(gate));
+    }
+
+    /// Lets `read` give the content of an object where objects are sealed: without it, what may be deleted could not be told.
+    /// Copies of this storage, and what a power cut leaves, keep it.
+    pub fn read_lists_with(&self, read: impl Fn(&ObjectName, &[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) {
+        self.lock().list_reader = Some(Arc::new(read));
     }
 
     /// Every step so far, of all hosts.
@@ -352,69 +360,5 @@ impl Storage for SimulatedStorage {
         let owners: BTreeSet<SnapshotId> = self.lock().temporaries.values().filter_map(|t| t.owner).collect();
         let states = owners.into_iter().map(|id| Ok((id, owner(id)?))).collect::<Result<BTreeMap<_, _>>>()?;
         self.step(Operation::DeleteAbandoned, "", 0, |memory, _| Ok(memory.delete_abandoned(&states)))
-    }
-}
-
-struct SimulatedWriter {
-    storage: SimulatedStorage,
-    folder: String,
-    temporary: u64,
-    bytes: Vec<u8>,
-}
-
-impl ObjectWriter for SimulatedWriter {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.storage.lock().hosts[self.storage.host].check_alive()?;
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn publish(mut self: Box<Self>, name: &ObjectName) -> Result<Published> {
-        self.place(name, false)
-    }
-}
-
-impl SimulatedWriter {
-    /// The steps of publishing; with `over`, in the place of what has the name.
-    fn place(&mut self, name: &ObjectName, over: bool) -> Result<Published> {
-        check_folder_of(name, &self.folder)?;
-        let bytes = Arc::new(std::mem::take(&mut self.bytes));
-        let (text, len, id) = (name.as_str(), bytes.len() as u64, self.temporary);
-        self.storage.step(Operation::Write, text, len, |memory, kept| {
-            let whole = kept == len;
-            let kept = bytes.get(..usize::try_from(kept).unwrap_or(usize::MAX)).unwrap_or_default();
-            let temporary = memory.temporary(id)?;
-            temporary.was_met = false;
-            temporary.bytes = if whole { Arc::clone(&bytes) } else { Arc::new(kept.to_vec()) };
-            Ok(())
-        })?;
-        self.storage.step(Operation::Sync, text, len, |memory, _| {
-            memory.temporary(id)?.synced = true;
-            Ok(())
-        })?;
-        let published = self.storage.step(Operation::Name, text, len, |memory, _| {
-            if memory.objects.contains_key(name) && !over {
-                return Ok(Published::AlreadyExists);
-            }
-            let bytes = Arc::clone(&memory.temporary(id)?.bytes);
-            memory.temporaries.remove(&id);
-            if let Some(old) = memory.objects.remove(name).filter(|old| old.durable) {
-                memory.replaced.insert(name.clone(), old.bytes);
-            }
-            memory.objects.insert(name.clone(), Stored { bytes, durable: false });
-            Ok(Published::Created)
-        })?;
-        self.storage.sync_names_beside(name)?;
-        Ok(published)
-    }
-}
-
-impl Drop for SimulatedWriter {
-    fn drop(&mut self) {
-        let mut memory = self.storage.lock();
-        // A dead host tidies nothing up.
-        if !memory.hosts[self.storage.host].is_dead() {
-            memory.temporaries.remove(&self.temporary);
-        }
     }
 }

@@ -1,10 +1,13 @@
 //! `docs/FORMAT.md` is complete and true: a reader written from it alone (`tests/read_repository.py`) restores what the
 //! program has saved, also where only second copies and the packs themselves are left.
 //!
-//! Needs `CKPT_TEST_PYTHON`, an interpreter with the packages `blake3`, `zstandard` and `cryptography`, which `tests/run` provides.
+//! Needs `CKPT_TEST_PYTHON`, an interpreter with the packages `blake3`, `zstandard` and `cryptography` (44 or
+//! later), which `tests/run` provides.
 
 use crate::support::keys::{self, KeysOf, init_encrypted};
-use crate::support::{not_run, runs};
+use crate::support::program::expect;
+use crate::support::vault::Vault;
+use crate::support::{noise, not_run, runs};
 use ckpt::events::Silent;
 use ckpt::repo::keys::{Bundle, Role};
 use ckpt::repo::{Cache, Repo};
@@ -180,4 +183,45 @@ fn a_reader_written_from_the_description_restores_an_encrypted_repository() {
     let target = folder.join("packs-only");
     read_with(&python, Path::new(&location), &target, Some(&bundle));
     compare(&source, &target);
+}
+
+/// The objects of the folder and beneath, the largest last.
+fn largest(folder: &Path) -> PathBuf {
+    let found = walkdir::WalkDir::new(folder).into_iter().flatten().filter(|item| item.file_type().is_file());
+    let largest = found.max_by_key(|item| item.metadata().map_or(0, |metadata| metadata.len()));
+    largest.expect("an object").into_path()
+}
+
+#[test]
+fn a_reader_written_from_the_description_opens_a_key_slot_and_reads_parity_quarantine_and_audit() {
+    let Some(python) = python() else { return };
+    let vault = Vault::new();
+    vault.add("read");
+    let (place, repository) = (&vault.place, vault.place.path("repository"));
+    let first = vault.backup("admin");
+    vault.succeed("admin", &["key", "rotate"]);
+    fs::write(place.path("data/text"), noise(3, 400_000)).expect("a file");
+    vault.backup("admin");
+    vault.succeed("admin", &["forget", &first]);
+    // One pack is beyond its parity, set aside, and its content stored again.
+    let pack = largest(&repository.join("packs"));
+    let bytes = fs::read(&pack).expect("a pack");
+    fs::remove_file(&pack).expect("removed");
+    fs::write(&pack, [&bytes[..bytes.len() / 4], &noise(1, bytes.len() / 2), &bytes[bytes.len() / 4 * 3..]].concat())
+        .expect("written");
+    expect(vault.with("admin", &["repair"]), 6);
+    assert!(repository.join("quarantine").read_dir().expect("a folder").next().is_some(), "it is set aside");
+    for key in ["admin", "read"] {
+        let target = place.path(&format!("read-by-{key}"));
+        let output = Command::new(&python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/read_repository.py"))
+            .args([repository.as_os_str(), OsStr::new("latest"), target.as_os_str(), OsStr::new("--key-file")])
+            .arg(place.path(&format!("{key}.key")))
+            .output()
+            .expect("the interpreter starts");
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{out}{error}");
+        assert!(out.contains("4 records of actions, 1 packs set aside"), "{out}");
+        compare(&place.path("data"), &target);
+    }
 }

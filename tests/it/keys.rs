@@ -3,7 +3,8 @@
 //! Keys are stretched with the smallest parameters. What slots withstand stands in `src/repo/key_slots/tests.rs`, changes
 //! of keys that are cut off in `src/ops/keys/tests.rs`.
 
-use crate::support::program::{Place, documents, expect};
+use crate::support::program::{Place, expect};
+use crate::support::vault::{Vault, WEAK, data};
 use crate::support::{noise, not_run};
 use serde_json::Value;
 use std::fs;
@@ -11,75 +12,6 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-const WEAK: [&str; 4] = ["--kdf-memory", "8M", "--kdf-passes", "1"];
-
-/// An encrypted repository whose admin key lies in `admin.key`.
-struct Vault {
-    place: Place,
-}
-
-impl Vault {
-    fn new() -> Vault {
-        let vault = Vault { place: Place::new() };
-        let file = vault.place.text("admin.key");
-        let arguments = [&["init", "--encrypt", "--generate", &file][..], &WEAK].concat();
-        expect(vault.place.command(&arguments), 0);
-        fs::create_dir_all(vault.place.path("data/sub")).expect("folders");
-        fs::write(vault.place.path("data/sub/file"), noise(5, 300_000)).expect("a file");
-        fs::write(vault.place.path("data/text"), b"a marker nobody else may read ".repeat(1000)).expect("a file");
-        vault
-    }
-
-    /// The program with the key in this file.
-    fn with(&self, key: &str, arguments: &[&str]) -> Command {
-        let mut command = self.place.command(arguments);
-        command.env("CKPT_KEY_FILE", self.place.path(&format!("{key}.key")));
-        command
-    }
-
-    fn succeed(&self, key: &str, arguments: &[&str]) -> String {
-        expect(self.with(key, arguments), 0).0
-    }
-
-    /// Runs a command that must end with `code`; what it said.
-    fn fail(&self, key: &str, code: i32, arguments: &[&str]) -> String {
-        let (_, err) = expect(self.with(key, arguments), code);
-        assert!(!err.is_empty() && !err.contains("panicked"), "{arguments:?}: {err}");
-        err
-    }
-
-    fn add(&self, role: &str) -> String {
-        let file = self.place.text(&format!("{role}.key"));
-        let text =
-            self.succeed("admin", &["key", "add", "--role", role, "--label", role, "--generate", &file, "--json"]);
-        data(&text)["slot"]["id"].as_str().expect("an id").to_owned()
-    }
-
-    fn backup(&self, key: &str) -> String {
-        let text = self.succeed(key, &["backup", &self.place.text("data"), "--settle", "0", "--json"]);
-        data(&text)["snapshot"].as_str().expect("a snapshot").to_owned()
-    }
-
-    fn slots(&self, key: &str) -> Vec<Value> {
-        data(&self.succeed(key, &["key", "list", "--json"]))["slots"].as_array().expect("a list").clone()
-    }
-
-    /// Restores the newest snapshot and compares it with the data.
-    fn restore(&self, key: &str) {
-        let target = self.place.path("target");
-        let _ = fs::remove_dir_all(&target);
-        self.succeed(key, &["restore", "latest", "--target", &self.place.text("target")]);
-        for name in ["text", "sub/file"] {
-            let (a, b) = (fs::read(target.join(name)), fs::read(self.place.path("data").join(name)));
-            assert!(a.expect("restored") == b.expect("saved"), "{name}");
-        }
-    }
-}
-
-fn data(text: &str) -> Value {
-    documents(text).pop().expect("a document")["data"].clone()
-}
 
 /// All regular files beneath `folder`.
 fn files(folder: &Path) -> Vec<PathBuf> {

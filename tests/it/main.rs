@@ -1,5 +1,6 @@
 //! The integration tests: the library's layers together, and the program as a process.
 
+mod attacks;
 mod bit_flips;
 mod cli_contract;
 mod containers;
@@ -10,7 +11,9 @@ mod environment;
 mod faults;
 mod fence_model;
 mod format_document;
+mod fuzz;
 mod gate;
+mod hostile_repository;
 mod hosts;
 mod keys;
 mod load_back;
@@ -22,6 +25,7 @@ mod real_hosts;
 mod real_kill;
 mod repair;
 mod restore_into;
+mod roles;
 mod round_trip;
 mod sabotage;
 mod sealed;

@@ -69,6 +69,11 @@ fn write_tensors(source: &Path, seed: u64, elements: usize, is_second: bool) {
 
 impl Scene {
     fn new(seed: u64, sizes: Sizes) -> Scene {
+        Scene::on(runs::simulated(sizes.pack_bytes), seed, sizes)
+    }
+
+    /// As [`Scene::new`], in this empty repository.
+    fn on(storage: SimulatedStorage, seed: u64, sizes: Sizes) -> Scene {
         let folder = quick_folder();
         let source = folder.path().join("source");
         fs::create_dir_all(source.join("sub/empty")).expect("folders");
@@ -82,7 +87,6 @@ impl Scene {
         if sizes.tensor > 0 {
             write_tensors(&source, seed, sizes.tensor, false);
         }
-        let storage = runs::simulated(sizes.pack_bytes);
         let repo = runs::open(&storage).expect("a new repository");
         let first = (runs::save(&repo, &source), Tree::read(&source));
         // The second half is new, so that the middle of the file is known already.
@@ -267,11 +271,15 @@ struct Past {
 
 impl Past {
     fn new(seed: u64) -> Past {
+        Past::on(runs::simulated(PACK_BYTES_MIN), seed)
+    }
+
+    /// As [`Past::new`], in this empty repository.
+    fn on(storage: SimulatedStorage, seed: u64) -> Past {
         let folder = quick_folder();
         let source = folder.path().join("source");
         fs::create_dir_all(&source).expect("a folder");
         let write = |name: &str, seed, bytes| fs::write(source.join(name), noise(seed, bytes)).expect("a file");
-        let storage = runs::simulated(PACK_BYTES_MIN);
         let repo = runs::open(&storage).expect("a new repository");
         ["a", "b", "c", "d"].iter().zip(seed..).for_each(|(name, seed)| write(name, seed, 40_000));
         let doomed = runs::save(&repo, &source);
@@ -353,6 +361,20 @@ fn a_prune_cut_at_any_step() {
     }
     say(&format!("power_cut: {checked} crash points of prunes, seed {}", seed()));
     assert!(checked > 300, "{checked}");
+}
+
+#[test]
+fn a_backup_and_a_prune_of_a_sealed_repository_cut_at_any_step() {
+    let storage = || runs::simulated_encrypted(PACK_BYTES_MIN);
+    let sizes = Sizes { large: 0, small: 20_000, tensor: 60_000, pack_bytes: PACK_BYTES_MIN };
+    let mut checked = Scene::on(storage(), seed(), sizes).cut_everywhere(1, cuts().div_ceil(4));
+    let past = Past::on(storage(), seed());
+    runs::forget(&runs::open(&past.storage).expect("opens"), &past.doomed).expect("forgotten");
+    let work = |repo: &Repo| prune(repo, &runs::prune_options(), &ckpt::events::Silent).map(|_| ());
+    let check = |image: &_, _: &_, number: u64, why: &str| past.go_on(image, number.is_multiple_of(2), why);
+    checked += cut_each(&past.storage, cuts().div_ceil(4), work, check);
+    say(&format!("power_cut: {checked} crash points of a sealed repository, seed {}", seed()));
+    assert!(checked > 200, "{checked}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::support::{in_parallel, noise, quick_folder, say};
 use ckpt::error::Kind;
 use ckpt::events::Silent;
 use ckpt::ops::prune::{PruneOptions, prune};
+use ckpt::repo::keys::Role;
 use ckpt::repo::records::WriterRecord;
 use ckpt::repo::snapshots::Snapshot;
 use ckpt::repo::{Repo, names};
@@ -31,11 +32,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
+        Scene::on(runs::simulated(PACK_BYTES_MIN))
+    }
+
+    /// As [`Scene::new`], in this empty repository.
+    fn on(storage: SimulatedStorage) -> Scene {
         let folder = quick_folder();
         let source = folder.path().join("source");
         fs::create_dir_all(&source).expect("a folder");
         let write = |name: &str, seed| fs::write(source.join(name), noise(seed, 60_000)).expect("a file");
-        let storage = runs::simulated(PACK_BYTES_MIN);
         let repo = runs::open(&storage).expect("opens");
         let numbers = weights(21, 36_000);
         // Each version is coded against the first, which is to be forgotten.
@@ -98,12 +103,22 @@ fn prune_beside(takes_it_for_dead: bool) -> PruneOptions {
 
 #[test]
 fn a_prune_at_any_step_of_a_backup() {
-    let scene = Scene::new();
+    prunes_beside_backups(&Scene::new(), Role::Admin, 1);
+}
+
+#[test]
+fn a_prune_at_any_step_of_a_backup_by_a_host_that_may_only_add() {
+    prunes_beside_backups(&Scene::on(runs::simulated_encrypted(PACK_BYTES_MIN)), Role::Put, 2);
+}
+
+/// Of the first 56 steps of a backup every `stride`th.
+fn prunes_beside_backups(scene: &Scene, writer: Role, stride: u64) {
     for takes_it_for_dead in [true, false] {
         let retried = AtomicU64::new(0);
-        let checked = in_parallel(56, |step| {
+        let checked = in_parallel(56 / stride, |number| {
+            let step = number * stride;
             let storage = scene.storage.copy();
-            let repo = runs::open(&storage).expect("opens");
+            let repo = runs::open_as(&storage, writer).expect("opens");
             at_step(&storage, step, move |repo| {
                 let result = prune(repo, &prune_beside(takes_it_for_dead), &Silent);
                 let is_busy = result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);

@@ -33,11 +33,11 @@ struct Sample {
 }
 
 impl Sample {
-    fn new() -> Sample {
+    fn new(is_encrypted: bool) -> Sample {
         let folder = quick_folder();
         let source = folder.path().join("source");
         fs::create_dir_all(source.join("many")).expect("folders");
-        let storage = runs::simulated(PACK_BYTES_MIN);
+        let storage = runs::simulated_as(is_encrypted, PACK_BYTES_MIN);
         let repo = runs::open(&storage).expect("a new repository");
         let numbers = weights(seed(), 60_000);
         let model = |numbers: &[f32]| safetensors(&[Tensor::new("w", "BF16", narrow(numbers))], 0);
@@ -217,8 +217,15 @@ fn hurt(bytes: &mut Vec<u8>, is_heavy: bool, chance: &mut Chance) -> String {
 
 #[test]
 fn what_parity_covers_is_restored_and_beyond_it_nothing_is_wrong() {
-    let sample = Sample::new();
-    let count = setting("CKPT_TEST_DAMAGE", 500);
+    check_cases(&Sample::new(false), setting("CKPT_TEST_DAMAGE", 500));
+}
+
+#[test]
+fn sealed_packs_and_their_parity_withstand_the_same() {
+    check_cases(&Sample::new(true), setting("CKPT_TEST_DAMAGE", 500).div_ceil(4));
+}
+
+fn check_cases(sample: &Sample, count: u64) {
     let within = AtomicU64::new(0);
     in_parallel(count, |number| {
         within.fetch_add(sample.check(number), Ordering::Relaxed);

@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules of `ops` that are no operations but rules which operations may share.
-const SHARED_BY_OPS: &[&str] = &["retention", "ahead", "tensors", "examine"];
+const SHARED_BY_OPS: &[&str] = &["retention", "ahead", "tensors", "examine", "signs"];
 
 /// The one file of the library that reads the environment, and only in a build that is made to be broken.
 const READS_ENVIRONMENT: &str = "src/sabotage.rs";
@@ -98,7 +98,10 @@ fn files(folder: &str, extension: &str) -> Vec<String> {
         for entry in fs::read_dir(project().join(&folder)).expect("a folder of the project").flatten() {
             let path = folder.join(entry.file_name());
             if entry.file_type().expect("a type").is_dir() {
-                ahead.push(path);
+                // What a compiler leaves beside a crate of its own is no source.
+                if entry.file_name() != "target" {
+                    ahead.push(path);
+                }
             } else if path.extension().is_some_and(|e| e == extension) {
                 found.push(path.to_str().expect("a name of text").to_owned());
             }

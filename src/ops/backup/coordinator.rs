@@ -3,6 +3,8 @@
 //! It gives out tasks while the content under way stays within its budget, chooses cuts, collects results, and passes
 //! finished entries to the tree in the order of the scan. It does no work for each byte.
 
+mod completion;
+
 use super::approach::Approach;
 use super::assembly::Assembly;
 use super::big_file::{BigFile, Decided, Dispatch};
@@ -349,55 +351,6 @@ impl<'a> Coordinator<'a> {
     fn release(&mut self, sequence: u64, index: u64) {
         let bytes = self.segment_sizes.remove(&(sequence, index)).unwrap_or(0);
         self.bytes_under_way = self.bytes_under_way.saturating_sub(bytes);
-    }
-
-    fn finish_if_complete(&mut self, sequence: u64) -> Result<()> {
-        let assembly = &mut self.assembly;
-        let Some(big) = self.big.get_mut(&sequence) else { return Ok(()) };
-        let is_complete = big.is_complete();
-        big.settle(&mut |node| assembly.store(&node))?;
-        if !is_complete && !big.is_complete() {
-            return Ok(());
-        }
-        let Some(mut big) = self.big.remove(&sequence) else { return Ok(()) };
-        if self.dispatching == Some(sequence) {
-            self.dispatching = None;
-        }
-        let under_way: Vec<u64> =
-            self.segment_sizes.keys().filter(|(s, _)| *s == sequence).map(|(_, index)| *index).collect();
-        under_way.into_iter().for_each(|index| self.release(sequence, index));
-        let path = big.found.absolute.as_os_str().as_bytes().to_vec();
-        if let Some(error) = big.failure.take() {
-            self.approach.finish(sequence, Vec::new());
-            self.assembly.give_up(sequence, path, error);
-            return Ok(());
-        }
-        let mut changed = big.ended_early();
-        let (existed, is_stream) = (big.existed, big.file.is_none());
-        if let Some(file) = big.file.clone() {
-            let looked = file.changed_since(&big.found.metadata).and_then(|since| Ok((since, file.read_xattrs()?)));
-            match looked {
-                Ok((since, xattrs)) => {
-                    changed |= since;
-                    big.found.metadata.xattrs = xattrs;
-                }
-                // Whether what was read is one version is unknown: this file is lost, not the run.
-                Err(error) => {
-                    self.approach.finish(sequence, Vec::new());
-                    self.assembly.give_up(sequence, path, error);
-                    return Ok(());
-                }
-            }
-        }
-        let known = if changed || is_stream { Vec::new() } else { std::mem::take(&mut big.chunks) };
-        self.approach.finish(sequence, known);
-        let assembly = &mut self.assembly;
-        let (mut found, content, bytes) = big.finish(&mut |node| assembly.store(&node))?;
-        if changed || is_stream {
-            found.metadata.size = bytes;
-        }
-        self.assembly.complete(sequence, *found, content, changed, existed);
-        Ok(())
     }
 
     /// Ends the tree; everything is stored.

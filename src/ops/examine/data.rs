@@ -235,7 +235,8 @@ impl<'a> Reader<'a> {
             unread_bases: HashSet::new(),
         };
         if let Err(error) = self.read_pack(&mut checked) {
-            if error.kind() == Kind::Interrupted {
+            // Neither says anything about the pack.
+            if matches!(error.kind(), Kind::Interrupted | Kind::WrongKey) {
                 return Err(error);
             }
             checked.faults.push(error.to_string());
@@ -259,7 +260,7 @@ impl<'a> Reader<'a> {
             hasher.update(&self.window);
             for frame in group {
                 let at = usize::try_from(frame.offset - first.offset).unwrap_or(usize::MAX);
-                let bad = self.check_frame(checked.id, frame, at, &mut checked.unread_bases);
+                let bad = self.check_frame(checked.id, frame, at, &mut checked.unread_bases)?;
                 bad_frames += u64::from(!bad.is_empty());
                 checked.chunks += frame.chunks.len() as u64;
                 if let Some(chunks) = &mut checked.bad_chunks {
@@ -319,25 +320,30 @@ impl<'a> Reader<'a> {
     }
 
     /// The chunks of the frame that are not what they should be. `at` is where it begins in the window. If it cannot be
-    /// decoded because a base is not to be had, that is not its fault, and the base is noted.
+    /// decoded because a base is not to be had, that is not its fault, and the base is noted. An error of [`Kind::WrongKey`] if
+    /// another key would open it.
     fn check_frame(
         &mut self,
         pack: PackId,
         frame: &FrameRecord,
         at: usize,
         unread_bases: &mut HashSet<ChunkId>,
-    ) -> Vec<ChunkId> {
+    ) -> Result<Vec<ChunkId>> {
         let stored = usize::try_from(frame.stored_bytes).unwrap_or(usize::MAX);
         self.content.clear();
         let stored = self.window.get_mut(at..at.saturating_add(stored)).unwrap_or_default();
-        let stored = self.repo.open_frame_in(pack, frame.offset, stored).unwrap_or_default();
+        let stored = match self.repo.open_frame_in(pack, frame.offset, stored) {
+            Err(error) if error.kind() == Kind::WrongKey => return Err(error),
+            opened => opened.unwrap_or_default(),
+        };
         let decoded = match frame.chunks.first().filter(|_| !frame.bases.is_empty()) {
             None => self.decoder.decode(stored, &mut self.content),
             Some((id, _)) => match self.bases.read_bases(*id, &frame.bases) {
                 Ok(base) => self.decoder.decode_against(stored, &base, &mut self.content),
+                Err(error) if error.kind() == Kind::WrongKey => return Err(error),
                 Err(_) => {
                     unread_bases.extend(&frame.bases);
-                    return Vec::new();
+                    return Ok(Vec::new());
                 }
             },
         };
@@ -356,7 +362,7 @@ impl<'a> Reader<'a> {
         if !rest.is_empty() && bad.is_empty() {
             bad.extend(frame.chunks.iter().map(|(id, _)| *id));
         }
-        bad
+        Ok(bad)
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<
     match folder {
         names::SNAPSHOTS => {
             let id = names::snapshot_id(folder, name).ok_or_else(unknown)?;
-            let object = storage.read(name, 2 * document::BODY_BYTES_MAX)?;
+            let object = storage.read(name, DocumentKind::Snapshot.object_bytes_max())?;
             return Ok(Outcome::open(repo.keys(), id, &object)?.1);
         }
         names::TRANSACTIONS => {
@@ -109,7 +109,7 @@ pub(crate) fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<
             return Ok(document::read(storage, &Keys::plain(), DocumentKind::KeySlot, name)?.both_copies_sound);
         }
         _ => {
-            records::read_history(repo, names::history_id(name).ok_or_else(unknown)?)?.packs()?;
+            records::read_history(repo, names::history_id(name).ok_or_else(unknown)?)?;
         }
     }
     Ok(document::read(storage, repo.keys(), kind_in(folder), name)?.both_copies_sound)

@@ -41,8 +41,17 @@ pub(crate) fn find(
     observer: &dyn Observer,
     on_hit: &mut dyn FnMut(Hit<'_>),
 ) -> Result<()> {
-    let mut search = Search { frames: FrameCache::new(repo), is_lost, on_hit, observer, clean: HashSet::new() };
+    let mut search = Search {
+        frames: FrameCache::new(repo),
+        is_lost,
+        on_hit,
+        observer,
+        clean: HashSet::new(),
+        walked: HashSet::new(),
+        walked_content: HashSet::new(),
+    };
     for snapshot in snapshots {
+        search.walked.clear();
         if let Some(tree) = snapshot.tree {
             search.tree(snapshot, Child { id: tree.root, bytes: tree.bytes }, tree.depth)?;
         }
@@ -56,6 +65,10 @@ struct Search<'a> {
     on_hit: &'a mut dyn FnMut(Hit<'_>),
     observer: &'a dyn Observer,
     clean: HashSet<(ChunkId, u8)>,
+    /// Nodes of the list of files of this snapshot that were walked, and nodes of the content of this file: who repeats
+    /// them names nothing new, and a few that repeat one another would be walked without end.
+    walked: HashSet<(ChunkId, u8)>,
+    walked_content: HashSet<(ChunkId, u8)>,
 }
 
 impl Search<'_> {
@@ -64,6 +77,9 @@ impl Search<'_> {
         check_interrupt(self.observer)?;
         if self.clean.contains(&(child.id, TREE_ROLE + depth)) {
             return Ok(false);
+        }
+        if !self.walked.insert((child.id, depth)) {
+            return Ok(true);
         }
         let Some(bytes) = self.open(child.id, snapshot, None) else { return Ok(true) };
         let mut is_hit = false;
@@ -77,6 +93,7 @@ impl Search<'_> {
                 let Ok(entry) = entry::take(&mut rest) else { break };
                 let Some(content) = entry.content else { continue };
                 let child = Child { id: content.root, bytes: content.bytes };
+                self.walked_content.clear();
                 is_hit |= self.content(snapshot, &entry, child, content.depth);
             }
         }
@@ -94,6 +111,9 @@ impl Search<'_> {
         }
         if self.clean.contains(&(child.id, depth)) {
             return false;
+        }
+        if !self.walked_content.insert((child.id, depth)) {
+            return true;
         }
         let Some(bytes) = self.open(child.id, snapshot, Some(entry)) else { return true };
         let mut is_hit = false;

@@ -1,3 +1,5 @@
+//! Adding, rotating and removing keys, cut off at every step.
+
 use super::*;
 use crate::codec::stretch::SALT_BYTES;
 use crate::repo::key_slots::Unlocked;

@@ -355,7 +355,8 @@ fn two_prunes_before_any_step_of_a_writer() {
     let write = |storage: &SimulatedStorage| -> Result<Snapshot> {
         let repo = Repo::open_storage(Arc::new(storage.clone()), &crate::repo::Cache::Memory, &Silent)?;
         let transaction = Transaction::begin(&repo, &elsewhere())?;
-        let snapshot = written(&transaction);
+        let snapshot = test_support::try_write(&transaction, 9, &[("/other", &nodes())]);
+        let snapshot = snapshot.map_err(|error| transaction.reason_for(error))?;
         transaction.commit(snapshot)
     };
     let steps = {
@@ -378,6 +379,8 @@ fn two_prunes_before_any_step_of_a_writer() {
             let why = format!("step {step}, silence {silence}: {result:?}");
             match result {
                 Ok(saved) => assert!(open(&storage).snapshot(saved.id).is_some(), "{why}"),
+                // Two prunes are a day to what belongs to nobody yet: the announcement itself, before it has its name.
+                Err(error) if error.kind() == Kind::Unreachable && step < steps / 2 => {}
                 Err(error) => {
                     assert_eq!(error.kind(), Kind::Busy, "{why}");
                     revoked[usize::from(silence > 0)] += 1;

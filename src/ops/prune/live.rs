@@ -4,7 +4,7 @@ use super::plan::refusal;
 use crate::error::Result;
 use crate::ids::SnapshotId;
 use crate::repo::snapshots::{Outcome, Snapshot};
-use crate::repo::{Repo, document, names};
+use crate::repo::{Repo, document, names, records};
 use crate::sabotage::is_planted;
 use crate::storage::Listed;
 use std::collections::{HashMap, HashSet};
@@ -25,7 +25,7 @@ fn snapshots(repo: &Repo, list: &dyn Fn(&str) -> Result<Vec<Listed>>) -> Result<
         listed.iter().filter_map(|l| names::snapshot_id(folder, &l.name)).collect()
     };
     // Markers first, snapshots after: one that is older than its marker must not be missed.
-    let forgotten = ids_in(names::FORGOTTEN, &repo.storage().list(names::FORGOTTEN)?);
+    let forgotten = records::forgotten(repo, &repo.storage().list(names::FORGOTTEN)?, &mut |_| {})?;
     let present = ids_in(names::SNAPSHOTS, &list(names::SNAPSHOTS)?);
     // What another host has just marked may be acted on only once no power cut takes it back.
     repo.storage().sync_folder(names::FORGOTTEN)?;

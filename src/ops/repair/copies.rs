@@ -3,9 +3,10 @@
 //! Nothing in them is believed: packs are compared with their names, chunks with their ids, documents with their checksums. A
 //! document is taken only from a repository with the same id, a copy. What cannot be read there is as if it were not there.
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, PackId, RepositoryId};
+use crate::repo::keys::{Bundle, Unlock};
 use crate::repo::{Cache, Repo, config, names};
 use crate::sabotage::is_planted;
 use crate::storage::{ObjectName, Storage};
@@ -16,6 +17,26 @@ const PACK_BYTES_MAX: u64 = 2 << 30;
 
 pub(super) struct Copies<'a> {
     copies: Vec<Copy<'a>>,
+    keys: OwnKeys<'a>,
+}
+
+/// A copy is sealed with the keys of what it is a copy of; another repository that is sealed stays closed.
+#[derive(Clone, Copy)]
+struct OwnKeys<'a> {
+    id: RepositoryId,
+    bundle: Option<&'a Bundle>,
+}
+
+impl Unlock for OwnKeys<'_> {
+    /// Any that is not sealed may be looked into: its chunks are compared with their ids.
+    fn is_given(&self) -> bool {
+        false
+    }
+
+    fn unlock(&self, storage: &dyn Storage, id: RepositoryId) -> Result<Bundle> {
+        let own = self.bundle.filter(|_| id == self.id).cloned();
+        own.ok_or_else(|| Error::new(Kind::WrongKey, format!("{} is sealed with other keys", storage.describe())))
+    }
 }
 
 struct Copy<'a> {
@@ -27,16 +48,17 @@ struct Copy<'a> {
 }
 
 impl<'a> Copies<'a> {
-    pub(super) fn new(own: RepositoryId, from: &'a [Arc<dyn Storage>], observer: &dyn Observer) -> Copies<'a> {
+    pub(super) fn new(own: &'a Repo, from: &'a [Arc<dyn Storage>], observer: &dyn Observer) -> Copies<'a> {
+        let keys = OwnKeys { id: own.id(), bundle: own.keys().bundle() };
         let copies = from.iter().map(|storage| {
             let id = config::read(storage.as_ref()).map(|read| read.config.repository_id());
             if let Err(error) = &id {
                 let text = format!("{}: only its packs are of use, since {error}", storage.describe());
                 observer.on_event(&Event::Warning { text: &text });
             }
-            Copy { storage, is_same: id.is_ok_and(|id| id == own), repo: None }
+            Copy { storage, is_same: id.is_ok_and(|id| id == keys.id), repo: None }
         });
-        Copies { copies: copies.collect() }
+        Copies { copies: copies.collect(), keys }
     }
 
     /// The copies of this very repository.
@@ -56,10 +78,11 @@ impl<'a> Copies<'a> {
         Ok(None)
     }
 
-    /// The chunk, compared with its id.
+    /// The chunk, compared with its id by whom it is for: a copy that is not sealed names chunks otherwise than one that is.
     pub(super) fn chunk(&mut self, id: ChunkId, observer: &dyn Observer) -> Option<Vec<u8>> {
+        let keys = self.keys;
         self.copies.iter_mut().find_map(|copy| {
-            let open = || match Repo::open_storage(Arc::clone(copy.storage), &Cache::Memory, observer) {
+            let open = || match Repo::open_storage_with(Arc::clone(copy.storage), &Cache::Memory, &keys, observer) {
                 Ok(repo) => Some(repo),
                 Err(error) => {
                     let text = format!("{} cannot be opened: {error}", copy.storage.describe());

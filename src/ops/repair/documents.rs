@@ -92,7 +92,8 @@ fn mend_unreadable(
         return Ok(());
     }
     let done = match folder {
-        names::FORGOTTEN if id.is_some() => write_marker(work, name)?,
+        // Where documents are sealed, anybody may have put it there: see `records::forgotten`.
+        names::FORGOTTEN if id.is_some() && !work.repo.keys().is_encrypted() => write_marker(work, name)?,
         names::HISTORY if names::history_id(name).is_some() => {
             Some(remove(work, name, "what it said was verified counts as unread")?)
         }
@@ -193,6 +194,10 @@ fn explained(folder: &str, error: Error) -> Error {
         names::CONDEMNED => "no copy of it is left; `--from` a copy of the repository brings it back",
         names::KEYS => "no copy of it is left; add a slot with a key that still opens, then remove this one",
         names::AUDIT => "no copy of it is left; the log is whole before it and behind it",
+        names::FORGOTTEN => {
+            "whoever can write there may have made it up, so the snapshot counts as live: `ckpt forget` it if that was meant, \
+             else remove this object"
+        }
         names::TAGS => "no copy of it is left; the snapshot's tags can be set again with `ckpt tag`",
         _ => return error,
     };

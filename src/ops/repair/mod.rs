@@ -19,6 +19,12 @@
 //! damaged index object goes after the one that lists the same packs is durable. What is removed without a replacement says
 //! nothing that is still needed: records of verifications, announcements of writers that have ended.
 //!
+//! # In an encrypted repository
+//!
+//! It takes an admin key: with less, what is damaged and what is only closed to the key look alike, and what cannot be read
+//! would be set aside. A copy of the repository is opened with the same keys. What does not open is not what was written, so
+//! a marker of a forgotten snapshot that does not is left for a human to judge.
+//!
 //! # Beside others
 //!
 //! Repair deletes no pack and ends no transaction, so it waits for nobody and nobody for it. Two repairs write the same
@@ -151,7 +157,9 @@ pub struct RepairReport {
 }
 
 /// Repairs. What cannot be mended is in the report; an error means that the repair could not go on, and may be run again.
+/// [`Kind::WrongKey`], before anything is changed, if the keys are not those of an admin.
 pub fn repair(repo: &Repo, options: &RepairOptions, observer: &dyn Observer) -> Result<RepairReport> {
+    repo.keys().require_repairing()?;
     let mut work = Work::new(repo, options, observer);
     observer.on_event(&Event::Phase { name: "checking records", bytes_total: None, files_total: None });
     documents::mend(&mut work)?;
@@ -220,7 +228,7 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn new(repo: &'a Repo, options: &'a RepairOptions, observer: &'a dyn Observer) -> Work<'a> {
-        let copies = Copies::new(repo.id(), &options.from, observer);
+        let copies = Copies::new(repo, &options.from, observer);
         let (left, report) = (Found::default(), RepairReport::default());
         Work { repo, options, observer, copies, is_written_down: Cell::new(false), left, report }
     }

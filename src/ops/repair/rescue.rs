@@ -92,7 +92,7 @@ fn search(work: &mut Work<'_>, live: &Live, wanted: &mut BTreeSet<ChunkId>, stor
                 Some(content)
             }
             Err(error) if is_damage(error.kind()) => {
-                let content = work.copies.chunk(id, work.observer);
+                let content = work.copies.chunk(id, work.observer).filter(|content| is_chunk(work.repo, content, id));
                 work.report.chunks_from_copies += u64::from(content.is_some());
                 content
             }

@@ -9,6 +9,7 @@
 mod delete;
 mod fetch;
 mod gather;
+mod holes;
 mod kept;
 mod plan;
 mod run;

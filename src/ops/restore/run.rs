@@ -1,12 +1,12 @@
 //! One run of a restore: decides for every entry what to do, makes what is no regular file, and fills windows.
 
+use super::holes::Holes;
 use super::selection::Selection;
 use super::window::{self, Job, Outcome, Window};
 use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport, delete};
 use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::ChunkId;
 use crate::metadata::{FileKind, Metadata};
 use crate::repo::Repo;
 use crate::repo::entry::Entry;
@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         // Holes take no space. Reading all chunk lists to count them costs little beside failing half-way.
-        let needed = survey.bytes_growth.saturating_sub(self.hole_bytes(selection));
+        let needed = survey.bytes_growth.saturating_sub(self.hole_bytes(selection)?);
         if needed <= free {
             return Ok(());
         }
@@ -167,13 +167,10 @@ impl<'a> Run<'a> {
             .with_hint("free some space, restore to another disk, or select less with --include"))
     }
 
-    fn hole_bytes(&self, selection: &Selection<'_>) -> u64 {
+    fn hole_bytes(&self, selection: &Selection<'_>) -> Result<u64> {
+        let mut holes = Holes::new(selection.fetch(), self.observer);
         let contents = selection.entries().flatten().filter_map(|(_, entry)| entry.content);
-        contents
-            .filter(|content| content.depth > 0)
-            .flat_map(|content| self.repo.content_chunks(selection.fetch(), content).flatten())
-            .filter(|child| child.id == ChunkId::HOLE)
-            .fold(0, |sum, hole| sum.saturating_add(hole.bytes))
+        contents.map(|content| holes.bytes_of(content)).try_fold(0, |sum: u64, bytes| Ok(sum.saturating_add(bytes?)))
     }
 
     /// Goes through the selection in order: everything but regular files is made at once, those are gathered in windows.

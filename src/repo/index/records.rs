@@ -48,6 +48,20 @@ impl Index {
         })
     }
 
+    /// The snapshots whose markers this host has opened.
+    pub fn forgotten(&self) -> Result<HashSet<SnapshotId>> {
+        let rows = self.query(|db| blobs(db, "SELECT id FROM forgotten"))?;
+        rows.iter().map(|b| SnapshotId::from_slice(b)).collect()
+    }
+
+    /// Remembers snapshots whose markers were opened.
+    pub fn add_forgotten(&self, opened: &[SnapshotId]) -> Result<()> {
+        self.change(|tx| {
+            let mut statement = tx.prepare_cached("INSERT OR IGNORE INTO forgotten VALUES(?)")?;
+            opened.iter().try_for_each(|id| statement.execute(params![id.as_bytes()]).map(|_| ()))
+        })
+    }
+
     /// The ends of condemned lists that are cached, by number, as they were read.
     pub fn ends(&self) -> Result<HashMap<u64, Vec<u8>>> {
         let rows = self.query(|db| {

@@ -1,3 +1,5 @@
+//! Key slots: what opens them, and forged ones that do not.
+
 use super::*;
 use crate::repo::keys::Generation;
 use crate::storage::simulated::SimulatedStorage;

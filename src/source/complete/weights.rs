@@ -3,8 +3,9 @@
 use super::folder::{Folder, Verdict, name_of, open, read_json, shown, unreadable};
 use super::{Tally, names, torch};
 use crate::source::scan::Found;
-use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use std::collections::BTreeSet;
+use std::fmt;
 
 /// A longer header of a safetensors file is not believed; the format itself allows 100 MB.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -63,15 +64,39 @@ fn is_part_of_model(name: &[u8]) -> bool {
     !beginnings.iter().any(|beginning| name.starts_with(beginning))
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Index {
-    weight_map: BTreeMap<String, String>,
+    weight_map: Shards,
+}
+
+/// The files that an index names, each once; the tensors are passed over.
+struct Shards(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for Shards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Shards;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map from tensors to files")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shards, A::Error> {
+                let mut shards = BTreeSet::new();
+                while let Some((_, shard)) = map.next_entry::<IgnoredAny, String>()? {
+                    shards.insert(shard);
+                }
+                Ok(Shards(shards))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
 }
 
 fn check_index(folder: &Folder, file: &Found, tally: &Tally) -> Verdict {
     let Some(index) = read_json::<Index>(file, tally)? else { return Ok(()) };
-    let shards: BTreeSet<&String> = index.weight_map.values().collect();
-    for shard in shards {
+    for shard in index.weight_map.0 {
         // A shard in another directory is not this one's business.
         if !shard.contains('/') && !folder.has(shard.as_bytes()) {
             return Err(format!("{} names {shard}, which is not there", shown(file, tally)));
@@ -114,9 +139,43 @@ fn in_words(file: &Found, tally: &Tally, name: &[u8]) -> String {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Tensor {
     data_offsets: (u64, u64),
+}
+
+/// How many tensors a header describes, and where the last ends. Nothing else of it is kept.
+#[derive(Default)]
+struct Extent {
+    tensors: u64,
+    end: u64,
+}
+
+impl<'de> Deserialize<'de> for Extent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = Extent;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Extent, A::Error> {
+                let mut extent = Extent::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    extent.tensors += 1;
+                    extent.end = extent.end.max(map.next_value::<Tensor>()?.data_offsets.1);
+                }
+                Ok(extent)
+            }
+        }
+        deserializer.deserialize_map(Items)
+    }
 }
 
 /// The header says where the data end, and that is where the file ends; returns the number of tensors.
@@ -137,18 +196,8 @@ fn check_safetensors(file: &Found, tally: &Tally) -> Result<u64, String> {
     if read(8, &mut header)? < header.len() {
         return Err(format!("{} ends within its header", name()));
     }
-    let entries: BTreeMap<String, serde_json::Value> =
+    let Extent { tensors, end } =
         serde_json::from_slice(&header).map_err(|_| format!("{} has a header that is not whole", name()))?;
-    let (mut tensors, mut end) = (0, 0);
-    for (key, value) in entries {
-        if key == "__metadata__" {
-            continue;
-        }
-        let tensor: Tensor =
-            serde_json::from_value(value).map_err(|_| format!("{} has a header that is not whole", name()))?;
-        tensors += 1;
-        end = end.max(tensor.data_offsets.1);
-    }
     let expected = end.saturating_add(8).saturating_add(header_bytes);
     if expected != size {
         return Err(format!("{} has {size} bytes, and its header says {expected}", name()));

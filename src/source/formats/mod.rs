@@ -1,14 +1,12 @@
 //! One file for each container; every parser reads bounded bytes, believes no length, and never panics.
 //!
 //! A parser is a function from a file to a [`Layout`] or a [`Refusal`]; [`parse`] chooses it by the first bytes, and by the name
-//! where these leave it open. A new container is a file, a line in [`parse`] and a seed in the fuzz tests.
+//! where these leave it open. A new container is a file, a line in [`parse`] and a target of fuzzing (`tests/fuzz/targets`).
 
 mod archives;
 pub(super) mod dcp;
 mod fields;
 mod finish;
-#[cfg(test)]
-mod fuzz_tests;
 mod gguf;
 mod header_reader;
 mod header_stream;

@@ -1,14 +1,24 @@
 //! The machine that runs a pickle: opcode by opcode, on a stack, with a memo.
 //!
 //! Every opcode makes at most one value and pushes at most one number, both counted; what an opcode takes up of values made
-//! earlier is counted too. So time and memory are in proportion to the length of the pickle, whatever it says.
+//! earlier is counted too, and so is the memory of all values. So time and memory are in proportion to the length of the pickle,
+//! whatever it says, and bounded.
+
+mod stack;
 
 use super::fields::Fields;
 use super::pickle::{Node, Object, Value};
+use stack::list_bytes;
 use std::ops::Range;
 
 const VALUES_MAX: usize = 4 << 20;
 const PUSHES_MAX: usize = 16 << 20;
+/// What all values may take in memory: those of a checkpoint with a hundred thousand tensors take a fraction.
+const VALUES_BYTES_MAX: usize = 128 << 20;
+/// Values on the stack at one time.
+const HEIGHT_MAX: usize = 4 << 20;
+/// Marks at one time.
+const MARKS_MAX: usize = 1 << 20;
 /// Memo numbers are handed out in order; some writers leave gaps.
 const MEMO_GAP_MAX: usize = 1 << 10;
 /// Longer texts are no names.
@@ -31,6 +41,7 @@ pub(super) fn interpret(bytes: &[u8]) -> Result<(Vec<Value>, Node), usize> {
         marks: Vec::new(),
         memo: Vec::new(),
         pushes: 0,
+        values_bytes: 0,
     };
     loop {
         let position = machine.position();
@@ -58,6 +69,8 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: Vec<Node>,
     pushes: usize,
+    /// What the values take, roughly.
+    values_bytes: usize,
 }
 
 impl Machine<'_> {
@@ -255,6 +268,7 @@ impl Machine<'_> {
         };
         let target = self.peek()? as usize;
         let is_keyed = matches!(opcode, b's' | b'u');
+        self.charge_bytes(list_bytes(added.len()))?;
         match self.values.get_mut(target)? {
             Value::List(elements) if !is_keyed => elements.extend(added),
             Value::Dict(items) if is_keyed => items.extend(pairs(&added)?),
@@ -318,69 +332,6 @@ impl Machine<'_> {
         // Such a list may be named in two bytes, over and over: what it holds counts.
         self.charge(count)?;
         Some(items)
-    }
-
-    /// Counts work; none if it has become too much.
-    fn charge(&mut self, steps: usize) -> Option<()> {
-        self.pushes = self.pushes.saturating_add(steps);
-        (self.pushes <= PUSHES_MAX).then_some(())
-    }
-
-    fn mark(&mut self) -> Option<()> {
-        self.marks.push(self.stack.len());
-        self.charge(1)
-    }
-
-    fn value(&self, node: Node) -> Option<&Value> {
-        self.values.get(node as usize)
-    }
-
-    fn push(&mut self, value: Value) -> Option<()> {
-        let node = match value {
-            Value::None => NONE,
-            Value::Opaque => OPAQUE,
-            value => {
-                let node = Node::try_from(self.values.len()).ok().filter(|_| self.values.len() < VALUES_MAX)?;
-                self.values.push(value);
-                node
-            }
-        };
-        self.push_node(node)
-    }
-
-    fn push_node(&mut self, node: Node) -> Option<()> {
-        self.stack.push(node);
-        self.charge(1)
-    }
-
-    /// The value on top; none if a mark lies there.
-    fn peek(&self) -> Option<Node> {
-        let floor = self.marks.last().copied().unwrap_or_default();
-        self.stack.get(floor..)?.last().copied()
-    }
-
-    fn pop(&mut self) -> Option<Node> {
-        self.peek()?;
-        self.stack.pop()
-    }
-
-    /// Takes away the value or mark on top.
-    fn discard(&mut self) -> Option<()> {
-        match self.pop() {
-            Some(_) => Some(()),
-            None => self.marks.pop().map(drop),
-        }
-    }
-
-    fn pop_to_mark(&mut self) -> Option<Vec<Node>> {
-        let at = self.marks.pop()?;
-        self.pop_from(at)
-    }
-
-    fn pop_from(&mut self, at: usize) -> Option<Vec<Node>> {
-        let floor = self.marks.last().copied().unwrap_or_default();
-        // Not `split_off`, which may hand on all that the stack has room for.
-        (floor <= at && at <= self.stack.len()).then(|| self.stack.drain(at..).collect())
     }
 }
 

@@ -58,6 +58,8 @@ fn integers(pickle: &Pickle) -> Vec<(String, i64)> {
             let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
             match pickle.value(*value) {
                 Value::Int(number) if found.len() < INTEGERS_MAX => found.push((path, *number)),
+                // What is ahead counts: one small dictionary may be named by all items of another.
+                _ if dictionaries + ahead.len() >= DICTIONARIES_MAX => {}
                 Value::Dict(_) if depth < DEPTH_MAX => ahead.push_back((*value, path, depth + 1)),
                 // The arguments of a run, as Megatron keeps them.
                 Value::Object(object) if depth < DEPTH_MAX => {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 pub(super) type Matching = Box<dyn Fn(Operation, &str) -> bool + Send>;
 pub(super) type Gate = Arc<dyn Fn(&Call) + Send + Sync>;
+pub(super) type ListReader = Arc<dyn Fn(&ObjectName, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
 #[derive(Default)]
 pub(super) struct Memory {
@@ -28,6 +29,8 @@ pub(super) struct Memory {
     pub(super) hosts: Vec<Host>,
     pub(super) scripts: Vec<Script>,
     pub(super) gate: Option<Gate>,
+    /// What gives the content of final lists where they are sealed.
+    pub(super) list_reader: Option<ListReader>,
 }
 
 #[derive(Clone)]
@@ -62,7 +65,8 @@ impl Memory {
     /// What is left after a power cut; `seed` decides what could go either way.
     pub(super) fn after_power_cut(&self, seed: u64) -> Memory {
         let mut chance = Chance(seed);
-        let mut survived = Memory { temporaries_made: self.temporaries_made, ..Memory::default() };
+        let list_reader = self.list_reader.clone();
+        let mut survived = Memory { temporaries_made: self.temporaries_made, list_reader, ..Memory::default() };
         for (name, stored) in &self.objects {
             if stored.durable || chance.coin() {
                 survived.objects.insert(name.clone(), Stored { durable: true, ..stored.clone() });
@@ -97,6 +101,7 @@ impl Memory {
             replaced: self.replaced.clone(),
             temporaries: self.temporaries.clone(),
             temporaries_made: self.temporaries_made,
+            list_reader: self.list_reader.clone(),
             ..Memory::default()
         }
     }
@@ -152,8 +157,12 @@ impl Memory {
     /// True if a durable end of a condemned list has these bytes in it.
     fn is_in_a_final_list(&self, id: PackId) -> bool {
         let is_end = |name: &ObjectName| name.as_str().starts_with("condemned/") && name.as_str().ends_with(".end");
-        let holds = |bytes: &[u8]| bytes.windows(PackId::BYTES).any(|window| window == id.as_bytes());
-        self.objects.iter().any(|(name, stored)| is_end(name) && stored.durable && holds(&stored.bytes))
+        let names = |bytes: &[u8]| bytes.windows(PackId::BYTES).any(|window| window == id.as_bytes());
+        let holds = |name: &ObjectName, bytes: &[u8]| match &self.list_reader {
+            None => names(bytes),
+            Some(read) => read(name, bytes).is_some_and(|content| names(&content)),
+        };
+        self.objects.iter().any(|(name, stored)| is_end(name) && stored.durable && holds(name, &stored.bytes))
     }
 
     pub(super) fn fault(&mut self, operation: Operation, name: &str) -> Option<Fault> {

@@ -2,6 +2,7 @@
 
 use super::ledger::Ledger;
 use super::turns::Turns;
+use crate::support::keys::KeysOf;
 use crate::support::runs;
 use crate::support::trees::Tree;
 use crate::support::weights::{Tensor, narrow, safetensors, trained, weights};
@@ -15,6 +16,7 @@ use ckpt::ops::forget::{ForgetOptions, forget};
 use ckpt::ops::prune::{MaxUnused, PruneOptions, prune};
 use ckpt::ops::verify::{Subset, VerifyOptions, verify};
 use ckpt::repo::audit::Actor;
+use ckpt::repo::keys::Role;
 use ckpt::repo::records::WriterRecord;
 use ckpt::repo::snapshots::{Narrow, Snapshot};
 use ckpt::repo::{Cache, Repo};
@@ -33,6 +35,8 @@ const VERSIONS: u64 = 4;
 pub struct Shared<'a> {
     pub seed: u64,
     pub storage: SimulatedStorage,
+    /// True if everything is sealed; then hosts have roles.
+    pub is_encrypted: bool,
     pub turns: &'a Turns,
     pub ledger: &'a Mutex<Ledger>,
     /// Snapshots whose backups have reported success.
@@ -108,6 +112,22 @@ impl Host {
         FileTime { seconds, nanoseconds: 0 }
     }
 
+    /// Of an encrypted repository few hosts have all keys.
+    fn role(&self, shared: &Shared<'_>) -> Role {
+        let roles = [Role::Admin, Role::Put, Role::Prune, Role::Put, Role::Read];
+        if shared.is_encrypted { roles[self.number % roles.len()] } else { Role::Admin }
+    }
+
+    /// True if the host's role allows it; only the structure is verified by a role that reads lists alone.
+    fn may(&self, shared: &Shared<'_>, what: &str) -> bool {
+        match self.role(shared) {
+            Role::Put => what == "backup",
+            Role::Read => what == "restore" || what == "verify",
+            Role::Prune => what != "restore" && what != "verify",
+            Role::Admin => true,
+        }
+    }
+
     /// Hosts share three machines.
     fn writer(&self, now: FileTime) -> WriterRecord {
         WriterRecord { host: format!("machine-{}", self.number % 3), ..WriterRecord::of_this_process(now) }
@@ -144,6 +164,7 @@ impl Host {
             shared.ledger.lock().expect("no panic").count(format!("{what}: {how}"));
             let why = format!("seed {}: {what} of host {}", shared.seed, self.number);
             match result {
+                Err(error) if error.kind() == Kind::WrongKey => assert!(!self.may(shared, what), "{why}: {error}"),
                 Err(error) if !process.is_dead() && !is_expected(what, &error) => {
                     panic!("{why}: {error} ({:?}, {:?})", error.kind(), error.hint())
                 }
@@ -159,7 +180,8 @@ impl Host {
         let cache = self.cache();
         let what = ["backup", "backup", "backup", "backup", "prune", "prune", "forget", "restore", "verify"];
         let what = what[self.chance.index(what.len())];
-        let repo = match Repo::open_storage(Arc::new(process.clone()), &cache, &Silent) {
+        let keys = KeysOf(self.role(shared));
+        let repo = match Repo::open_storage_with(Arc::new(process.clone()), &cache, &keys, &Silent) {
             Ok(repo) => repo,
             Err(error) => return (what, Err(error)),
         };

@@ -7,6 +7,9 @@
 //! power. After each prune, and at the end, every snapshot that was committed and not forgotten holds what its source
 //! held, and so does every other that is there; at last a prune and a backup with nobody beside them go on without a hand.
 //!
+//! One history in four is of an encrypted repository, in which hosts have roles: most may only add, and whatever a role does not allow
+//! is refused.
+//!
 //! The usual run has 500 seeds; `CKPT_TEST_HOSTS` asks for more, `CKPT_TEST_SEED` for others. A seed that fails is printed:
 //! `CKPT_TEST_SEED=<seed> CKPT_TEST_HOSTS=1` plays it alone, some times over: the choices are the same each time, but threads
 //! within one host may meet otherwise.
@@ -29,6 +32,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use turns::Turns;
 
+/// One in so many histories is of an encrypted repository, with hosts of all roles.
+const ENCRYPTED_SHARE: u64 = 4;
 /// How often a single seed is played: threads within a host may meet in another order each time.
 const PLAYS_OF_ONE: u64 = 20;
 /// After so many failures the rest is not looked at.
@@ -47,7 +52,8 @@ impl Drop for Seat<'_> {
 fn play(seed: u64) -> (BTreeMap<String, u64>, u64) {
     let mut chance = Chance(seed);
     let folder = quick_folder();
-    let mut storage = runs::simulated(PACK_BYTES_MIN);
+    let is_encrypted = seed.is_multiple_of(ENCRYPTED_SHARE);
+    let mut storage = runs::simulated_as(is_encrypted, PACK_BYTES_MIN);
     let ledger = Mutex::new(Ledger::default());
     let reported = Mutex::new(BTreeSet::new());
     let mut hosts: Vec<Host> = (0..2 + chance.index(7)).map(|n| Host::new(n, folder.path(), seed)).collect();
@@ -57,7 +63,15 @@ fn play(seed: u64) -> (BTreeMap<String, u64>, u64) {
         let turns = Arc::new(Turns::new(chance.below(u64::MAX), hosts.len(), cut_at));
         let gate = Arc::clone(&turns);
         storage.set_gate(move |call| gate.gate(call));
-        let shared = Shared { seed, storage: storage.clone(), turns: &turns, ledger: &ledger, reported: &reported };
+        let storage_of_hosts = storage.clone();
+        let shared = Shared {
+            seed,
+            storage: storage_of_hosts,
+            is_encrypted,
+            turns: &turns,
+            ledger: &ledger,
+            reported: &reported,
+        };
         let processes = 1 + chance.below(3);
         std::thread::scope(|scope| {
             for (number, host) in hosts.iter_mut().enumerate() {

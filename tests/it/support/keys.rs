@@ -3,12 +3,25 @@
 use ckpt::error::{Error, Kind, Result};
 use ckpt::ids::RepositoryId;
 use ckpt::ops::init::{InitOptions, init_storage_encrypted};
-use ckpt::repo::keys::{Bundle, Role, Unlock};
+use ckpt::repo::config;
+use ckpt::repo::document::{self, DocumentKind};
+use ckpt::repo::keys::{Bundle, Keys, Role, Unlock};
 use ckpt::storage::Storage;
+use ckpt::storage::simulated::SimulatedStorage;
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 static BUNDLES: LazyLock<Mutex<HashMap<RepositoryId, Bundle>>> = LazyLock::new(Mutex::default);
+
+/// Makes an encrypted repository in simulated storage, which is told how to read what it judges by.
+pub fn init_simulated(storage: &SimulatedStorage, options: &InitOptions) {
+    init_encrypted(storage, options);
+    let read = config::read(storage).expect("just made");
+    let keys = Keys::unlocked(storage, &read, &KeysOf(Role::Read)).expect("own keys");
+    storage.read_lists_with(move |name, object| {
+        document::open(&keys, DocumentKind::Condemned, name, object).ok().map(|opened| opened.body)
+    });
+}
 
 /// Makes an encrypted repository.
 pub fn init_encrypted(storage: &dyn Storage, options: &InitOptions) {

@@ -3,12 +3,14 @@
 //! Nothing here judges: a support function fails a test only where it could not do its own work.
 
 pub mod containers;
+pub mod forge;
 pub mod keys;
 pub mod mounted;
 pub mod program;
 pub mod runs;
 pub mod strace;
 pub mod trees;
+pub mod vault;
 pub mod weights;
 pub mod world;
 

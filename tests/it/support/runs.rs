@@ -1,6 +1,6 @@
 //! Ready-made runs of the library: a repository, a backup, a restore, the content of a snapshot.
 
-use super::keys::{KeysOf, init_encrypted};
+use super::keys::{KeysOf, init_simulated};
 use super::setting;
 use super::trees::{Content, Tree};
 use ckpt::codec::Compression;
@@ -68,10 +68,15 @@ pub fn is_encrypted_by_setting() -> bool {
     setting("CKPT_TEST_ENCRYPTED", 0) != 0
 }
 
+/// A repository in simulated storage, sealed or not whatever the setting says.
+pub fn simulated_as(is_encrypted: bool, pack_bytes: u64) -> SimulatedStorage {
+    if is_encrypted { simulated_encrypted(pack_bytes) } else { simulated(pack_bytes) }
+}
+
 /// An encrypted repository in simulated storage.
 pub fn simulated_encrypted(pack_bytes: u64) -> SimulatedStorage {
     let storage = SimulatedStorage::new();
-    init_encrypted(&storage, &init_options("simulated", pack_bytes));
+    init_simulated(&storage, &init_options("simulated", pack_bytes));
     storage
 }
 

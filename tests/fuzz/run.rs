@@ -1,0 +1,9 @@
+//! The libFuzzer runner: each binary of this crate runs the target that it is called like.
+
+#![no_main]
+
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    (targets::named(env!("CARGO_BIN_NAME")).run)(bytes);
+});
