@@ -15,6 +15,7 @@ use super::{Repo, names};
 use crate::codec::seal::Cipher;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, PackId, RepositoryId, SlotId};
+use crate::sabotage::is_planted;
 use crate::storage::{ObjectName, Storage};
 use minicbor::{Decode, Encode};
 use std::collections::{HashMap, VecDeque};
@@ -136,6 +137,7 @@ impl Keys {
         if !read.config.is_encrypted() {
             return match unlock.is_given() {
                 false => Ok(Keys::plain()),
+                true if is_planted("plain-repository-with-key-accepted") => Ok(Keys::plain()),
                 true => Err(Error::new(
                     Kind::WrongKey,
                     format!("a key was given, but {} says that it is not encrypted", storage.describe()),
@@ -144,7 +146,7 @@ impl Keys {
             };
         }
         let bundle = unlock.unlock(storage, id)?;
-        if bundle.config_hash != read.body_hash {
+        if bundle.config_hash != read.body_hash && !is_planted("parameters-not-bound-to-keys") {
             return Err(Error::damaged(format!(
                 "the parameters of {} are not those that its keys were made for",
                 storage.describe()
@@ -214,6 +216,7 @@ impl Keys {
     pub fn chunk_id(&self, content: &[u8]) -> ChunkId {
         match self.bundle() {
             None => ChunkId::of(content),
+            Some(_) if is_planted("chunk-ids-not-keyed") => ChunkId::of(content),
             Some(bundle) => ChunkId::from_bytes(*blake3::keyed_hash(bundle.id_key.as_bytes(), content).as_bytes()),
         }
     }
@@ -233,7 +236,8 @@ impl Keys {
     pub(super) fn document_cipher(&self, salt: &[u8], kind: u8, name: &ObjectName) -> Option<(Cipher, Vec<u8>)> {
         let opened = self.opened.as_ref()?;
         let cipher = Cipher::new(&opened.bundle.document_key.derive("ckpt document v1", salt));
-        Some((cipher, [opened.repository.as_bytes(), &[kind][..], name.as_str().as_bytes()].concat()))
+        let name = if is_planted("documents-not-bound-to-names") { "" } else { name.as_str() };
+        Some((cipher, [opened.repository.as_bytes(), &[kind][..], name.as_bytes()].concat()))
     }
 
     /// Opens a frame as it was stored at `offset` of a pack, in place; reads the header of the pack if it must.

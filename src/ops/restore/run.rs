@@ -10,6 +10,7 @@ use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, Metadata};
 use crate::repo::Repo;
 use crate::repo::entry::Entry;
+use crate::sabotage::is_planted;
 use crate::source::apply::{IssueSummary, MetadataIssue};
 use crate::source::complete::is_pointer;
 use crate::source::target::{Overwrite as Replacing, Target};
@@ -148,7 +149,7 @@ impl<'a> Run<'a> {
     /// Refuses to begin what cannot fit.
     pub(super) fn check_space(&self, selection: &Selection<'_>, survey: &Survey, target: &Target) -> Result<()> {
         let free = target.free_bytes()?;
-        if survey.bytes_growth <= free {
+        if survey.bytes_growth <= free || is_planted("target-space-not-asked") {
             return Ok(());
         }
         // Holes take no space. Reading all chunk lists to count them costs little beside failing half-way.
@@ -235,7 +236,7 @@ impl<'a> Run<'a> {
         self.remember_link(&path, &entry.metadata);
         let content = entry.content;
         let job = Job { path, metadata: entry.metadata, content, compare: self.options.overwrite != Overwrite::Never };
-        if is_pointer_job(&job) && self.pointers.len() < POINTERS_MAX {
+        if is_pointer_job(&job) && !is_planted("pointer-not-last") && self.pointers.len() < POINTERS_MAX {
             self.pointers.push(job);
             return Ok(());
         }
@@ -333,11 +334,11 @@ impl<'a> Run<'a> {
                 Err(error) => self.failed(path, error)?,
             }
         }
-        target.sync_all()
+        if is_planted("restore-unsynced") { Ok(()) } else { target.sync_all() }
     }
 
     fn delete(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
-        if !self.report.damaged.is_empty() {
+        if !self.report.damaged.is_empty() && !is_planted("surplus-deleted-beside-damage") {
             let text = "nothing was deleted, because the repository is damaged";
             self.observer.on_event(&Event::Warning { text });
             return Ok(());
