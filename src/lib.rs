@@ -3,7 +3,7 @@
 //!
 //! Layers, each importing only those above it in this list (`tests/it/tidy.rs` holds the table):
 //!
-//! * [`error`], [`ids`], [`bytes`], [`aligned`], [`metadata`], [`paths`], [`events`], [`read_at`]: the vocabulary.
+//! * [`error`], [`ids`], [`bytes`], [`aligned`], [`metadata`], [`paths`], [`events`], [`read_at`], `sabotage`: the vocabulary.
 //! * [`source`] (the user's files), [`codec`] (bytes to bytes), [`storage`] (named immutable objects): never each other.
 //! * [`repo`]: packs, index, trees, snapshots, transactions.
 //! * [`ops`]: backup, restore, verify and the rest, one file each, never one another.
@@ -24,3 +24,5 @@ pub mod read_at;
 pub mod repo;
 pub mod source;
 pub mod storage;
+
+mod sabotage;

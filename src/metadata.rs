@@ -68,7 +68,7 @@ impl Metadata {
         self.kind == earlier.kind
             && self.size == earlier.size
             && self.mtime == earlier.mtime
-            && self.ctime == earlier.ctime
+            && (self.ctime == earlier.ctime || crate::sabotage::is_planted("ctime-ignored"))
             && self.inode == earlier.inode
     }
 }

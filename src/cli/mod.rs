@@ -69,6 +69,11 @@ fn run_command(command_line: CommandLine, began: Instant) -> u8 {
     // Whoever reads progress as JSON can do nothing with other lines among it.
     let log_json = global.log_format == LogFormat::Json || global.progress == ProgressArgument::Json;
     let output = Arc::new(Output::new(Manners::detect(global.json, log_json, global.verbose)));
+    // Whoever sets the variable knows.
+    if cfg!(feature = "sabotage") && std::env::var_os("CKPT_SABOTAGE").is_none() {
+        output
+            .warning("THIS PROGRAM WAS BUILT TO BE BROKEN by tests (feature `sabotage`): never store anything with it");
+    }
     let signals = match Signals::install(manner(&command)) {
         Ok(signals) => signals,
         Err(error) => return exit::conclude(&output, &Signals::default(), Err(error)),

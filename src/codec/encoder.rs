@@ -14,6 +14,7 @@ use super::planes::{self, PlaneLayout};
 use super::runs::{RUN_HEADER_BYTES, RunWriter, is_constant, run_mode};
 use super::sample::{PlanePlan, Repeats, Sampler, Verdict};
 use crate::error::{Error, Kind, Result};
+use crate::sabotage::is_planted;
 
 /// The level of zstd when none is asked for.
 const LEVEL_DEFAULT: i32 = 3;
@@ -104,8 +105,11 @@ impl Encoder {
         start: usize,
         out: &mut Vec<u8>,
     ) -> Result<Codec> {
+        if let Some(last) = out[start..].last_mut().filter(|_| is_planted("frame-not-decoded-again")) {
+            *last ^= 1;
+        }
         if let Ok(codec) = encoded
-            && self.holds(&out[start..], &[], raw)
+            && (is_planted("frame-not-decoded-again") || self.holds(&out[start..], &[], raw))
         {
             return Ok(codec);
         }

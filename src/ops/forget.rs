@@ -12,6 +12,7 @@ use crate::repo::audit::{self, Action, Actor};
 use crate::repo::document::DocumentKind;
 use crate::repo::snapshots::{Narrow, Outcome, Snapshot};
 use crate::repo::{Repo, names, records};
+use crate::sabotage::is_planted;
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 
@@ -73,6 +74,11 @@ pub fn forget(repo: &Repo, options: &ForgetOptions, observer: &dyn Observer) -> 
         bytes_total: None,
         files_total: Some(report.forgotten.len() as u64),
     });
+    if is_planted("audit-record-after-action") {
+        for &id in &report.forgotten {
+            records::create_forgotten(repo, id, options.now, audit::AuditHead::NONE)?;
+        }
+    }
     let audit = match report.forgotten.is_empty() {
         true => return Ok(report),
         false => audit::append(repo, &options.actor, &action(&report), options.now)?,
@@ -136,7 +142,7 @@ fn by_policy(repo: &Repo, policy: &Policy, options: &ForgetOptions) -> Result<Fo
     for (source, snapshots) in sources {
         let decided = retention::decide(policy, &snapshots, &options.time_zone, options.now)?;
         let (kept, forgotten): (Vec<_>, Vec<_>) = decided.into_iter().partition(|d| !d.reasons.is_empty());
-        if kept.is_empty() {
+        if kept.is_empty() && !is_planted("policy-keeps-nothing") {
             return Err(Error::new(Kind::Usage, format!("the policy would keep no snapshot of {source}"))
                 .with_hint("keep at least the newest with --keep-last 1, or forget snapshots by their ids"));
         }

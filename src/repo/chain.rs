@@ -5,10 +5,11 @@
 //! are held at once, and the frames that one read decodes. A chunk that would need itself is refused.
 
 use super::Repo;
-use super::chunks::{unreadable, verified_slice};
+use super::chunks::{slice_of, unreadable, verified_slice};
 use super::index::Home;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
+use crate::sabotage::is_planted;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -144,7 +145,7 @@ impl<'a> Chain<'a> {
 
     /// The contents of `bases`, one behind the other, for a frame that holds `id`.
     pub(super) fn bases_of(&mut self, id: ChunkId, bases: &[ChunkId]) -> Result<Arc<Vec<u8>>> {
-        if self.reading.contains(&id) {
+        if self.reading.contains(&id) && !is_planted("rings-of-bases-followed") {
             return Err(Error::damaged(format!("chunk {} needs itself", id.short())));
         }
         if self.reading.len() >= DEPTH_MAX {
@@ -210,6 +211,9 @@ impl<'a> Chain<'a> {
     /// The content of one chunk as this home has it, compared with its id.
     pub(super) fn verified(&mut self, id: ChunkId, home: &Home) -> std::result::Result<Vec<u8>, Unread> {
         let content = self.frame(id, home)?;
+        if is_planted("base-not-compared") && self.frames_left < FRAMES_MAX - 1 {
+            return Ok(slice_of(&content, home)?.to_vec());
+        }
         let chunk = verified_slice(self.repo, &content, id, home)?;
         Ok(if chunk.len() == content.len() { content } else { chunk.to_vec() })
     }

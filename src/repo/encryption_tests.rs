@@ -329,3 +329,13 @@ fn parameters_that_were_replaced_are_refused() {
     let error = opened(&storage, &Hashed(hash)).expect_err("replaced");
     assert!(error.kind() == Kind::Damaged && error.hint().is_some(), "{error}");
 }
+
+#[test]
+fn names_of_chunks_tell_nothing_to_who_knows_their_content() {
+    let repo = open(&encrypted_storage());
+    let id = repo.chunk_id(MARKER);
+    assert_ne!(id, ChunkId::of(MARKER));
+    assert_eq!(id, keys(9).chunk_id(MARKER), "the keys alone decide");
+    let other = Bundle::derive(&Key::from_bytes([8; 32]), 1, Role::Admin, [0; 32]);
+    assert_ne!(id, Keys::opened(other, repo.id()).chunk_id(MARKER));
+}

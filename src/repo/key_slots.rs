@@ -22,6 +22,7 @@ use crate::codec::stretch::{Cost, SALT_BYTES, Secret};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{RepositoryId, SlotId};
 use crate::metadata::FileTime;
+use crate::sabotage::is_planted;
 use crate::storage::{self, ObjectName, Published, Storage};
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
@@ -160,7 +161,8 @@ impl Slot {
 
     /// True if an admin made it who had the keys of its generation, as `admin` must have them, too.
     pub fn is_marked_by(&self, admin: &Bundle) -> bool {
-        admin_key(admin, self.fields.generation).is_ok_and(|key| mark(&key, &self.body) == self.admin_mark)
+        is_planted("slot-of-stranger-renewed")
+            || admin_key(admin, self.fields.generation).is_ok_and(|key| mark(&key, &self.body) == self.admin_mark)
     }
 
     /// True if the rotation that made this slot of an admin meant to renew `other`.
@@ -193,7 +195,7 @@ impl Slot {
 
     /// The bundle in it, for who has its secret.
     fn open(&self, holder: &Holder) -> Result<Bundle> {
-        if mark(&holder.mark_key, &self.body) != self.holder_mark {
+        if mark(&holder.mark_key, &self.body) != self.holder_mark && !is_planted("slot-mark-not-compared") {
             return Err(Error::damaged("the key slot was not made by an admin"));
         }
         let about = about(&self.fields);

@@ -20,6 +20,7 @@ use crate::bytes::ByteRange;
 use crate::codec::parity::{ParityEncoder, Shape, checksum};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId, SnapshotId};
+use crate::sabotage::is_planted;
 use crate::storage::{self, ObjectName, ObjectWriter, Storage};
 use mended::Remains;
 use sidecar::Sidecar;
@@ -55,7 +56,7 @@ pub fn mend(repo: &Repo, pack: PackId) -> Result<Mended> {
     let patched = Patched::reconstruct(repo.storage(), repo.id(), pack)?;
     let mut bytes = Vec::new();
     patched.read_range(repo.storage(), ByteRange::new(0, patched.bytes())?, &mut bytes)?;
-    if blake3::hash(&bytes).as_bytes() != pack.as_bytes() {
+    if blake3::hash(&bytes).as_bytes() != pack.as_bytes() && !is_planted("mended-pack-not-compared") {
         return Err(Error::damaged(format!("what its parity makes of pack {pack} is not the pack")));
     }
     Ok(Mended { bytes, shards_bad: patched.shards_bad() })

@@ -25,6 +25,7 @@ use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
+use crate::sabotage::is_planted;
 use crate::storage::{self, Published};
 use announcement::revoked;
 use nowhere::Nowhere;
@@ -96,11 +97,13 @@ impl<'r> Transaction<'r> {
     pub fn begin(repo: &'r Repo, writer: &WriterRecord) -> Result<Transaction<'r>> {
         let transaction = Transaction::new(repo, Some(writer))?;
         let id = transaction.id;
+        let early = is_planted("condemned-read-too-early").then(|| Condemned::read_fresh(repo)).transpose()?;
         if records::create_transaction(repo, id, writer)? == Published::AlreadyExists {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
-        let begun = Condemned::read_fresh(repo).and_then(|condemned| transaction.survey(condemned));
+        let condemned = early.map_or_else(|| Condemned::read_fresh(repo), Ok);
+        let begun = condemned.and_then(|condemned| transaction.survey(condemned));
         begun.inspect_err(|_| {
             // Nobody should wait for a run that has not begun; the error matters more.
             let _ = revoke(repo, id, 0);
@@ -148,8 +151,9 @@ impl<'r> Transaction<'r> {
         let mut vanished = Vec::new();
         let mut state = State::default();
         for known in self.repo.index().packs()? {
-            let is_whole = present.get(&known.id) == Some(&known.bytes);
-            if !is_whole || condemned.contains(&known.id) || set_aside.contains(&known.id) {
+            let is_whole = present.get(&known.id) == Some(&known.bytes) || is_planted("missing-packs-relied-on");
+            let is_condemned = condemned.contains(&known.id) && !is_planted("condemned-packs-relied-on");
+            if !is_whole || is_condemned || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);
             }
             if !known.is_listed {
@@ -282,9 +286,12 @@ impl<'r> Transaction<'r> {
             return Err(Error::new(Kind::Failed, "a dry run cannot be committed"));
         }
         let mut state = std::mem::take(&mut *self.lock());
-        if let Some(dropped) = state.awaited.iter().next() {
+        if let Some(dropped) = state.awaited.iter().next().filter(|_| !is_planted("awaited-chunk-dropped")) {
             let text = format!("chunk {}, which others need, was never stored", dropped.short());
             return Err(Error::new(Kind::Failed, text));
+        }
+        if is_planted("snapshot-before-index") {
+            self.publish_outcome(outcome)?;
         }
         let prepared = self
             .publish_index(state.index.take(), &state.relied, &state.unlisted)
@@ -312,7 +319,9 @@ impl<'r> Transaction<'r> {
         unlisted: &HashSet<PackId>,
     ) -> Result<Option<IndexId>> {
         let adopted: Vec<(&PackId, &u64)> = relied.iter().filter(|(id, _)| unlisted.contains(id)).collect();
-        if !adopted.is_empty() {
+        let adopted = if is_planted("adopted-packs-unlisted") { Vec::new() } else { adopted };
+        let index = index.filter(|_| !is_planted("index-object-forgotten"));
+        if !adopted.is_empty() && !is_planted("adopted-packs-unsynced") {
             // Their writer may have died between naming a pack and making the name durable; what is listed is durable.
             self.repo.storage().sync_folder(names::PACKS)?;
         }
@@ -351,7 +360,7 @@ impl<'r> Transaction<'r> {
     fn check_relied(&self, relied: &HashMap<PackId, u64>) -> Result<()> {
         for (&id, &bytes) in relied {
             let found = self.repo.storage().size(&names::pack(id)?)?;
-            if found != Some(bytes) {
+            if found != Some(bytes) && !is_planted("relied-packs-not-looked-at") {
                 let state = found.map_or("is gone".to_owned(), |n| format!("has {n} bytes, not {bytes}"));
                 return Err(Error::damaged(format!("pack {id}, which this backup relies on, {state}"))
                     .with_hint("run the backup again: it will store the missing content anew"));
@@ -363,14 +372,15 @@ impl<'r> Transaction<'r> {
     fn publish_outcome(&self, outcome: &Outcome) -> Result<()> {
         let name = names::snapshot(self.id)?;
         let object = outcome.seal(self.repo.keys(), self.id)?;
-        let published = storage::create_new(self.repo.storage(), &name, &object);
-        if matches!(published, Ok(Published::Created)) {
+        let published = storage::create_new_for(self.repo.storage(), self.id, &name, &object);
+        if matches!(published, Ok(Published::Created)) || (is_planted("taken-name-committed") && published.is_ok()) {
             return Ok(());
         }
         // The name is taken, or the answer is unclear: what stands there decides.
         let standing = self.repo.storage().read(&name, super::document::DocumentKind::Snapshot.object_bytes_max());
         match (standing, published) {
             // It was created, and only the answer is unclear: whether it lasts is not known before this.
+            (Ok(standing), _) if standing == object && is_planted("unclear-commit-unsynced") => Ok(()),
             (Ok(standing), _) if standing == object => self.repo.storage().sync_folder(names::SNAPSHOTS),
             (Ok(_), _) => Err(revoked()),
             (Err(_), Err(error)) => Err(error),

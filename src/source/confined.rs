@@ -7,6 +7,7 @@
 //! still move what is being written: that is within their own rights.
 
 use crate::error::{Error, Result};
+use crate::sabotage::is_planted;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -167,6 +168,7 @@ fn component_wise(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Res
 fn whole_path(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     use rustix::fs::ResolveFlags;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let resolve = if is_planted("links-of-target-followed") { ResolveFlags::empty() } else { resolve };
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     for _ in 0..ATTEMPTS_MAX {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {

@@ -15,6 +15,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
+use crate::sabotage::is_planted;
 use crate::storage::place::{Place, is_unsupported, temporary_name, uninterrupted};
 use crate::storage::staging::{ALIGNMENT, Staging};
 use crate::storage::{ObjectName, ObjectWriter, Published, check_folder_of};
@@ -199,6 +200,7 @@ impl DurableFile {
                     self.place.note_direct_io_refused();
                     self.end_direct()?;
                 }
+                Err(_) if is_planted("write-error-ignored") => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -212,11 +214,17 @@ impl DurableFile {
         }
         self.write_collected()?;
         let file = self.file()?;
-        if self.written != self.appended {
+        if self.written != self.appended && !is_planted("padding-left") {
             uninterrupted(|| fs::ftruncate(file, self.appended))?;
         }
         self.place.set_object_mode(file)?;
-        Ok(uninterrupted(|| fs::fsync(file))?)
+        if is_planted("object-unsynced") {
+            return Ok(());
+        }
+        let synced = uninterrupted(|| fs::fsync(file));
+        let again = |errno| if is_planted("failed-sync-repeated") { fs::fsync(file) } else { Err(errno) };
+        let ignored = |errno| if is_planted("sync-error-ignored") { Ok(()) } else { Err(errno) };
+        Ok(synced.or_else(again).or_else(ignored)?)
     }
 
     /// Gives the file its name unless that is taken.
@@ -255,11 +263,14 @@ impl ObjectWriter for DurableFile {
         let path = self.place.path_of(name.as_str());
         let folder = name.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
         self.place.make_folder(folder)?;
+        let early = is_planted("object-named-before-synced").then(|| self.give_name(&path)).transpose()?;
         self.make_durable().map_err(|error| self.place.write_failure(format!("writing {}", path.display()), error))?;
-        let published = self.give_name(&path)?;
+        let published = early.map_or_else(|| self.give_name(&path), Ok)?;
         // Also when the name was taken: the caller goes on from the other's object, so that must not vanish either.
         // If this fails the object keeps its name, for others may already rely on it; whether it lasts is unknown.
-        self.place.sync_directory(&self.place.path_of(folder))?;
+        if !is_planted("name-unsynced") {
+            self.place.sync_directory(&self.place.path_of(folder))?;
+        }
         Ok(published)
     }
 }

@@ -17,6 +17,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
+use crate::sabotage::is_planted;
 use crate::storage::staging::StagingPool;
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -138,7 +139,9 @@ impl Place {
                     Err(errno) => return Err(self.write_failure(format!("looking at {}", path.display()), errno)),
                 }
                 // Also for a folder that was there: whoever made it may not have come to this line yet.
-                self.sync_directory(&parent)?;
+                if !is_planted("new-folder-unsynced") {
+                    self.sync_directory(&parent)?;
+                }
                 self.durable_folders().insert(name.to_owned());
             }
             parent = path;
@@ -176,7 +179,8 @@ impl Place {
         if self.exclusive_rename_refused.load(Ordering::Relaxed) {
             return Err(Errno::INVAL);
         }
-        let renamed = uninterrupted(|| fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE));
+        let flags = if is_planted("name-overwritten") { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let renamed = uninterrupted(|| fs::renameat_with(CWD, from, CWD, to, flags));
         if renamed.is_err_and(is_unsupported) {
             self.exclusive_rename_refused.store(true, Ordering::Relaxed);
         }

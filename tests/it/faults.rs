@@ -80,6 +80,11 @@ fn an_unclear_answer_at_the_commit_is_decided_by_what_stands_there() {
     let report = plain_backup(&repo, &world.source()).expect("it was stored");
     assert!(!report.retried_after_revocation);
     assert_backed_up(&repo, &report, &world.source(), "stored, but reported as failed");
+    let id = report.snapshot.expect("a snapshot");
+    for cut in 0..16 {
+        let image = storage.after_power_cut(cut);
+        assert!(runs::open(&image).expect("opens").snapshot(id).is_some(), "what was reported is durable, cut {cut}");
+    }
 
     let storage = world.after_a_change();
     let repo = runs::open(&storage).expect("opens");

@@ -1,15 +1,18 @@
 //! Restores into what is there already: what stays, what is mended in place, what is deleted, what an interrupted run
 //! leaves to the next; and sources of other shapes than one directory.
 
+use crate::support::program::{Place, expect};
 use crate::support::runs::{self, PACK_BYTES_MIN, restore_options};
+use crate::support::strace;
 use crate::support::trees::Tree;
-use crate::support::{disk_folder, noise};
+use crate::support::{disk_folder, noise, not_run};
 use ckpt::error::{Error, Kind};
 use ckpt::events::{Event, Observer, Silent};
 use ckpt::ops::backup::{self, Input};
 use ckpt::ops::restore::{Overwrite, RestoreOptions, restore};
-use ckpt::repo::Repo;
+use ckpt::repo::pack::PackKind;
 use ckpt::repo::snapshots::Snapshot;
+use ckpt::repo::{Repo, names};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -277,4 +280,61 @@ fn a_file_that_only_got_another_time_is_read_and_not_stored_again() {
     file_of(source.join("large")).set_times(fs::FileTimes::new().set_modified(later)).expect("a time");
     let report = runs::backup(&restored.repo, &source, 2).expect("backs up");
     assert_eq!((report.bytes_read, report.bytes_new, report.files_changed), (LARGE_BYTES as u64, 0, 1));
+}
+
+/// The target's own files are looked at, and the calls of the process that makes them.
+#[test]
+fn files_are_durable_before_they_have_their_names_and_what_names_a_checkpoint_comes_last() {
+    if let Some(reason) = strace::missing() {
+        return not_run("the order in which a restore makes files durable", reason);
+    }
+    let place = Place::with_repository();
+    let source = place.path("source");
+    fs::create_dir_all(&source).expect("a folder");
+    // By its name `latest` lies between the others; only what it is makes it the last.
+    let files = [("small", noise(1, 3_000)), ("large", noise(2, 9 << 20)), ("latest", b"small".to_vec())];
+    files.iter().for_each(|(name, content)| fs::write(source.join(name), content).expect("a file"));
+    let (id, log) = (place.backup("source"), place.path("log"));
+    let command = place.command(&["restore", &id, "--target", &place.text("target"), "--threads", "2"]);
+    expect(strace::traced(&command, &[], &log), 0);
+    let calls: Vec<_> =
+        strace::calls(&log).into_iter().filter(|call| call.text.contains(&place.text("target"))).collect();
+    let is_barrier = |call: &strace::Call, part: &str| {
+        call.name == "syncfs" || (matches!(call.name.as_str(), "fsync" | "fdatasync") && call.text.contains(part))
+    };
+    let named = |name: &str| {
+        let ends = format!("\"{name}\"");
+        let is_it = |call: &strace::Call| call.name.starts_with("rename") && call.text.contains(&ends);
+        calls.iter().rposition(is_it).unwrap_or_else(|| panic!("{name} never got its name"))
+    };
+    for (name, _) in &files {
+        let renamed = named(name);
+        let part = calls[renamed].text.split('"').find(|text| text.ends_with(".ckpt-part")).expect("a part");
+        let is_write = |call: &strace::Call| call.name.starts_with("pwrite") && call.text.contains(part);
+        let written = calls.iter().rposition(is_write).unwrap_or_else(|| panic!("{name} was never written"));
+        let synced = calls[written..renamed].iter().any(|call| is_barrier(call, part));
+        assert!(written < renamed && synced, "{name} has its name before its content is durable");
+    }
+    let others = named("small").max(named("large"));
+    assert!(others < named("latest") && calls[others..named("latest")].iter().any(|call| call.name == "syncfs"));
+    assert!(calls[named("latest")..].iter().any(|call| call.name == "syncfs"), "the last name is made durable, too");
+}
+
+#[test]
+fn nothing_is_deleted_from_a_target_while_something_of_the_snapshot_cannot_be_read() {
+    let folder = disk_folder();
+    let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+    [&source, &target].into_iter().for_each(|path| fs::create_dir(path).expect("a folder"));
+    fs::write(source.join("lost"), noise(1, 10_000)).expect("a file");
+    fs::write(target.join("surplus"), b"the only copy").expect("a file");
+    let storage = runs::simulated(PACK_BYTES_MIN);
+    let snapshot = runs::save(&runs::open(&storage).expect("opens"), &source);
+    let repo = runs::open(&storage).expect("opens");
+    for pack in repo.index().packs().expect("known").into_iter().filter(|pack| pack.kind == PackKind::Data) {
+        assert!(storage.remove(&names::pack(pack.id).expect("a name")));
+    }
+    let options = RestoreOptions { delete: true, ..restore_options(&target) };
+    let report = restore(&repo, &snapshot, &options, &Silent).expect("restores what it can");
+    assert_eq!((report.damaged.count, report.deleted), (1, 0));
+    assert_eq!(fs::read(target.join("surplus")).expect("still there"), b"the only copy");
 }

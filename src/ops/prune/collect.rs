@@ -16,6 +16,7 @@ use crate::repo::index::KnownPack;
 use crate::repo::index::survey::Survey;
 use crate::repo::names;
 use crate::repo::snapshots::Snapshot;
+use crate::sabotage::is_planted;
 use crate::storage::Published;
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -118,7 +119,7 @@ impl<'r> Collector<'r> {
         // Not held while working: the signs change it.
         let begun = lock().clone();
         let waiting = self.wait(&begun, seen, report)?;
-        if !waiting.is_empty() {
+        if !waiting.is_empty() && !is_planted("open-writers-ignored") {
             let mut list = lock();
             let seen: Vec<Seen> = waiting.iter().map(|waited| waited.seen).collect();
             let is_told =
@@ -160,7 +161,7 @@ impl<'r> Collector<'r> {
             // In this order: what a snapshot needs was listed before it was there.
             let snapshots = live::snapshots_now(repo)?;
             repo.refresh(self.run.observer)?;
-            self.is_compared &= !self.mark(&snapshots)?;
+            self.is_compared &= is_planted("second-mark-skipped") || !self.mark(&snapshots)?;
             match self.choose(list, preferred) {
                 // One listing proves nothing: an index object may have been merged away while it was read, and packs may
                 // be known by their own tables only.
@@ -187,7 +188,9 @@ impl<'r> Collector<'r> {
             }
             self.is_compared = true;
         }
-        refuse_homeless(self.survey)?;
+        if !is_planted("homeless-chunks-accepted") {
+            refuse_homeless(self.survey)?;
+        }
         let used = self.survey.used()?;
         let needed: HashSet<PackId> =
             packs.iter().zip(used).filter(|(_, used)| used.chunks > 0).map(|(id, _)| *id).collect();
@@ -222,11 +225,18 @@ impl<'r> Collector<'r> {
 
     fn end(&self, number: u64, packs: Vec<PackId>) -> Result<Ended> {
         let run = &self.run;
+        for pack in packs.iter().filter(|_| is_planted("deleted-before-decided")) {
+            run.repo.storage().delete(&names::pack(*pack)?)?;
+        }
         match condemned::create_end(run.repo, number, &packs, run.options.now) {
             Ok(Published::Created) => {
                 let text = format!("condemned/{number} has ended: {} packs are to be deleted", packs.len());
                 run.observer.on_event(&Event::Detail { text: &text });
                 run.repo.index().mark_dead(&packs)?;
+                Ok(Ended::Final(packs))
+            }
+            Ok(Published::AlreadyExists) if is_planted("lost-decision-carried-out") => {
+                packs.iter().try_for_each(|pack| run.repo.storage().delete(&names::pack(*pack)?).map(drop))?;
                 Ok(Ended::Final(packs))
             }
             Ok(Published::AlreadyExists) => Ok(Ended::Taken),

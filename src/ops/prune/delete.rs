@@ -10,6 +10,7 @@ use crate::events::Event;
 use crate::ids::PackId;
 use crate::repo::condemned::Condemned;
 use crate::repo::{names, quarantine};
+use crate::sabotage::is_planted;
 use std::collections::HashMap;
 
 impl Run<'_> {
@@ -33,7 +34,7 @@ impl Run<'_> {
         for listed in self.repo.storage().list(names::PACKS)? {
             let Some(id) = names::pack_id(&listed.name) else { continue };
             match due_at.get(&id) {
-                Some(&at) if at > self.options.now.seconds => {
+                Some(&at) if at > self.options.now.seconds && !is_planted("delete-delay-ignored") => {
                     report.packs_waiting += 1;
                     report.bytes_waiting += listed.bytes;
                     let first = report.waiting_until.map_or(at, |until| until.min(at));
@@ -43,7 +44,7 @@ impl Run<'_> {
                 None => {}
             }
         }
-        if self.options.dry_run {
+        if self.options.dry_run && !is_planted("dry-run-deletes") {
             report.packs_due = due.len() as u64;
             report.bytes_due = due.iter().map(|(_, bytes)| bytes).sum();
             return Ok(());
@@ -65,7 +66,9 @@ impl Run<'_> {
         let bytes_total = due.iter().map(|(_, bytes)| bytes).sum();
         self.observer.on_event(&Event::Phase { name: "deleting", bytes_total: Some(bytes_total), files_total: None });
         // A decision that another host has just recorded may be carried out only once no power cut takes it back.
-        self.repo.storage().sync_folder(names::CONDEMNED)?;
+        if !is_planted("decision-unsynced") {
+            self.repo.storage().sync_folder(names::CONDEMNED)?;
+        }
         for (id, bytes) in due {
             // An interruption leaves the rest to the next prune.
             if self.observer.is_interrupted() {

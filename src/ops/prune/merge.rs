@@ -6,6 +6,7 @@ use crate::ids::{IndexId, PackId, SnapshotId};
 use crate::repo::condemned::Condemned;
 use crate::repo::index_object::{self, IndexWriter};
 use crate::repo::{Repo, names};
+use crate::sabotage::is_planted;
 use std::collections::HashSet;
 
 /// Index objects below this many bytes are merged when there are several.
@@ -39,7 +40,12 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
     let mut replaced = Vec::new();
     for &old in old {
         let read = index_object::read(repo, old, &mut |pack| {
-            if dead.is_dead(&pack.id) || !merged.insert(pack.id) {
+            let is_missing =
+                || names::pack(pack.id).and_then(|name| repo.storage().size(&name)).is_ok_and(|n| n.is_none());
+            if dead.is_dead(&pack.id)
+                || (is_planted("merge-drops-missing-packs") && is_missing())
+                || !merged.insert(pack.id)
+            {
                 return Ok(());
             }
             let writer = match &mut index {
@@ -58,14 +64,16 @@ pub(super) fn merge(repo: &Repo, old: &[IndexId]) -> Result<u64> {
             Err(error) => return Err(error),
         }
     }
+    let remove = || replaced.iter().try_for_each(|old| repo.storage().delete(&names::index(*old)?).map(drop));
+    if is_planted("merged-inputs-removed-first") {
+        remove()?;
+    }
     if let Some(index) = index {
         index.finish(id)?;
         repo.index().list_packs(id, &merged.into_iter().collect::<Vec<_>>())?;
         repo.index().finish_index_object(id)?;
     }
-    for old in &replaced {
-        repo.storage().delete(&names::index(*old)?)?;
-    }
+    remove()?;
     repo.index().remove_index_objects(&replaced)?;
     Ok(replaced.len() as u64)
 }

@@ -10,6 +10,7 @@ use crate::ids::SnapshotId;
 use crate::repo::condemned::{OpenList, RunState, Seen};
 use crate::repo::records::{self, WriterRecord};
 use crate::repo::{condemned, names, transaction};
+use crate::sabotage::is_planted;
 use crate::storage::Owner;
 use rustix::process::{Pid, test_kill_process};
 use std::collections::{BTreeMap, HashMap};
@@ -63,7 +64,7 @@ impl Run<'_> {
                 self.tidy(id, &signs)?;
                 continue;
             }
-            let sign = signs.iter().copied().max().unwrap_or(0);
+            let sign = signs.iter().copied().max().filter(|_| !is_planted("signs-of-life-unseen")).unwrap_or(0);
             let now = Seen { id, sign, since: self.options.now.seconds };
             let now = match seen.get(&id) {
                 Some(before) if before.sign == sign && before.since <= now.since => *before,
@@ -105,7 +106,9 @@ impl Run<'_> {
             return Ok(());
         }
         // The announcement may only go once the end is durable, whoever created that.
-        self.repo.storage().sync_folder(names::SNAPSHOTS)?;
+        if !is_planted("end-of-writer-unsynced") {
+            self.repo.storage().sync_folder(names::SNAPSHOTS)?;
+        }
         for sign in signs.iter().filter(|sign| **sign > 0) {
             self.repo.storage().delete(&names::sign_of_life(id, *sign)?)?;
         }
@@ -126,7 +129,8 @@ impl Run<'_> {
         };
         let life = record.as_ref().map_or(Life::Unknown, |record| self.life_of(record));
         let silent = self.options.now.seconds.saturating_sub(now.since) >= self.silence_seconds();
-        if life == Life::Dead || (life == Life::Unknown && was_seen && silent) {
+        let is_silent = life == Life::Unknown && was_seen && silent;
+        if life == Life::Dead || is_silent || is_planted("living-writer-revoked") {
             return Ok(None);
         }
         let started = record.as_ref().map(|record| record.started);

@@ -15,6 +15,7 @@ use crate::repo::keys::Keys;
 use crate::repo::names::CondemnedPart;
 use crate::repo::snapshots::Outcome;
 use crate::repo::{audit, condemned, names, quarantine, records};
+use crate::sabotage::is_planted;
 use crate::storage::{ObjectName, Storage};
 use std::collections::HashMap;
 
@@ -141,7 +142,7 @@ fn write_marker(work: &Work<'_>, name: &ObjectName) -> Result<Option<Means>> {
 }
 
 fn remove(work: &Work<'_>, name: &ObjectName, why: &'static str) -> Result<Means> {
-    if !work.options.dry_run {
+    if !work.options.dry_run || is_planted("repair-dry-run-removes") {
         work.write_down()?;
         work.repo.storage().delete(name)?;
     }

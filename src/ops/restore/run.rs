@@ -10,6 +10,7 @@ use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, Metadata};
 use crate::repo::Repo;
 use crate::repo::entry::Entry;
+use crate::sabotage::is_planted;
 use crate::source::apply::{IssueSummary, MetadataIssue};
 use crate::source::complete::is_pointer;
 use crate::source::target::{Overwrite as Replacing, Target};
@@ -148,7 +149,7 @@ impl<'a> Run<'a> {
     /// Refuses to begin what cannot fit.
     pub(super) fn check_space(&self, selection: &Selection<'_>, survey: &Survey, target: &Target) -> Result<()> {
         let free = target.free_bytes()?;
-        if survey.bytes_growth <= free {
+        if survey.bytes_growth <= free || is_planted("target-space-not-asked") {
             return Ok(());
         }
         // Holes take no space. Reading all chunk lists to count them costs little beside failing half-way.
@@ -182,7 +183,7 @@ impl<'a> Run<'a> {
             self.check_interrupted()?;
             match item {
                 Ok((path, entry)) => self.place(&mut window, selection, target, path, entry)?,
-                Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error),
+                Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error)?,
             }
             if window.is_full() {
                 self.execute(&mut window)?;
@@ -235,19 +236,15 @@ impl<'a> Run<'a> {
         self.remember_link(&path, &entry.metadata);
         let content = entry.content;
         let job = Job { path, metadata: entry.metadata, content, compare: self.options.overwrite != Overwrite::Never };
-        if is_pointer_job(&job) && self.pointers.len() < POINTERS_MAX {
+        if is_pointer_job(&job) && !is_planted("pointer-not-last") && self.pointers.len() < POINTERS_MAX {
             self.pointers.push(job);
             return Ok(());
         }
-        self.add(window, selection, job);
-        Ok(())
+        self.add(window, selection, job)
     }
 
-    fn add(&mut self, window: &mut Window<'_>, selection: &Selection<'_>, job: Job) {
-        if let Err(refused) = window.add(job, selection.fetch()) {
-            let (job, error) = *refused;
-            self.damaged(job.path, error);
-        }
+    fn add(&mut self, window: &mut Window<'_>, selection: &Selection<'_>, job: Job) -> Result<()> {
+        window.add(job, selection.fetch()).or_else(|refused| self.damaged(refused.0.path, refused.1))
     }
 
     /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
@@ -258,7 +255,7 @@ impl<'a> Run<'a> {
         target.sync_all()?;
         let mut window = Window::new(self.repo, target, self.observer, self.options.resources)?;
         for job in std::mem::take(&mut self.pointers) {
-            self.add(&mut window, selection, job);
+            self.add(&mut window, selection, job)?;
             if window.is_full() {
                 self.execute(&mut window)?;
             }
@@ -305,7 +302,7 @@ impl<'a> Run<'a> {
                     self.report.files_restored += 1;
                     self.note_issues(&path, &issues);
                 }
-                Outcome::Damaged(error) => self.damaged(path, error),
+                Outcome::Damaged(error) => self.damaged(path, error)?,
                 Outcome::Failed(error) => self.failed(path, error)?,
             }
         }
@@ -335,11 +332,11 @@ impl<'a> Run<'a> {
                 Err(error) => self.failed(path, error)?,
             }
         }
-        target.sync_all()
+        if is_planted("restore-unsynced") { Ok(()) } else { target.sync_all() }
     }
 
     fn delete(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
-        if !self.report.damaged.is_empty() {
+        if !self.report.damaged.is_empty() && !is_planted("surplus-deleted-beside-damage") {
             let text = "nothing was deleted, because the repository is damaged";
             self.observer.on_event(&Event::Warning { text });
             return Ok(());
@@ -355,17 +352,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn damaged(&mut self, path: Vec<u8>, error: Error) {
-        self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
-        self.report.damaged.push(path, error);
+    /// Books a file that is damaged in the repository. One that another key opens is not: that ends the run.
+    fn damaged(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
+        if error.kind() != Kind::WrongKey {
+            self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
+            self.report.damaged.push(path, error);
+            return Ok(());
+        }
+        Err(error)
     }
 
     /// A full or read-only target fails the run; anything else only this path.
     fn failed(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
         if error.kind() == Kind::NoSpace {
-            return Err(
-                error.with_hint("the target is full; free some space there and run the same restore again to go on")
-            );
+            return Err(error.with_hint("the target is full; free some space there, then run the same restore again"));
         }
         self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
         self.report.failed.push(path, error);

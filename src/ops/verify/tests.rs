@@ -3,8 +3,10 @@
 use super::*;
 use crate::events::Silent;
 use crate::repo::audit::AuditHead;
+use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, Node, noise, time, writer};
+use crate::repo::transaction::Transaction;
 use crate::repo::{condemned, names};
 use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 use crate::storage::{ObjectName, Storage};
@@ -53,6 +55,24 @@ pub(super) fn files_of(report: &VerifyReport) -> Vec<(crate::ids::SnapshotId, St
     files.sort();
     files.dedup();
     files.into_iter().map(|(id, path)| (id, String::from_utf8_lossy(&path).into_owned())).collect()
+}
+
+/// A pack that was written with another content than its table says.
+#[test]
+fn wrong_content_is_found_though_the_bytes_of_its_pack_match_the_name() {
+    let (storage, ..) = repository();
+    let repo = test_support::open(&storage);
+    let transaction = Transaction::begin(&repo, &writer()).expect("begins");
+    let (record, _) = test_support::frame_of(&repo, &noise(50, 4000), &[]);
+    let (_, frame) = test_support::frame_of(&repo, &noise(51, 4000), &[]);
+    let mut pack = transaction.create_pack(PackKind::Data).expect("a pack");
+    pack.append(&frame, &[record]).expect("as long as the other");
+    let written = transaction.finish_pack(pack).expect("durable");
+    transaction.commit_repacked().expect("commits");
+    assert_eq!(run(&storage, None).damage, vec![], "only reading it tells");
+    let report = run(&storage, Some(Subset::All));
+    let objects: Vec<&str> = report.damage.iter().map(|damage| damage.object.as_str()).collect();
+    assert_eq!(objects, [names::pack(written.id).expect("a name").as_str()]);
 }
 
 #[test]

@@ -258,3 +258,24 @@ fn packs_are_worked_through_in_columns_if_they_are_long() {
     assert_eq!(long.iter().sum::<usize>(), 256 << 10);
     assert!(long.iter().all(|&width| width * 4096 <= WORK_BYTES_MAX && width.is_multiple_of(64)), "{long:?}");
 }
+
+#[test]
+fn what_forged_parity_makes_of_a_pack_is_not_taken_for_it() {
+    let (storage, pack, bytes) = sample();
+    let repo = open(&storage);
+    let mut other = bytes;
+    other[20_000] ^= 1;
+    let shape = Shape::of(other.len() as u64).expect("a pack");
+    let mut parity = Vec::new();
+    ParityEncoder::default().encode(&other, &shape, &mut parity).expect("fits");
+    let shards = other.chunks(shape.shard_bytes).flat_map(checksum).collect();
+    let (header, table) = front(repo.id(), pack, &shape, shards, &parity).expect("fits");
+    storage.insert(parity_name(pack), [&header[..], &table, &parity, &table, &header].concat());
+    // All of it fits together, but for the name.
+    for lost in [None, Some(30_000)] {
+        lost.into_iter().for_each(|at: usize| other[at] ^= 1);
+        storage.insert(pack_name(pack), other.clone());
+        let error = mend(&open(&storage), pack).expect_err("not the pack of this name");
+        assert_eq!(error.kind(), Kind::Damaged, "{error}");
+    }
+}

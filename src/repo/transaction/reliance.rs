@@ -28,6 +28,7 @@ use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
 use crate::repo::chain::DEPTH_MAX;
 use crate::repo::index::Home;
+use crate::sabotage::is_planted;
 use std::collections::{HashMap, HashSet};
 
 /// The most chunks that need one another in a row below one that is being stored. Less than readers accept, since a chunk
@@ -64,7 +65,7 @@ impl Reliance {
     ) -> Result<Reliance> {
         let mut reliance = Reliance { founded: HashMap::with_capacity(ids.len()) };
         let mut candidates = Vec::new();
-        let mut seen: HashSet<ChunkId> = without.into_iter().collect();
+        let mut seen: HashSet<ChunkId> = without.into_iter().filter(|_| !is_planted("base-needs-its-delta")).collect();
         let mut ahead: Vec<ChunkId> = ids.iter().copied().filter(|&id| seen.insert(id)).collect();
         let rounds = if without.is_some() { DEPTH_WRITTEN_MAX } else { DEPTH_MAX };
         for _ in 0..=rounds {
@@ -160,7 +161,9 @@ impl Reliance {
                     }
                 }
             }
-            ahead.extend_from_slice(footing.needs());
+            if !is_planted("bases-not-relied-on") {
+                ahead.extend_from_slice(footing.needs());
+            }
         }
         true
     }

@@ -39,11 +39,27 @@ fn a_child_publishes_one_object() {
     }
 }
 
+/// The child's other part: deletes the object, which is there. Run as an ordinary test it has one of its own.
+#[test]
+fn a_child_deletes_the_object() {
+    let own = tempfile::tempdir().expect("a temporary directory");
+    let root = std::env::var_os(ROOT).map_or_else(|| own.path().to_path_buf(), PathBuf::from);
+    let storage = LocalStorage::open(&root).expect("an existing directory");
+    if std::env::var_os(ROOT).is_none() {
+        publish(&storage, OBJECT, b"own");
+    }
+    assert!(storage.delete(&name(OBJECT)).expect("deleted"));
+}
+
 fn run_child(before: &[&str], root: &Path, len: usize, denied: bool) -> Output {
+    run_child_that("a_child_publishes_one_object", before, root, len, denied)
+}
+
+fn run_child_that(part: &str, before: &[&str], root: &Path, len: usize, denied: bool) -> Output {
     let program = std::env::current_exe().expect("the test program");
     let mut command = Command::new(before[0]);
     command.args(&before[1..]).arg(program);
-    command.args(["--exact", "storage_conformance::local::a_child_publishes_one_object", "--test-threads=1"]);
+    command.args(["--exact", &format!("storage_conformance::local::{part}"), "--test-threads=1"]);
     command.env(ROOT, root).env(BYTES, len.to_string());
     if denied {
         command.env("CKPT_TEST_DENIED", "1");
@@ -109,13 +125,17 @@ impl Repository {
 
     /// Runs the child with one kind of system call made to fail as `inject` says, and returns the calls it made.
     fn publish_with(&self, inject: &[&str], len: usize) -> String {
+        self.trace("a_child_publishes_one_object", inject, len)
+    }
+
+    fn trace(&self, part: &str, inject: &[&str], len: usize) -> String {
         let log = self.around.path().join("strace.log");
         let log_text = log.to_str().expect("text");
         let calls = "trace=/^mkdir,/^rename,/^link,/^unlink,pwrite64,ftruncate,fchmod,fsync,fcntl";
         let mut before = vec!["strace", "-f", "-y", "-o", log_text, "-e", calls];
         let injections: Vec<String> = inject.iter().map(|what| format!("inject={what}")).collect();
         injections.iter().for_each(|what| before.extend(["-e", what]));
-        run_child(&before, &self.root(), len, false);
+        run_child_that(part, &before, &self.root(), len, false);
         std::fs::read_to_string(log).expect("a log")
     }
 }
@@ -296,6 +316,21 @@ fn the_bytes_are_synced_before_the_name_and_the_folder_after_it() {
         let changes = ["pwrite64", "ftruncate"];
         assert!(!log.lines().skip(synced).any(|line| changes.iter().any(|c| line.contains(c)) && is_temporary(line)));
     }
+}
+
+#[test]
+fn the_folder_of_a_deleted_object_is_synced() {
+    if !has_strace("the order of system calls") {
+        return;
+    }
+    let repository = Repository::new();
+    publish(&LocalStorage::open(&repository.root()).expect("an existing directory"), OBJECT, b"x");
+    let log = repository.trace("a_child_deletes_the_object", &[], 1);
+    let folder = format!("<{}>", repository.root().join("packs/ab").display());
+    let deleted = log.lines().position(|line| line.contains("unlink") && line.contains(OBJECT)).expect("deleted");
+    let synced = |line: &str| line.contains("fsync(") && line.contains(&folder);
+    assert!(log.lines().skip(deleted).any(synced), "{log}");
+    assert_eq!(repository.leaves(), Vec::<String>::new());
 }
 
 #[test]

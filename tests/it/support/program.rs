@@ -88,6 +88,8 @@ impl Place {
             .env("CKPT_REPO", self.path("repository"))
             .env("CKPT_CACHE_DIR", self.path("cache"))
             .env("CKPT_HOST", "testhost")
+            // Heeded only by a build that can be broken (`tests/sabotage`).
+            .envs(std::env::var_os("CKPT_SABOTAGE").map(|defect| ("CKPT_SABOTAGE", defect)))
             .stdin(Stdio::null());
         command
     }

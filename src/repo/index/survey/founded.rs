@@ -11,6 +11,7 @@ use super::{GOOD, Survey};
 use crate::error::Result;
 use crate::ids::PackId;
 use crate::repo::chain::DEPTH_MAX;
+use crate::sabotage::is_planted;
 use rusqlite::{Transaction, params};
 use std::sync::atomic::Ordering;
 
@@ -34,7 +35,7 @@ impl Survey<'_> {
             tx.execute_batch("DELETE FROM pending; DELETE FROM ground; DELETE FROM coded; DELETE FROM carried;")?;
             gather(tx)?;
             found(tx)?;
-            carry(tx)
+            if is_planted("bases-not-marked") { Ok(()) } else { carry(tx) }
         })?;
         self.is_settled.store(true, Ordering::Relaxed);
         Ok(())
