@@ -15,7 +15,6 @@
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
 use super::condemned::Condemned;
-use super::config::Config;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_table::FrameRecord;
@@ -28,16 +27,19 @@ use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::sabotage::is_planted;
 use crate::storage::{self, Published};
 use announcement::revoked;
+use kept::KEPT_BYTES_MAX;
 use nowhere::Nowhere;
 use reliance::Reliance;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod announcement;
+mod kept;
 mod nowhere;
 mod reliance;
 
 pub use announcement::{remove_announcement, revoke};
+pub use kept::kept_bytes;
 
 /// Whether a chunk has to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,15 +66,6 @@ pub struct Transaction<'r> {
     /// None if packs get no parity.
     parity: Option<ParityWriter>,
     kept_bytes_max: usize,
-}
-
-/// The longest pack that is kept in memory until its parity is computed, unless told otherwise.
-const KEPT_BYTES_MAX: usize = 128 << 20;
-
-/// How long an ordinary pack becomes before it is ended, with some room: the last frames and the table come on top.
-pub fn kept_bytes(config: &Config) -> u64 {
-    let bytes = u64::from(config.pack_bytes);
-    bytes + bytes / 8 + (8 << 20)
 }
 
 #[derive(Default)]

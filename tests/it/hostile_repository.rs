@@ -230,7 +230,9 @@ fn objects_of_the_greatest_numbers() {
         }
         assert_eq!(run(&place, &["ls", "latest"]).status.code(), Some(0), "{number}");
         assert_eq!(run(&place, &["verify"]).status.code(), Some(5), "{number}");
-        for command in [vec!["tag", &id, "--add", "x"], vec!["audit", "list"], vec!["audit", "verify"], vec!["forget", &id]] {
+        for command in
+            [vec!["tag", &id, "--add", "x"], vec!["audit", "list"], vec!["audit", "verify"], vec!["forget", &id]]
+        {
             run(&place, &command);
         }
         for name in
