@@ -106,6 +106,20 @@ class Ckpt(Tool):
         return [self.program, "restore", "-r", repo, "latest", "--target", target], None
 
 
+class Sealed(Ckpt):
+    """The same with an encrypted repository and an admin key of usual cost; its ratio to `ckpt` is what sealing costs."""
+
+    name = "sealed ckpt"
+
+    def env(self, place):
+        return super().env(place) | {"CKPT_KEY_FILE": place / "admin.key"}
+
+    def init(self, repo):
+        # The key of the environment is the one that is made.
+        return ["env", "-u", "CKPT_KEY_FILE", self.program, "init", "-r", repo, "--encrypt", "--generate",
+                repo.parent / "admin.key"]
+
+
 class Copy(Tool):
     name = "cp + sync"
 
@@ -223,7 +237,7 @@ def find_tools(arguments):
     """The programs to compare, `ckpt` first."""
     tools = []
     if pathlib.Path(arguments.ckpt).is_file():
-        tools.append(Ckpt(str(pathlib.Path(arguments.ckpt).resolve())))
+        tools += [kind(str(pathlib.Path(arguments.ckpt).resolve())) for kind in (Ckpt, Sealed)]
     else:
         print(f"{arguments.ckpt} is not there: build it, or name it with --ckpt", file=sys.stderr)
     tools.append(Copy("cp"))
@@ -351,7 +365,7 @@ def main():
     parser.add_argument("--runs", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the synthetic data (default 1)")
     parser.add_argument("--ckpt", default=str(ROOT / "target/release/ckpt"), help="the ckpt program")
-    parser.add_argument("--tools", help="only these, separated by commas: ckpt,cp,restic,rustic,borg,bupstash")
+    parser.add_argument("--tools", help="only these, separated by commas: ckpt,sealed,cp,restic,rustic,borg,bupstash")
     parser.add_argument("--cold", action="store_true", help="drop data and repository from the page cache first")
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare restored data")
     arguments = parser.parse_args()

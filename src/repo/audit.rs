@@ -8,6 +8,7 @@
 //! action was cut short is possible. Deliberately not here: what is found when a chain is checked (`ops::audit`), and any
 //! protection against someone who rewrites the log and everything that names it; in an encrypted repository that takes a key.
 
+use super::bounded::{List, Notes};
 use super::document::{self, DocumentKind};
 use super::records::WriterRecord;
 use super::{Repo, names};
@@ -15,11 +16,15 @@ use crate::error::{Error, Kind, Result};
 use crate::metadata::FileTime;
 use crate::sabotage::is_planted;
 use crate::storage::{self, Published};
+use minicbor::decode::{self, Decoder};
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
 
 /// The most objects that one record names; a longer action has several records.
 pub const OBJECTS_MAX: usize = 10_000;
+
+/// The most details of a record that are believed.
+const DETAILS_MAX: usize = 1_000;
 
 /// How often a number that another writer has taken is tried again with the next.
 const ATTEMPTS_MAX: u32 = 1_000;
@@ -105,14 +110,22 @@ pub struct AuditRecord {
     #[n(6)]
     pub action: String,
     /// The objects or ids that it was about.
-    #[n(7)]
+    #[cbor(n(7), decode_with = "decode_objects")]
     pub objects: Vec<String>,
     /// What else there was to say, by name.
-    #[n(8)]
+    #[cbor(n(8), decode_with = "decode_details")]
     pub details: BTreeMap<String, String>,
     /// The program: `ckpt 0.1.0`.
     #[n(9)]
     pub program: String,
+}
+
+fn decode_objects<'b, C>(d: &mut Decoder<'b>, context: &mut C) -> Result<Vec<String>, decode::Error> {
+    List::<String, OBJECTS_MAX>::decode(d, context).map(|list| list.0)
+}
+
+fn decode_details<'b, C>(d: &mut Decoder<'b>, context: &mut C) -> Result<BTreeMap<String, String>, decode::Error> {
+    Notes::<DETAILS_MAX>::decode(d, context).map(|notes| notes.0)
 }
 
 /// A record with the hash of its body and whether both copies of it are sound.

@@ -3,7 +3,7 @@
 //! An item may take one byte in a record and a hundred in memory: what was written by others must not decide how much is
 //! allocated. A list that breaks its bound cannot be decoded. Nothing is bounded when it is written; writers have bounds of their own.
 
-use crate::ids::PackId;
+use crate::ids::{ChunkId, PackId};
 use minicbor::decode::{Decode, Decoder, Error};
 use minicbor::encode::{self, Encode, Encoder, Write};
 use std::collections::BTreeMap;
@@ -61,22 +61,49 @@ pub(super) struct Packs(pub(super) Vec<PackId>);
 
 impl<'b, C> Decode<'b, C> for Packs {
     fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, Error> {
-        let mut packs = Vec::new();
-        for bytes in d.array_iter::<&minicbor::bytes::ByteSlice>()? {
-            packs.push(PackId::from_slice(bytes?).map_err(|_| Error::message("an id of a pack has the wrong length"))?);
-        }
-        Ok(Packs(packs))
+        ids(d, |bytes| PackId::from_slice(bytes).ok()).map(Packs)
     }
 }
 
 impl<C> Encode<C> for Packs {
     fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.array(self.0.len() as u64)?;
-        for pack in &self.0 {
-            e.bytes(pack.as_bytes())?;
-        }
-        Ok(())
+        encode_ids(e, self.0.iter().map(|id| id.as_bytes()))
     }
+}
+
+/// Ids of chunks, in the same way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Chunks(pub(super) Vec<ChunkId>);
+
+impl<'b, C> Decode<'b, C> for Chunks {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, Error> {
+        ids(d, |bytes| ChunkId::from_slice(bytes).ok()).map(Chunks)
+    }
+}
+
+impl<C> Encode<C> for Chunks {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        encode_ids(e, self.0.iter().map(|id| id.as_bytes()))
+    }
+}
+
+fn ids<T>(d: &mut Decoder<'_>, id_of: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
+    let mut ids = Vec::new();
+    for bytes in d.array_iter::<&minicbor::bytes::ByteSlice>()? {
+        ids.push(id_of(bytes?).ok_or_else(|| Error::message("an id has the wrong length"))?);
+    }
+    Ok(ids)
+}
+
+fn encode_ids<'i, W: Write>(
+    e: &mut Encoder<W>,
+    ids: impl ExactSizeIterator<Item = &'i [u8; 32]>,
+) -> Result<(), encode::Error<W::Error>> {
+    e.array(ids.len() as u64)?;
+    for id in ids {
+        e.bytes(id)?;
+    }
+    Ok(())
 }
 
 fn too_many() -> Error {

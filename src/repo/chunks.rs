@@ -12,10 +12,11 @@ use crate::ids::{ChunkId, PackId};
 use crate::sabotage::is_planted;
 
 impl Repo {
-    /// For each chunk, where it can be read. What the index does not know is looked for in the packs themselves, once.
+    /// For each chunk, where it can be read. What the index does not know is looked for in the packs themselves.
     pub fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
+        let seen = self.recoveries();
         let homes = self.index().homes(ids)?;
-        if homes.iter().all(|h| !h.is_empty()) || !self.recover_index_once()? {
+        if homes.iter().all(|h| !h.is_empty()) || !self.recover_index(seen)? {
             return Ok(homes);
         }
         self.index().homes(ids)
@@ -27,16 +28,18 @@ impl Repo {
         if let Some(content) = self.kept_tree(id)? {
             return Ok(content);
         }
-        let homes = self.locate(&[id])?.pop().unwrap_or_default();
         let mut failure = None;
-        match self.read_at_any(id, &homes, &mut failure) {
-            Some(content) => return Ok(content),
-            // A prune may have moved it, or what it needs, since the index was read.
-            None if !self.recover_index_once()? => return Err(unreadable(id, failure)),
-            None => {}
+        loop {
+            let seen = self.recoveries();
+            let homes = self.locate(&[id])?.pop().unwrap_or_default();
+            if let Some(content) = self.read_at_any(id, &homes, &mut failure) {
+                return Ok(content);
+            }
+            // A prune may have moved it, or what it needs, since the index was read; and again since then.
+            if !self.recover_index(seen)? {
+                return Err(unreadable(id, failure));
+            }
         }
-        let homes = self.index().homes(&[id])?.pop().unwrap_or_default();
-        self.read_at_any(id, &homes, &mut failure).ok_or_else(|| unreadable(id, failure))
     }
 
     /// For a key that cannot open packs of metadata: the chunk, if this host has written it and kept it, otherwise the

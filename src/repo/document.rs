@@ -61,11 +61,12 @@ pub enum DocumentKind {
 }
 
 impl DocumentKind {
-    /// The longest body of this kind that is written or believed: only lists of packs grow with the repository.
+    /// The longest body of this kind that is written or believed: only lists of packs and of chunks are long.
     const fn body_bytes_max(self) -> u64 {
         match self {
-            DocumentKind::Condemned | DocumentKind::History | DocumentKind::Audit => BODY_BYTES_MAX,
+            DocumentKind::Condemned | DocumentKind::History | DocumentKind::Quarantine => BODY_BYTES_MAX,
             DocumentKind::Snapshot => 64 << 20,
+            DocumentKind::Audit => 16 << 20,
             _ => 1 << 20,
         }
     }

@@ -62,6 +62,10 @@ pub enum Cache {
     Memory,
 }
 
+/// How often one run looks for packs that the index does not know: one that works beside many prunes may need it several
+/// times, one that meets much damage must not list all packs for each piece of it.
+const RECOVERIES_MAX: u32 = 8;
+
 /// An open repository.
 pub struct Repo {
     storage: Arc<dyn Storage>,
@@ -71,7 +75,7 @@ pub struct Repo {
     index: Index,
     decoders: Mutex<Vec<Decoder>>,
     snapshots: Mutex<Vec<Snapshot>>,
-    has_recovered_index: Mutex<bool>,
+    recoveries: Mutex<Recoveries>,
     damage: Mutex<BTreeSet<String>>,
     vanished: Mutex<Vec<SnapshotId>>,
     mended: parity::MendedPacks,
@@ -211,14 +215,20 @@ impl Repo {
         sync::unlisted_packs(self)
     }
 
-    /// As [`Repo::learn_unlisted_packs`], but only once for each time the repository is opened.
-    /// Who comes meanwhile waits, since it may need what is being found.
-    fn recover_index_once(&self) -> Result<bool> {
-        let mut has_recovered = self.has_recovered_index.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *has_recovered, true) {
-            return Ok(false);
+    /// How often packs were found that the index had not known: to be asked before the index is, for [`Repo::recover_index`].
+    fn recoveries(&self) -> u32 {
+        self.recoveries.lock().unwrap_or_else(PoisonError::into_inner).fruitful
+    }
+
+    /// As [`Repo::learn_unlisted_packs`]; true if the index knows more than when [`Repo::recoveries`] was `seen`.
+    /// Who comes meanwhile waits, since it may need what is being found. How often this looks is bounded.
+    fn recover_index(&self, seen: u32) -> Result<bool> {
+        let mut recoveries = self.recoveries.lock().unwrap_or_else(PoisonError::into_inner);
+        if recoveries.fruitful == seen && recoveries.tried < RECOVERIES_MAX {
+            recoveries.tried += 1;
+            recoveries.fruitful += u32::from(self.learn_unlisted_packs()? > 0);
         }
-        Ok(self.learn_unlisted_packs()? > 0)
+        Ok(recoveries.fruitful != seen)
     }
 
     /// Runs `work` with a decoder that is reused from call to call.
@@ -237,6 +247,13 @@ impl Repo {
     pub fn snapshot(&self, id: SnapshotId) -> Option<Snapshot> {
         self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|s| s.id == id).cloned()
     }
+}
+
+/// How often packs that the index did not know were looked for, and how often some were found.
+#[derive(Default)]
+struct Recoveries {
+    tried: u32,
+    fruitful: u32,
 }
 
 /// A repository whose keys are known, and nothing else yet: a wrong key ends the run before anything is done.
@@ -271,7 +288,7 @@ impl Opening {
             index,
             decoders: Mutex::new(Vec::new()),
             snapshots: Mutex::new(Vec::new()),
-            has_recovered_index: Mutex::new(false),
+            recoveries: Mutex::default(),
             mended: parity::MendedPacks::default(),
             damage: Mutex::new(self.read.damage.into_iter().collect()),
             vanished: Mutex::new(Vec::new()),

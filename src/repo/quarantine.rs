@@ -20,13 +20,13 @@
 //!
 //! A record whose own bytes are damaged stands for a pack of which nothing can be relied on.
 
+use super::bounded::Chunks;
 use super::document::{self, DocumentKind};
 use super::{Repo, names};
 use crate::error::{Kind, Result};
 use crate::ids::{ChunkId, PackId};
 use crate::metadata::FileTime;
 use crate::storage::Storage;
-use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -43,7 +43,7 @@ struct Record {
     #[n(0)]
     seconds: i64,
     #[n(1)]
-    chunks: Option<Vec<ByteVec>>,
+    chunks: Option<Chunks>,
 }
 
 impl Quarantine {
@@ -111,14 +111,14 @@ pub fn read_one(repo: &Repo, pack: PackId) -> Result<Option<BTreeSet<ChunkId>>> 
         &document::read(repo.storage(), repo.keys(), DocumentKind::Quarantine, &name)?.body,
         name.as_str(),
     )?;
-    record.chunks.map(|chunks| chunks.iter().map(|id| ChunkId::from_slice(id)).collect()).transpose()
+    Ok(record.chunks.map(|chunks| chunks.0.into_iter().collect()))
 }
 
 /// Sets a pack aside, durably; `bad` are the chunks that are bad in it, none stands for all of them. What an earlier record
 /// said of the same pack is replaced: the newest look at it counts.
 pub fn set_aside(repo: &Repo, pack: PackId, bad: Option<&HashSet<ChunkId>>, now: FileTime) -> Result<()> {
-    let sorted: Option<BTreeSet<&ChunkId>> = bad.map(|bad| bad.iter().collect());
-    let chunks = sorted.map(|ids| ids.into_iter().map(|id| id.as_bytes().to_vec().into()).collect());
+    let sorted: Option<BTreeSet<ChunkId>> = bad.map(|bad| bad.iter().copied().collect());
+    let chunks = sorted.map(|ids| Chunks(ids.into_iter().collect()));
     let body = document::encode(&Record { seconds: now.seconds, chunks })?;
     let name = names::quarantine(pack)?;
     repo.storage().replace(&name, &document::seal(repo.keys(), DocumentKind::Quarantine, &name, &body)?)

@@ -372,7 +372,7 @@ impl<'r> Transaction<'r> {
     fn publish_outcome(&self, outcome: &Outcome) -> Result<()> {
         let name = names::snapshot(self.id)?;
         let object = outcome.seal(self.repo.keys(), self.id)?;
-        let published = storage::create_new(self.repo.storage(), &name, &object);
+        let published = storage::create_new_for(self.repo.storage(), self.id, &name, &object);
         if matches!(published, Ok(Published::Created)) || (is_planted("taken-name-committed") && published.is_ok()) {
             return Ok(());
         }

@@ -217,6 +217,14 @@ pub fn create_new(storage: &dyn Storage, name: &ObjectName, bytes: &[u8]) -> Res
     writer.publish(name)
 }
 
+/// As [`create_new`], for a transaction: see [`Storage::create_for`].
+pub fn create_new_for(storage: &dyn Storage, owner: SnapshotId, name: &ObjectName, bytes: &[u8]) -> Result<Published> {
+    let folder = name.as_str().split('/').next().unwrap_or_default();
+    let mut writer = storage.create_for(folder, owner)?;
+    writer.write(bytes)?;
+    writer.publish(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,7 +47,7 @@ fn a_repository_opens_with_its_key_from_a_file_or_a_command_and_with_no_other() 
     }
     fs::write(place.path("wrong.key"), "wrong\n").expect("a file");
     fs::set_permissions(place.path("wrong.key"), fs::Permissions::from_mode(0o600)).expect("ours");
-    for arguments in [&["snapshots"][..], &["backup", "/nonexistent"], &["prune"], &["key", "list"]] {
+    for arguments in [&["snapshots"][..], &["backup", &place.text("data")], &["prune"], &["key", "list"]] {
         let said = vault.fail("wrong", 12, arguments);
         assert!(said.contains("the one key slot") && said.contains("ckpt key"), "{said}");
         assert!(!said.contains("can be read by others"), "{said}");

@@ -9,6 +9,7 @@ use crate::support::vault::{Vault, data};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -89,7 +90,7 @@ fn a_host_that_may_only_add_goes_on_adding_whatever_others_do() {
     let first = vault.backup_on("put");
     vault.write("second", 2, 200_000);
     let second = vault.backup_on("put");
-    assert_eq!((count(&second, "files_unchanged"), count(&second, "files_new")), (2, 1), "{second}");
+    assert_eq!((count(&second, "files_new"), count(&second, "bytes_new")), (1, 200_000), "{second}");
     let (id, target, folder) =
         (second["snapshot"].as_str().expect("an id"), vault.place.text("no"), vault.place.text("data"));
     let refused: [&[&str]; 14] = [
@@ -108,14 +109,19 @@ fn a_host_that_may_only_add_goes_on_adding_whatever_others_do() {
         &["repair"],
         &["repair", "--quick", "--dry-run"],
     ];
+    // Its cache alone keeps the lists of files that it stored: it is the same file afterwards, not one made anew.
+    let index = objects(&vault.place.path("cache-put")).into_iter().find(|path| path.ends_with("index.sqlite3"));
+    let (index, held) = (index.expect("an index"), vault.place.path("held"));
+    fs::hard_link(&index, &held).expect("another name");
     for command in refused {
         vault.assert_refused("put", command);
     }
     assert!(!vault.place.path("no").exists());
-    // It has lost nothing by asking: nothing that it alone keeps of its snapshots, either.
+    let number = |path: &Path| fs::metadata(path).expect("there").ino();
+    assert_eq!(number(&index), number(&held), "the index was made anew");
     vault.write("third", 3, 1000);
     let third = vault.backup_on("put");
-    assert_eq!((count(&third, "files_unchanged"), count(&third, "files_new")), (3, 1), "{third}");
+    assert_eq!((count(&third, "files_new"), count(&third, "bytes_new")), (1, 1000), "{third}");
 
     // Others forget, prune and rotate.
     fs::remove_file(vault.place.path("data/second")).expect("removed");
@@ -127,7 +133,7 @@ fn a_host_that_may_only_add_goes_on_adding_whatever_others_do() {
     expect(vault.on("admin", &["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
     expect(vault.on("admin", &["key", "rotate"]), 0);
     let same = vault.backup_on("put");
-    assert_eq!((count(&same, "files_unchanged"), count(&same, "bytes_new")), (3, 0), "{same}");
+    assert_eq!((count(&same, "files_new"), count(&same, "bytes_new")), (0, 0), "{same}");
     // What only forgotten snapshots had is gone, and is stored again when it comes back.
     vault.write("second", 2, 200_000);
     let back = vault.backup_on("put");

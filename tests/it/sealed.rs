@@ -1,6 +1,7 @@
 //! Encrypted repositories through the operations: everything works as in plain ones, each role does its part, and the
 //! storage learns nothing it should not.
 
+use crate::support::keys::KeysOf;
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::trees::Tree;
 use crate::support::weights::{Tensor, narrow, safetensors, trained, weights};
@@ -9,11 +10,12 @@ use ckpt::error::{Error, Kind};
 use ckpt::events::Silent;
 use ckpt::ops::verify::{VerifyOptions, verify};
 use ckpt::repo::keys::Role;
-use ckpt::repo::names;
 use ckpt::repo::pack::PackKind;
+use ckpt::repo::{Cache, Repo, names};
 use ckpt::storage::simulated::{Operation, SimulatedStorage};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 const MARKER: &[u8] = b"words that stand in no stored object";
 
@@ -123,6 +125,36 @@ fn a_host_that_may_only_add_sees_what_is_unchanged_and_reads_nothing_back() {
     assert!(is_wrong_key(runs::backup(&reader, &source, 2)), "a read key adds nothing");
     let verified = runs::verify_all(&reader).expect("verifies");
     assert_eq!(verified.damage_count, 0, "{:?}", verified.damage);
+}
+
+#[test]
+fn a_host_that_may_only_add_passes_over_what_is_unchanged_whatever_others_deleted() {
+    let folder = quick_folder();
+    let (source, cache) = (folder.path().join("source"), Cache::Folder(folder.path().join("cache")));
+    let storage = runs::simulated_encrypted(PACK_BYTES_MIN);
+    let put_repo = || {
+        let storage = Arc::new(storage.another_host());
+        Repo::open_storage_with(storage, &cache, &KeysOf(Role::Put), &Silent).expect("opens")
+    };
+    write_source(&source, 0);
+    let doomed = runs::save(&put_repo(), &source);
+    fs::remove_file(source.join("noise")).expect("removed");
+    let second = runs::backup(&put_repo(), &source, 2).expect("backs up");
+    assert_eq!((second.files_changed, second.bytes_read), (0, 0), "{second:?}");
+    let admin = runs::open(&storage).expect("opens");
+    runs::forget(&admin, &doomed).expect("forgotten");
+    let pruned = ckpt::ops::prune::prune(&admin, &runs::prune_options(), &Silent).expect("prunes");
+    assert!(pruned.packs_deleted + pruned.packs_repacked > 0, "{pruned:?}");
+    let third = runs::backup(&put_repo(), &source, 2).expect("backs up");
+    assert_eq!((third.files_changed, third.bytes_read, third.bytes_new), (0, 0, 0), "packs moved: {third:?}");
+    // What is gone is read and stored again.
+    fs::write(source.join("noise"), noise(0, 150_000)).expect("a file");
+    let repo = put_repo();
+    let fourth = runs::backup(&repo, &source, 2).expect("backs up");
+    assert_eq!((fourth.files_new, fourth.bytes_new), (1, 150_000), "{fourth:?}");
+    let admin = runs::open(&storage).expect("opens");
+    let saved = fourth.snapshot.and_then(|id| admin.snapshot(id)).expect("listed");
+    runs::contents(&admin, &saved).expect("reads").assert_is(&Tree::read(&source), "the fourth");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The shape of the source: which layer may import which, how long files and functions may be, words that do not belong,
-//! links of the documents.
+//! The shape of the source: which layer may import which, how long files and functions may be, files that nobody compiles,
+//! words that do not belong, links of the documents.
 //!
 //! A rule is held for every file, or the file stands in [`EXCEPTIONS`], which may only shrink: an exception that is no
 //! longer needed fails as well. Rust is looked at as text with comments and strings blanked out, which is exact enough.
@@ -40,6 +40,7 @@ enum Rule {
     FileLength,
     FunctionLength,
     Opening,
+    Module,
     Word,
     Link,
 }
@@ -374,6 +375,23 @@ fn check_words(sources: &[Source]) -> Vec<Violation> {
     violations
 }
 
+/// A file that no other names as its module is compiled by nobody: a silent hole, above all among tests.
+fn check_modules(sources: &[Source]) -> Vec<Violation> {
+    let code: BTreeMap<&str, &str> =
+        sources.iter().map(|source| (source.path.as_str(), source.code.as_str())).collect();
+    let is_named = |source: &&Source| {
+        let whole = source.path.trim_end_matches(".rs").trim_end_matches("/mod");
+        let Some((folder, module)) = whole.rsplit_once('/') else { return false };
+        let parents = ["/mod.rs", "/lib.rs", "/main.rs", ".rs"].map(|end| format!("{folder}{end}"));
+        let declaration = format!("mod {module};");
+        let declares = |line: &str| line == declaration || line.ends_with(&format!(" {declaration}"));
+        parents.iter().filter_map(|parent| code.get(parent.as_str())).any(|code| code.lines().any(declares))
+    };
+    let is_root = |source: &&Source| source.path.ends_with("/main.rs") || source.path.ends_with("/lib.rs");
+    let lost = sources.iter().filter(|source| !is_root(source) && !is_named(source));
+    lost.map(|s| (Rule::Module, s.path.clone(), "is the module of no other file".to_owned())).collect()
+}
+
 /// Documents, and whether what they point to is there.
 fn check_links(sources: &[Source]) -> Vec<Violation> {
     let mut documents = files("docs", "md");
@@ -459,6 +477,8 @@ fn the_source_is_tidy() {
     violations.extend(check_lengths(&product));
     violations.extend(check_openings(&all));
     violations.extend(check_words(&all));
+    violations.extend(check_modules(&product));
+    violations.extend(check_modules(&sources(&["tests/it"])));
     violations.extend(check_links(&all));
     let is_excepted = |v: &Violation| EXCEPTIONS.contains(&(v.0, v.1.as_str()));
     let mut complaints: Vec<String> = violations
@@ -481,6 +501,27 @@ fn literals_and_comments_are_blanked_and_nothing_else() {
     assert_eq!(blank(r#"f("a\"{", '{', 'x', '\'')"#), "f(      ,    ,    ,     )");
     assert_eq!(blank("r#\"a\"}\"# b'}' &'a str"), format!("{:9}b    &'a str", ""));
     assert_eq!(blank("'\u{e9}' /* } */ <'a, 'b>"), format!("{:13}<'a, 'b>", ""));
+}
+
+#[test]
+fn files_that_are_no_modules_are_found() {
+    let source = |path: &str, code: &str| Source {
+        path: path.to_owned(),
+        text: String::new(),
+        code: code.to_owned(),
+        is_test: true,
+    };
+    let all = [
+        source("tests/it/main.rs", "mod one;\npub mod two;\n"),
+        source("tests/it/one.rs", "mod part;\n"),
+        source("tests/it/one/part.rs", ""),
+        source("tests/it/two/mod.rs", ""),
+        source("tests/it/two/lost.rs", ""),
+        source("tests/it/lost.rs", "mod one;"),
+        source("tests/it/lost_too/mod.rs", ""),
+    ];
+    let lost: Vec<String> = check_modules(&all).into_iter().map(|(_, path, _)| path).collect();
+    assert_eq!(lost, ["tests/it/two/lost.rs", "tests/it/lost.rs", "tests/it/lost_too/mod.rs"]);
 }
 
 #[test]

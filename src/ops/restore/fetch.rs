@@ -212,8 +212,6 @@ impl<'a> Worker<'a> {
                 elsewhere = match self.fetch.repo.read_chunk(id) {
                     Ok(chunk) if chunk.len() == bytes => chunk,
                     Ok(_) => return damaged(destination, Error::damaged(format!("chunk {id} has another length"))),
-                    // Nothing is wrong with what is stored: another key reads it.
-                    Err(error) if error.kind() == Kind::WrongKey => return Err(error),
                     Err(error) => return damaged(destination, error),
                 };
                 &elsewhere

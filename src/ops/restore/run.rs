@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
             self.check_interrupted()?;
             match item {
                 Ok((path, entry)) => self.place(&mut window, selection, target, path, entry)?,
-                Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error),
+                Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error)?,
             }
             if window.is_full() {
                 self.execute(&mut window)?;
@@ -240,15 +240,13 @@ impl<'a> Run<'a> {
             self.pointers.push(job);
             return Ok(());
         }
-        self.add(window, selection, job);
-        Ok(())
+        self.add(window, selection, job)
     }
 
-    fn add(&mut self, window: &mut Window<'_>, selection: &Selection<'_>, job: Job) {
-        if let Err(refused) = window.add(job, selection.fetch()) {
-            let (job, error) = *refused;
-            self.damaged(job.path, error);
-        }
+    fn add(&mut self, window: &mut Window<'_>, selection: &Selection<'_>, job: Job) -> Result<()> {
+        let Err(refused) = window.add(job, selection.fetch()) else { return Ok(()) };
+        let (job, error) = *refused;
+        self.damaged(job.path, error)
     }
 
     /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
@@ -259,7 +257,7 @@ impl<'a> Run<'a> {
         target.sync_all()?;
         let mut window = Window::new(self.repo, target, self.observer, self.options.resources)?;
         for job in std::mem::take(&mut self.pointers) {
-            self.add(&mut window, selection, job);
+            self.add(&mut window, selection, job)?;
             if window.is_full() {
                 self.execute(&mut window)?;
             }
@@ -306,7 +304,7 @@ impl<'a> Run<'a> {
                     self.report.files_restored += 1;
                     self.note_issues(&path, &issues);
                 }
-                Outcome::Damaged(error) => self.damaged(path, error),
+                Outcome::Damaged(error) => self.damaged(path, error)?,
                 Outcome::Failed(error) => self.failed(path, error)?,
             }
         }
@@ -356,9 +354,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn damaged(&mut self, path: Vec<u8>, error: Error) {
+    /// Books a file that is damaged in the repository. One that another key opens is not: that ends the run.
+    fn damaged(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
+        if error.kind() == Kind::WrongKey {
+            return Err(error);
+        }
         self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
         self.report.damaged.push(path, error);
+        Ok(())
     }
 
     /// A full or read-only target fails the run; anything else only this path.

@@ -3,6 +3,7 @@
 use super::Difference;
 use crate::events::{Event, Observer};
 use crate::ids::ChunkId;
+use crate::repo::keys::Keys;
 use crate::repo::stream::Child;
 use crossbeam_channel::Receiver;
 use rustix::fs::OFlags;
@@ -17,6 +18,7 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// What all threads add to.
 pub(super) struct Shared<'a> {
+    pub(super) keys: &'a Keys,
     pub(super) observer: &'a dyn Observer,
     pub(super) differences: Mutex<Vec<Difference>>,
     pub(super) count: AtomicU64,
@@ -24,8 +26,8 @@ pub(super) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    pub(super) fn new(observer: &'a dyn Observer) -> Shared<'a> {
-        Shared { observer, differences: Mutex::default(), count: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    pub(super) fn new(keys: &'a Keys, observer: &'a dyn Observer) -> Shared<'a> {
+        Shared { keys, observer, differences: Mutex::default(), count: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     pub(super) fn differ(&self, path: &[u8], what: impl Into<String>) {
@@ -76,7 +78,7 @@ fn compare_chunks(job: &Job, piece: &mut [u8], shared: &Shared<'_>) -> std::io::
         if shared.observer.is_interrupted() {
             return Ok(None);
         }
-        if !holds(&file, at, *chunk, piece)? {
+        if !holds(shared.keys, &file, at, *chunk, piece)? {
             return Ok(Some(format!("the content differs within bytes {at} to {}", at.saturating_add(chunk.bytes))));
         }
         at += chunk.bytes;
@@ -87,8 +89,8 @@ fn compare_chunks(job: &Job, piece: &mut [u8], shared: &Shared<'_>) -> std::io::
 }
 
 /// True if the file has this chunk, or zeros for a hole, at this offset.
-fn holds(file: &File, mut at: u64, chunk: Child, piece: &mut [u8]) -> std::io::Result<bool> {
-    let mut hasher = blake3::Hasher::new();
+fn holds(keys: &Keys, file: &File, mut at: u64, chunk: Child, piece: &mut [u8]) -> std::io::Result<bool> {
+    let mut hasher = keys.chunk_hasher();
     let mut left = chunk.bytes;
     while left > 0 {
         let now = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));

@@ -79,7 +79,7 @@ pub fn verify_against(
     let wanted = paths::resolve_subpath(snapshot, subpath.unwrap_or_default())?;
     let bytes_total = subpath.is_none().then_some(snapshot.totals.bytes);
     observer.on_event(&Event::Phase { name: "comparing", bytes_total, files_total: None });
-    let shared = Shared::new(observer);
+    let shared = Shared::new(repo.keys(), observer);
     let frames = FrameCache::new(repo);
     let fetch = |id| frames.read(id);
     let (send, receive) = bounded(resources.threads.max(1) * 4);

@@ -31,7 +31,11 @@ fn put(path: &Path, bytes: &[u8]) {
 
 /// A repository with one snapshot, and a directory that holds the same.
 fn same() -> (Repo, Snapshot, tempfile::TempDir) {
-    let repo = test_support::open(&test_support::storage());
+    same_in(&test_support::storage())
+}
+
+fn same_in(storage: &crate::storage::simulated::SimulatedStorage) -> (Repo, Snapshot, tempfile::TempDir) {
+    let repo = test_support::open(storage);
     let snapshot = test_support::save(
         &repo,
         10,
@@ -54,6 +58,15 @@ fn same() -> (Repo, Snapshot, tempfile::TempDir) {
     }
     settle(&target.path().join("a"), 0o755);
     (repo, snapshot, target)
+}
+
+#[test]
+fn a_sealed_snapshot_is_compared_by_its_own_ids() {
+    let (repo, snapshot, target) = same_in(&test_support::encrypted_storage());
+    assert_eq!(differences(&compare(&repo, &snapshot, target.path(), None)), []);
+    put(&target.path().join("a-b"), &noise(9, 10));
+    let found = differences(&compare(&repo, &snapshot, target.path(), None));
+    assert!(matches!(&found[..], [(path, _)] if path == "a-b"), "{found:?}");
 }
 
 #[test]

@@ -12,40 +12,41 @@ use ckpt::repo::{Cache, Repo};
 use ckpt::storage::simulated::SimulatedStorage;
 use ckpt::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The repository that every object of the corpus is of, and the one parent of objects with such an id.
 pub const REPOSITORY: RepositoryId = RepositoryId::from_bytes([9; 16]);
 /// See [`REPOSITORY`].
 pub const TRANSACTION: SnapshotId = SnapshotId::from_bytes([7; 16]);
 
-/// A storage that takes nothing, and holds the same bytes under all names of a folder.
+/// A storage that takes nothing. Its objects have names, which are listed, or stand under every name of a folder.
 #[derive(Clone, Default)]
-pub struct Held(Arc<Mutex<BTreeMap<&'static str, Vec<u8>>>>);
+pub struct Held(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
 
 impl Held {
-    /// Holds `bytes` under every name of `folder`.
-    pub fn of(folder: &'static str, bytes: &[u8]) -> Held {
+    /// Holds these bytes under that name, or under every name of that folder.
+    pub fn of(place: impl ToString, bytes: &[u8]) -> Held {
         let held = Held::default();
-        held.set(folder, Some(bytes.to_vec()));
+        held.set(place.to_string(), Some(bytes.to_vec()));
         held
     }
 
-    /// From now on these bytes are what is in `folder`, or nothing.
-    pub fn set(&self, folder: &'static str, bytes: Option<Vec<u8>>) {
+    /// From now on these bytes are what is there, or nothing.
+    pub fn set(&self, place: String, bytes: Option<Vec<u8>>) {
         match bytes {
-            Some(bytes) => drop(self.objects().insert(folder, bytes)),
-            None => drop(self.objects().remove(folder)),
+            Some(bytes) => drop(self.objects().insert(place, bytes)),
+            None => drop(self.objects().remove(&place)),
         }
     }
 
-    fn objects(&self) -> MutexGuard<'_, BTreeMap<&'static str, Vec<u8>>> {
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, name: &ObjectName, work: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         let folder = name.as_str().split('/').next().unwrap_or_default();
-        match self.objects().get(folder) {
+        let objects = self.objects();
+        match objects.get(name.as_str()).or_else(|| objects.get(folder)) {
             Some(bytes) => work(bytes),
             None => Err(Error::new(Kind::Missing, format!("{name} is missing"))),
         }
@@ -81,8 +82,12 @@ impl Storage for Held {
         })
     }
 
-    fn list(&self, _: &str) -> Result<Vec<Listed>> {
-        Ok(Vec::new())
+    fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        let objects = self.objects();
+        let inside = objects.iter().filter(|(name, _)| name.strip_prefix(folder).is_some_and(|n| n.starts_with('/')));
+        inside
+            .map(|(name, bytes)| Ok(Listed { name: ObjectName::new(name.as_str())?, bytes: bytes.len() as u64 }))
+            .collect()
     }
 
     fn size(&self, name: &ObjectName) -> Result<Option<u64>> {
@@ -119,10 +124,11 @@ fn parameters(is_encrypted: bool) -> Config {
     Config::new(REPOSITORY, FileTime { seconds: 0, nanoseconds: 0 }, &parameters).expect("sound parameters")
 }
 
-/// All keys of the encrypted repository, or what a role has of them.
-pub fn bundle(role: Role) -> Bundle {
-    let hash = parameters(true).body_hash().expect("short");
-    Bundle::derive(&master(), 2, role, hash)
+/// All keys of the encrypted repository.
+pub fn bundle() -> Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    let derived = || Bundle::derive(&master(), 2, Role::Admin, parameters(true).body_hash().expect("short"));
+    BUNDLE.get_or_init(derived).clone()
 }
 
 struct Given;
@@ -133,31 +139,54 @@ impl Unlock for Given {
     }
 
     fn unlock(&self, _: &dyn Storage, _: RepositoryId) -> Result<Bundle> {
-        Ok(bundle(Role::Admin))
+        Ok(bundle())
     }
 }
 
-/// The repository in a storage that holds nothing else yet.
-fn opened(is_encrypted: bool) -> (Held, Repo) {
+/// A repository in simulated storage, with the ids and keys of the corpus.
+pub fn simulated(is_encrypted: bool) -> (SimulatedStorage, Repo) {
     let memory = SimulatedStorage::new();
     config::create(&memory, &parameters(is_encrypted)).expect("an empty storage");
-    let object = memory.objects().into_values().next().expect("the parameters");
-    let storage = Held::of("config", &object);
+    let repo = Repo::open_storage_with(Arc::new(memory.clone()), &Cache::Memory, &Given, &Silent).expect("sound");
+    (memory, repo)
+}
+
+/// The parameters in a storage that holds nothing else yet.
+fn empty(is_encrypted: bool) -> Held {
+    static OBJECTS: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    let made = |is_encrypted| {
+        let memory = SimulatedStorage::new();
+        config::create(&memory, &parameters(is_encrypted)).expect("an empty storage");
+        memory.objects().into_values().next().expect("the parameters")
+    };
+    let objects = OBJECTS.get_or_init(|| [made(false), made(true)]);
+    Held::of("config", &objects[usize::from(is_encrypted)])
+}
+
+fn opened(is_encrypted: bool) -> (Held, Repo) {
+    let storage = empty(is_encrypted);
     let repo = Repo::open_storage_with(Arc::new(storage.clone()), &Cache::Memory, &Given, &Silent).expect("sound");
     (storage, repo)
 }
 
-/// Runs `work` on the repository that holds these objects besides its parameters: folders, and what is under every name in them.
-pub fn with_repo<T>(is_encrypted: bool, objects: Vec<(&'static str, Vec<u8>)>, work: impl FnOnce(&Repo) -> T) -> T {
+/// A repository that is opened anew, for what an open one remembers.
+pub fn fresh(is_encrypted: bool, objects: Vec<(String, Vec<u8>)>) -> Result<Repo> {
+    let storage = empty(is_encrypted);
+    objects.into_iter().for_each(|(place, bytes)| storage.set(place, Some(bytes)));
+    Repo::open_storage_with(Arc::new(storage), &Cache::Memory, &Given, &Silent)
+}
+
+/// Runs `work` on the repository that holds these objects besides its parameters, each under a name or in a whole folder.
+pub fn with_repo<T>(is_encrypted: bool, objects: Vec<(String, Vec<u8>)>, work: impl FnOnce(&Repo) -> T) -> T {
     thread_local! {
         static PLAIN: (Held, Repo) = opened(false);
         static ENCRYPTED: (Held, Repo) = opened(true);
     }
     let run = |(storage, repo): &(Held, Repo)| {
-        let folders: Vec<&'static str> = objects.iter().map(|(folder, _)| *folder).collect();
-        objects.into_iter().for_each(|(folder, bytes)| storage.set(folder, Some(bytes)));
+        let places: Vec<String> = objects.iter().map(|(place, _)| place.clone()).collect();
+        objects.into_iter().for_each(|(place, bytes)| storage.set(place, Some(bytes)));
         let result = work(repo);
-        folders.into_iter().for_each(|folder| storage.set(folder, None));
+        places.into_iter().for_each(|place| storage.set(place, None));
         result
     };
     if is_encrypted { ENCRYPTED.with(run) } else { PLAIN.with(run) }

@@ -10,7 +10,10 @@ mod checkpoints;
 mod cli;
 mod codec;
 pub mod held;
+mod parity;
+mod records;
 mod repo;
+pub mod sealed;
 mod source;
 
 /// A parser.
@@ -52,10 +55,16 @@ pub const ALL: &[Target] = &[
     target("document", repo::document, in_proportion!(8, 8), 1),
     target("config", repo::config, in_proportion!(16, 16), 1),
     target("snapshot", repo::snapshot, in_proportion!(96, 64), 1),
-    target("record", repo::record, in_proportion!(32, 16), 1),
+    target("record", records::record, in_proportion!(40, 64), 1),
+    target("condemned", records::condemned, in_proportion!(40, 64), 1),
     target("pack", repo::pack, in_proportion!(16, 256), 1),
     target("pack_table", repo::pack_table, in_proportion!(16, 16), 1),
     target("index_object", repo::index_object, in_proportion!(24, 64), 1),
+    target("sealed_pack", sealed::sealed_pack, in_proportion!(32, 1024), 25),
+    target("sealed_index", sealed::sealed_index, in_proportion!(24, 64), 2),
+    target("key_slot", sealed::key_slot, in_proportion!(48, 64), 5),
+    target("key_bundle", sealed::key_bundle, in_proportion!(32, 16), 5),
+    target("parity", parity::parity, in_proportion!(32, 1024), 5),
     target("node", repo::node, in_proportion!(8, 8), 1),
     target("tree", repo::tree, repo::tree_memory_max, 2),
     target("entry", repo::entry, in_proportion!(48, 64), 1),

@@ -2,7 +2,7 @@
 
 use super::held::{Held, REPOSITORY, TRANSACTION, with_repo};
 use ckpt::error::{Error, Result};
-use ckpt::ids::{ChunkId, HistoryId, IndexId, PackId};
+use ckpt::ids::{ChunkId, IndexId, PackId};
 use ckpt::paths::is_confined;
 use ckpt::repo::document::{self as documents, DocumentKind};
 use ckpt::repo::keys::Keys;
@@ -10,9 +10,7 @@ use ckpt::repo::names::CondemnedPart;
 use ckpt::repo::snapshots::Outcome;
 use ckpt::repo::stream::{RECORD_BYTES, StreamRef, parse_node};
 use ckpt::repo::tree::Entries;
-use ckpt::repo::{
-    condemned, config as parameters, entry as entries, index_object as indexes, names, pack as packs, records,
-};
+use ckpt::repo::{config as parameters, entry as entries, index_object as indexes, names, pack as packs};
 use ckpt::storage::ObjectName;
 
 /// A name for what is sealed under none in particular: a plain document does not depend on it.
@@ -20,7 +18,7 @@ fn a_name() -> ObjectName {
     names::snapshot(TRANSACTION).expect("a name")
 }
 
-const KINDS: [DocumentKind; 7] = [
+const KINDS: [DocumentKind; 10] = [
     DocumentKind::Config,
     DocumentKind::Transaction,
     DocumentKind::Snapshot,
@@ -28,6 +26,9 @@ const KINDS: [DocumentKind; 7] = [
     DocumentKind::Condemned,
     DocumentKind::History,
     DocumentKind::Tags,
+    DocumentKind::KeySlot,
+    DocumentKind::Quarantine,
+    DocumentKind::Audit,
 ];
 
 /// A whole object with its two copies, as it is and with the checksum of the first copy made right.
@@ -85,28 +86,6 @@ pub fn snapshot(bytes: &[u8]) -> bool {
     true
 }
 
-/// A byte that chooses among the small records, then the body.
-pub fn record(bytes: &[u8]) -> bool {
-    let Some((which, body)) = bytes.split_first() else { return false };
-    let (kind, folder) = [
-        (DocumentKind::Transaction, names::TRANSACTIONS),
-        (DocumentKind::Condemned, names::CONDEMNED),
-        (DocumentKind::Tags, names::TAGS),
-        (DocumentKind::History, names::HISTORY),
-    ][usize::from(which % 4)];
-    let Ok(object) = documents::seal(&Keys::plain(), kind, &a_name(), body) else { return false };
-    let known = |packs: usize| packs * 33 <= body.len();
-    with_repo(false, vec![(folder, object)], |repo| match kind {
-        DocumentKind::Transaction => records::read_transaction(repo, TRANSACTION).is_ok(),
-        DocumentKind::Condemned => names::condemned(1).and_then(|name| condemned::check(repo, &name)).is_ok(),
-        DocumentKind::Tags => records::read_tags(repo, TRANSACTION, 1).is_ok(),
-        _ => {
-            let record = records::read_history(repo, HistoryId::from_bytes([1; 16]));
-            record.is_ok_and(|record| known(record.packs().len()))
-        }
-    })
-}
-
 /// A pack, with its trailer's checksum made right.
 pub fn pack(bytes: &[u8]) -> bool {
     let mut object = bytes.to_vec();
@@ -122,7 +101,8 @@ pub fn pack(bytes: &[u8]) -> bool {
     let id = PackId::from_bytes(*blake3::hash(&object).as_bytes());
     let object_bytes = object.len() as u64;
     let whole = packs::summary_of(&Keys::plain(), &object, id, REPOSITORY);
-    let read = with_repo(false, vec![(names::PACKS, object)], |repo| packs::read_summary(repo, id, object_bytes));
+    let read =
+        with_repo(false, vec![(names::PACKS.to_owned(), object)], |repo| packs::read_summary(repo, id, object_bytes));
     assert_eq!(whole.as_ref().ok(), read.as_ref().ok(), "both ways to read a pack agree");
     let Ok(summary) = whole else { return false };
     let frames = summary.frames().expect("it was looked at");
@@ -147,7 +127,7 @@ pub fn pack_table(bytes: &[u8]) -> bool {
 pub fn index_object(bytes: &[u8]) -> bool {
     let object = mended_index(bytes);
     let mut visited = 0;
-    let read = with_repo(false, vec![(names::INDEX, object)], |repo| {
+    let read = with_repo(false, vec![(names::INDEX.to_owned(), object)], |repo| {
         indexes::read(repo, IndexId::from_bytes([7; 16]), &mut |pack| {
             visited += 1;
             pack.frames().map(drop)

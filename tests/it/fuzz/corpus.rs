@@ -1,16 +1,18 @@
 //! Where the corpus comes from: small objects of every kind, as the program and other libraries write them.
 
+mod records;
+mod sealed;
+
 use super::targets::held::TRANSACTION;
 use super::targets::{ALL, Target};
 use crate::support::runs::{self, PACK_BYTES_MIN};
 use crate::support::{containers, noise, quick_folder, say, setting};
 use ckpt::codec::{Base, Compression, Encoder, Relation};
-use ckpt::ids::{ChunkId, PackId};
+use ckpt::ids::ChunkId;
 use ckpt::metadata::{FileKind, FileTime, Metadata};
 use ckpt::repo::document::{self, DocumentKind};
 use ckpt::repo::entry::{self, Entry};
 use ckpt::repo::keys::Keys;
-use ckpt::repo::records::HistoryRecord;
 use ckpt::repo::snapshots::Outcome;
 use ckpt::repo::stream::StreamRef;
 use ckpt::repo::{checkpoints::CheckpointRecord, names};
@@ -218,34 +220,13 @@ fn objects() -> Vec<Made> {
         made("snapshot", "saved", body(DocumentKind::Snapshot, &snapshot)),
         made("snapshot", "revoked", body(DocumentKind::Snapshot, &revoked)),
     ];
-    all.extend(records());
+    all.extend(records::records());
+    all.extend(sealed::all());
     all.extend(packs(&storage));
     all.push(made("object_name", "pack", format!("packs/ab/{}", "ab".repeat(32))));
     all.push(made("object_name", "tags", format!("tags/{}.12", "0f".repeat(16))));
     all.push(made("object_name", "condemned", "condemned/17.end"));
     all
-}
-
-fn records() -> Vec<Made> {
-    let packs = [PackId::from_bytes([1; 32]), PackId::from_bytes([2; 32])];
-    let time = FileTime { seconds: 1_700_000_000, nanoseconds: 0 };
-    let history = HistoryRecord::new("verify", time, time, "sound", &packs);
-    let mut list = minicbor::Encoder::new(Vec::new());
-    list.map(2).and_then(|e| e.u8(0)?.i64(5)?.u8(1)?.array(2)).expect("memory");
-    for pack in &packs {
-        list.bytes(pack.as_bytes()).expect("memory");
-    }
-    let mut tags = minicbor::Encoder::new(Vec::new());
-    tags.map(1).and_then(|e| e.u8(0)?.array(2)?.str("best")?.str("v1")).expect("memory");
-    let writer =
-        ckpt::repo::records::WriterRecord { host: "h".into(), process: 77, started: 5, boot: "b".into(), signed: None };
-    let record = |number: u8, body: Vec<u8>| [&[number][..], &body].concat();
-    vec![
-        made("record", "transaction", record(0, document::encode(&writer).expect("short"))),
-        made("record", "condemned", record(1, list.into_writer())),
-        made("record", "tags", record(2, tags.into_writer())),
-        made("record", "history", record(3, document::encode(&history).expect("short"))),
-    ]
 }
 
 fn packs(storage: &SimulatedStorage) -> Vec<Made> {

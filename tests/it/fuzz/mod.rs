@@ -161,6 +161,14 @@ fn every_seed_is_taken_and_every_prefix_survived() {
 }
 
 #[test]
+fn the_crate_for_libfuzzer_has_every_target() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/Cargo.toml");
+    let manifest = fs::read_to_string(manifest).expect("a file of the project");
+    let binaries = manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    assert_eq!(binaries.collect::<Vec<_>>(), ALL.iter().map(|target| target.name).collect::<Vec<_>>());
+}
+
+#[test]
 fn the_runner_notices_a_panic_and_too_much_memory() {
     let bad = |run| Target { name: "bad", run, memory_max: |_| 1000, one_in: 1 };
     assert_eq!(execute(&bad(|bytes| Vec::<u8>::with_capacity(999).capacity() > bytes.len()), b""), Ok(true));
