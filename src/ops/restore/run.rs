@@ -244,9 +244,7 @@ impl<'a> Run<'a> {
     }
 
     fn add(&mut self, window: &mut Window<'_>, selection: &Selection<'_>, job: Job) -> Result<()> {
-        let Err(refused) = window.add(job, selection.fetch()) else { return Ok(()) };
-        let (job, error) = *refused;
-        self.damaged(job.path, error)
+        window.add(job, selection.fetch()).or_else(|refused| self.damaged(refused.0.path, refused.1))
     }
 
     /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
@@ -352,20 +350,18 @@ impl<'a> Run<'a> {
 
     /// Books a file that is damaged in the repository. One that another key opens is not: that ends the run.
     fn damaged(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
-        if error.kind() == Kind::WrongKey {
-            return Err(error);
+        if error.kind() != Kind::WrongKey {
+            self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
+            self.report.damaged.push(path, error);
+            return Ok(());
         }
-        self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
-        self.report.damaged.push(path, error);
-        Ok(())
+        Err(error)
     }
 
     /// A full or read-only target fails the run; anything else only this path.
     fn failed(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
         if error.kind() == Kind::NoSpace {
-            return Err(
-                error.with_hint("the target is full; free some space there and run the same restore again to go on")
-            );
+            return Err(error.with_hint("the target is full; free some space there, then run the same restore again"));
         }
         self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
         self.report.failed.push(path, error);

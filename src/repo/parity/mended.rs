@@ -170,7 +170,7 @@ fn refuse_beyond(source: &mut Source<'_>, shape: &Shape, lost: usize, given: usi
         "{} cannot be mended by parity: of its {} shards {lost} or more are lost, {given} can be computed",
         source.name, shape.data_shards
     );
-    Err(source.take_failure().map_or_else(|| Error::damaged(text), |failure| failure))
+    Err(source.take_failure().unwrap_or_else(|| Error::damaged(text)))
 }
 
 /// The damaged packs that a run has met so far.
