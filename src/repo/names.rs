@@ -2,7 +2,7 @@
 //!
 //! The whole layout of a repository is this file; `docs/FORMAT.md`, "Layout", says it in words.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{HistoryId, IndexId, PackId, SlotId, SnapshotId};
 use crate::storage::ObjectName;
 
@@ -34,6 +34,10 @@ pub const KEYS: &str = "keys";
 
 /// The folder of the audit log.
 pub const AUDIT: &str = "audit";
+
+/// The greatest number in a name. Whoever counts on from one that is there cannot come to an end of all numbers, and what
+/// would go beyond is refused.
+const NUMBER_MAX: u64 = i64::MAX as u64;
 
 /// Every folder, in the order in which `init` makes them.
 pub const FOLDERS: [&str; 13] = [
@@ -103,7 +107,7 @@ pub fn transaction(id: SnapshotId) -> Result<ObjectName> {
 
 /// `transactions/<id>.<k>`: the k-th sign of life of a writer.
 pub fn sign_of_life(id: SnapshotId, number: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{TRANSACTIONS}/{id}.{number}"))
+    ObjectName::new(format!("{TRANSACTIONS}/{id}.{}", possible(number)?))
 }
 
 /// The transaction and the number of its sign of life in a name of [`TRANSACTIONS`]; number 0 is the announcement itself.
@@ -133,17 +137,17 @@ pub fn snapshot_id(folder: &str, name: &ObjectName) -> Option<SnapshotId> {
 
 /// `condemned/<n>`: what prune number n means to delete.
 pub fn condemned(number: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{CONDEMNED}/{number}"))
+    ObjectName::new(format!("{CONDEMNED}/{}", possible(number)?))
 }
 
 /// `condemned/<n>.end`: what prune number n has decided.
 pub fn condemned_end(number: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{CONDEMNED}/{number}.end"))
+    ObjectName::new(format!("{CONDEMNED}/{}.end", possible(number)?))
 }
 
 /// `condemned/<n>.<k>`: what the k-th run at an unfinished list did, or saw.
 pub fn condemned_run(number: u64, run: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{CONDEMNED}/{number}.{run}"))
+    ObjectName::new(format!("{CONDEMNED}/{}.{}", possible(number)?, possible(run)?))
 }
 
 /// What an object under [`CONDEMNED`] is to its list.
@@ -169,7 +173,7 @@ pub fn condemned_part(name: &ObjectName) -> Option<(u64, CondemnedPart)> {
 
 /// `tags/<snapshot>.<n>`: the tags of the snapshot after change number n.
 pub fn tags(id: SnapshotId, change: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{TAGS}/{id}.{change}"))
+    ObjectName::new(format!("{TAGS}/{id}.{}", possible(change)?))
 }
 
 /// The snapshot and the number of the change in the name of a tags record, if `name` is one.
@@ -180,7 +184,18 @@ pub fn tags_change(name: &ObjectName) -> Option<(SnapshotId, u64)> {
 
 /// A number as names have it: decimal, from 1, in the one way in which it is written.
 fn number(digits: &str) -> Option<u64> {
-    digits.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == digits)
+    digits.parse().ok().filter(|number: &u64| (1..=NUMBER_MAX).contains(number) && number.to_string() == digits)
+}
+
+/// An error if readers would not take the number for one.
+fn possible(number: u64) -> Result<u64> {
+    if number <= NUMBER_MAX {
+        return Ok(number);
+    }
+    Err(Error::damaged(format!(
+        "an object has a number so great that {number} would come next, which no run ever gave"
+    ))
+    .with_hint("`ckpt verify` names objects that do not belong there; remove them if you know whose they are"))
 }
 
 /// `history/<id>`.
@@ -218,13 +233,12 @@ pub fn key_slot_id(name: &ObjectName) -> Option<(SlotId, u32)> {
 
 /// `audit/<n>`: record number n of the audit log.
 pub fn audit(number: u64) -> Result<ObjectName> {
-    ObjectName::new(format!("{AUDIT}/{number}"))
+    ObjectName::new(format!("{AUDIT}/{}", possible(number)?))
 }
 
 /// The number in the name of a record of the audit log, if `name` is one.
 pub fn audit_number(name: &ObjectName) -> Option<u64> {
-    let digits = name.as_str().strip_prefix("audit/")?;
-    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+    number(name.as_str().strip_prefix("audit/")?)
 }
 
 #[cfg(test)]
@@ -238,7 +252,7 @@ mod tests {
         assert_eq!(read("condemned/17.end"), Some((17, CondemnedPart::End)));
         assert_eq!(read("condemned/17.3"), Some((17, CondemnedPart::Run(3))));
         for text in
-            ["condemned/017", "condemned/17.03", "condemned/0", "condemned/0.end", "condemned/99999999999999999999"]
+            ["condemned/017", "condemned/17.03", "condemned/0", "condemned/0.end", "condemned/9223372036854775808"]
         {
             assert_eq!(read(text), None, "{text}");
         }
@@ -246,5 +260,15 @@ mod tests {
         let read = |text: String| tags_change(&ObjectName::new(text).expect("a name"));
         assert_eq!(read(format!("tags/{id}.3")), Some((id, 3)));
         assert_eq!(read(format!("tags/{id}.03")), None);
+        let read = |text: String| announced(&ObjectName::new(text).expect("a name"));
+        assert_eq!(read(format!("transactions/{id}.2")), Some((id, 2)));
+        assert_eq!(read(format!("transactions/{id}.02")), None);
+        let (last, beyond) = (NUMBER_MAX, NUMBER_MAX + 1);
+        assert_eq!(audit_number(&audit(last).expect("a name")), Some(last));
+        for name in
+            [audit(beyond), condemned(beyond), condemned_run(1, beyond), tags(id, beyond), sign_of_life(id, beyond)]
+        {
+            assert_eq!(name.expect_err("nobody would read it").kind(), crate::error::Kind::Damaged);
+        }
     }
 }

@@ -198,6 +198,10 @@ fn documents_that_claim_or_hold_too_much() {
         "condemned/1",
         "history/00000000000000000000000000000001",
         "transactions/00000000000000000000000000000001",
+        "audit/1",
+        "quarantine/0000000000000000000000000000000000000000000000000000000000000001",
+        "forgotten/00000000000000000000000000000001",
+        "keys/00000000000000000000000000000001.1",
     ] {
         let path = place.path("repository").join(name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
@@ -206,6 +210,58 @@ fn documents_that_claim_or_hold_too_much() {
         }
         assert_eq!(run(&place, &["ls", "latest"]).status.code(), Some(0), "{name}");
         assert_eq!(run(&place, &["verify"]).status.code(), Some(5), "{name}");
+    }
+}
+
+#[test]
+fn objects_of_the_greatest_numbers() {
+    for number in [u64::MAX, u64::MAX - 1, i64::MAX as u64, i64::MAX as u64 - 1, i64::MAX as u64 + 1] {
+        let storage = sound();
+        let place = place_of(&storage);
+        let id =
+            storage.objects().keys().find_map(|n| names::snapshot_id(names::SNAPSHOTS, n)).expect("there").to_hex();
+        let write = |name: String| {
+            let path = place.path("repository").join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+            fs::write(path, b"anything").expect("written");
+        };
+        for name in [format!("audit/{number}"), format!("tags/{id}.{number}"), format!("transactions/{id}.{number}")] {
+            write(name);
+        }
+        assert_eq!(run(&place, &["ls", "latest"]).status.code(), Some(0), "{number}");
+        assert_eq!(run(&place, &["verify"]).status.code(), Some(5), "{number}");
+        for command in [vec!["tag", &id, "--add", "x"], vec!["audit", "list"], vec!["audit", "verify"], vec!["forget", &id]] {
+            run(&place, &command);
+        }
+        for name in
+            [format!("condemned/{number}"), format!("condemned/{number}.{number}"), format!("condemned/1.{number}")]
+        {
+            write(name);
+            run(&place, &["prune"]);
+            run(&place, &["verify"]);
+        }
+    }
+}
+
+#[test]
+fn records_of_millions_of_objects() {
+    let storage = sound();
+    // Lists of eight million empty texts and ids.
+    let many = |key: u8, item: u8| [&[0xa2, 0, 1, key, 0x9a, 0, 0x7a, 0x12, 0][..], &vec![item; 8_000_000]].concat();
+    let pack = names::quarantine(ckpt::ids::PackId::from_bytes([1; 32])).expect("a name");
+    let audit = names::audit(1).expect("a name");
+    for (kind, name, body) in [
+        (DocumentKind::Audit, audit, many(7, 0x60)),
+        (DocumentKind::Quarantine, pack, many(1, 0x40)),
+        (DocumentKind::Condemned, names::condemned_run(1, 1).expect("a name"), many(4, 0x80)),
+    ] {
+        storage.insert(name.clone(), document::seal(&Keys::plain(), kind, &name, &body).expect("not too long"));
+    }
+    let place = place_of(&storage);
+    assert_eq!(run(&place, &["ls", "latest"]).status.code(), Some(0));
+    assert_eq!(run(&place, &["verify"]).status.code(), Some(5));
+    for command in [vec!["audit", "list"], vec!["audit", "verify"], vec!["prune"], vec!["repair", "--dry-run"]] {
+        run(&place, &command);
     }
 }
 
