@@ -216,7 +216,8 @@ impl Condemned {
 
     /// True if nobody may begin to rely on the pack: it is in a list without an end, or in a final one.
     pub fn contains(&self, pack: &PackId) -> bool {
-        self.doubtful.contains(pack) || (self.is_dead(pack) && !is_planted("dead-packs-relied-on"))
+        let is_doubtful = self.doubtful.contains(pack) && !is_planted("condemned-packs-relied-on");
+        is_doubtful || (self.is_dead(pack) && !is_planted("dead-packs-relied-on"))
     }
 
     /// True if the pack is in a final list.

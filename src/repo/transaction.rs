@@ -95,8 +95,7 @@ impl<'r> Transaction<'r> {
             return Err(Error::new(Kind::Failed, format!("transaction {id} exists: the random numbers repeat")));
         }
         // Only after the announcement: a prune that does not see this writer has condemned before, and is seen here.
-        let condemned = early.map_or_else(|| Condemned::read_fresh(repo), Ok);
-        let begun = condemned.and_then(|condemned| transaction.survey(condemned));
+        let begun = early.map_or_else(|| Condemned::read_fresh(repo), Ok).and_then(|all| transaction.survey(all));
         begun.inspect_err(|_| {
             // Nobody should wait for a run that has not begun; the error matters more.
             let _ = revoke(repo, id, 0);
@@ -145,8 +144,7 @@ impl<'r> Transaction<'r> {
         let mut state = State::default();
         for known in self.repo.index().packs()? {
             let is_whole = present.get(&known.id) == Some(&known.bytes) || is_planted("missing-packs-relied-on");
-            let is_condemned = condemned.contains(&known.id) && !is_planted("condemned-packs-relied-on");
-            if !is_whole || is_condemned || set_aside.contains(&known.id) {
+            if !is_whole || condemned.contains(&known.id) || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);
             }
             if !known.is_listed {
@@ -252,7 +250,7 @@ impl<'r> Transaction<'r> {
             state.awaited.remove(id);
         }
         state.written.insert(summary.id);
-        if state.index.is_none() {
+        if state.index.is_none() && !is_planted("index-object-forgotten") {
             state.index = Some(IndexWriter::create(self.repo, self.id)?);
         }
         if let Some(index) = &mut state.index {
@@ -283,9 +281,7 @@ impl<'r> Transaction<'r> {
             let text = format!("chunk {}, which others need, was never stored", dropped.short());
             return Err(Error::new(Kind::Failed, text));
         }
-        if is_planted("snapshot-before-index") {
-            self.publish_outcome(outcome)?;
-        }
+        is_planted("snapshot-before-index").then(|| self.publish_outcome(outcome)).transpose()?;
         let prepared = self
             .publish_index(state.index.take(), &state.relied, &state.unlisted)
             .and_then(|index| self.check_relied(&state.relied).map(|()| index));
@@ -312,8 +308,6 @@ impl<'r> Transaction<'r> {
         unlisted: &HashSet<PackId>,
     ) -> Result<Option<IndexId>> {
         let adopted: Vec<(&PackId, &u64)> = relied.iter().filter(|(id, _)| unlisted.contains(id)).collect();
-        let adopted = if is_planted("adopted-packs-unlisted") { Vec::new() } else { adopted };
-        let index = index.filter(|_| !is_planted("index-object-forgotten"));
         if !adopted.is_empty() && !is_planted("adopted-packs-unsynced") {
             // Their writer may have died between naming a pack and making the name durable; what is listed is durable.
             self.repo.storage().sync_folder(names::PACKS)?;
@@ -323,7 +317,7 @@ impl<'r> Transaction<'r> {
             None => IndexWriter::create(self.repo, self.id)?,
             Some(index) => index,
         };
-        for (&id, &bytes) in adopted {
+        for (&id, &bytes) in adopted.into_iter().filter(|_| !is_planted("adopted-packs-unlisted")) {
             self.complete_parity(id)?;
             index.append(self.repo.keys(), &pack::read_summary(self.repo, id, bytes)?)?;
         }

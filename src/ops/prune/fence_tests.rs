@@ -530,3 +530,21 @@ fn a_marker_that_a_power_cut_takes_back_is_not_acted_on() {
         }
     }
 }
+
+#[test]
+fn a_decision_that_comes_too_late_is_not_carried_out() {
+    let (storage, live) = mixed();
+    let (other, end) = (storage.another_host(), names::condemned_end(1).expect("a name"));
+    let is_first = AtomicU64::new(0);
+    let late = end.clone();
+    storage.set_gate(move |call| {
+        let is_it = call.host == 0 && call.operation == Operation::Name && call.name == late.as_str();
+        if is_it && is_first.fetch_add(1, Ordering::Relaxed) == 0 {
+            condemned::create_end(&open(&other), 1, &[], time(10)).expect("the first end");
+        }
+    });
+    prune(&open(&storage), &options(), &Silent).expect("begins anew");
+    let standing = condemned::Condemned::read(&open(&storage)).expect("lists").ends;
+    assert!(standing[0].packs.is_empty() && standing.len() > 1, "given up, and decided on in a later list");
+    assert_intact(&storage, &live, "nothing that was not decided on went");
+}

@@ -419,3 +419,46 @@ fn random_histories_keep_every_live_snapshot() {
         }
     }
 }
+
+/// One listing proves nothing, so what a listing lacks stays in the index; and an index object goes only behind its heir.
+#[test]
+fn a_merged_index_has_all_of_the_old_ones_before_they_go() {
+    let (storage, _) = mixed();
+    let listed = || {
+        let packs = test_support::open(&storage).index().packs().expect("known");
+        packs.into_iter().filter(|pack| pack.is_listed).map(|pack| pack.id).collect::<std::collections::BTreeSet<_>>()
+    };
+    let (repo, before) = (test_support::open(&storage), listed());
+    let old: Vec<IndexId> = storage.names().iter().filter_map(names::index_id).collect();
+    let hidden = storage.names().into_iter().find(|name| names::pack_id(name).is_some()).expect("a pack");
+    let bytes = storage.objects()[&hidden].clone();
+    assert!(old.len() > 1 && storage.remove(&hidden));
+    storage.clear_calls();
+    assert_eq!(merge::merge(&repo, &old).expect("merges"), old.len() as u64);
+    let calls = storage.calls();
+    let first = |operation| calls.iter().position(|c| c.operation == operation && c.name.starts_with("index/"));
+    assert!(first(Operation::Name).expect("the heir") < first(Operation::Delete).expect("the old ones"));
+    storage.insert(hidden, bytes);
+    assert_eq!(listed(), before);
+}
+
+/// Bytes that were stored as they are decode whatever becomes of them: only their id tells.
+#[test]
+fn what_is_copied_is_compared_with_its_id() {
+    let (storage, _) = mixed();
+    let repo = test_support::open(&storage);
+    let data =
+        |id: &PackId| repo.index().packs().expect("known").iter().any(|p| p.id == *id && p.kind == PackKind::Data);
+    let mut sparse = prune(&repo, &PruneOptions { dry_run: true, ..options() }, &Silent).expect("plans").verdicts;
+    sparse.retain(|v| v.verdict == Verdict::Sparse && data(&v.id));
+    assert!(!sparse.is_empty());
+    for PackVerdict { id, bytes, .. } in &sparse {
+        for frame in repo.pack_summary(*id, *bytes).expect("sound").frames().expect("sound") {
+            let last = usize::try_from(frame.offset).expect("small") + frame.stored_bytes as usize - 1;
+            assert!(storage.corrupt(&names::pack(*id).expect("a name"), last, 1));
+        }
+    }
+    prune(&test_support::open(&storage), &options(), &Silent).expect_err("it cannot be copied");
+    let left = storage.names();
+    assert!(sparse.iter().all(|v| left.contains(&names::pack(v.id).expect("a name"))), "and stays");
+}

@@ -270,10 +270,7 @@ impl<'a> Run<'a> {
     }
 
     fn place_directory(&mut self, target: &Target, path: Vec<u8>, metadata: Metadata) -> Result<()> {
-        let made = match path.is_empty() {
-            true => Ok(()),
-            false => make_directory(target, &path),
-        };
+        let made = if path.is_empty() { Ok(()) } else { make_directory(target, &path) };
         match made {
             Ok(()) => {
                 self.report.directories += 1;
@@ -341,8 +338,7 @@ impl<'a> Run<'a> {
             self.observer.on_event(&Event::Warning { text });
             return Ok(());
         }
-        let deleted = delete::surplus(selection, target)?;
-        self.report.deleted = deleted;
+        self.report.deleted = delete::surplus(selection, target)?;
         Ok(())
     }
 
