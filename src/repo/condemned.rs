@@ -217,7 +217,7 @@ impl Condemned {
     /// True if nobody may begin to rely on the pack: it is in a list without an end, or in a final one.
     pub fn contains(&self, pack: &PackId) -> bool {
         let is_doubtful = self.doubtful.contains(pack) && !is_planted("condemned-packs-relied-on");
-        is_doubtful || (self.is_dead(pack) && !is_planted("dead-packs-relied-on"))
+        is_doubtful || self.is_dead(pack)
     }
 
     /// True if the pack is in a final list.

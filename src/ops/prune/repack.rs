@@ -16,7 +16,6 @@ use crate::repo::index::survey::Survey;
 use crate::repo::pack::{PackKind, PackWriter};
 use crate::repo::pack_table::FrameRecord;
 use crate::repo::transaction::Transaction;
-use crate::sabotage::is_planted;
 use std::collections::HashSet;
 
 /// What came of copying.
@@ -118,8 +117,7 @@ impl<'t> Copier<'t> {
         let mut kept = Vec::new();
         let mut raw = Vec::new();
         for (&(id, bytes), &is_needed) in frame.chunks.iter().zip(needed) {
-            let is_right = |chunk: &&[u8]| is_planted("copied-chunk-not-compared") || repo.chunk_id(chunk) == id;
-            let chunk = content.get(at..at + bytes as usize).filter(is_right);
+            let chunk = content.get(at..at + bytes as usize).filter(|chunk| repo.chunk_id(chunk) == id);
             at += bytes as usize;
             is_sound &= chunk.is_some();
             match (is_needed, chunk) {
