@@ -57,6 +57,16 @@ pub(super) fn files_of(report: &VerifyReport) -> Vec<(crate::ids::SnapshotId, St
     files.into_iter().map(|(id, path)| (id, String::from_utf8_lossy(&path).into_owned())).collect()
 }
 
+#[test]
+fn a_pack_under_another_name_is_found_though_all_in_it_fits_together() {
+    let (storage, ..) = repository();
+    let pack = storage.objects().into_iter().find(|(name, _)| names::pack_id(name).is_some()).expect("a pack");
+    let wrong = names::pack(crate::ids::PackId::from_bytes([3; 32])).expect("a name");
+    storage.insert(wrong.clone(), pack.1);
+    let report = run(&storage, Some(Subset::All));
+    assert!(report.damage.iter().any(|damage| damage.object.as_str() == wrong.as_str()), "{:?}", report.damage);
+}
+
 /// A pack that was written with another content than its table says.
 #[test]
 fn wrong_content_is_found_though_the_bytes_of_its_pack_match_the_name() {

@@ -281,4 +281,20 @@ fn what_a_snapshot_needs_has_its_name_before_it() {
     let last = |folder: &str| named.iter().rposition(|name| name.starts_with(folder)).expect("one of each");
     let order = [first("transactions/"), last("packs/"), last("index/"), first("snapshots/")];
     assert!(order.is_sorted() && last("parity/") < last("index/"), "{named:?}");
+    // A prune that does not see the announcement has condemned before, and that must be seen here.
+    let announced = calls.iter().position(|c| c.operation == Operation::Name && c.name.starts_with("transactions/"));
+    let looked = calls.iter().position(|c| c.operation == Operation::List && c.name == names::CONDEMNED);
+    assert!(announced < looked, "{announced:?}, {looked:?}");
+}
+
+#[test]
+fn a_pack_that_is_to_go_is_not_used_while_it_is_there() {
+    let storage = test_support::storage();
+    let repo = open(&storage);
+    let pack = store(&repo, &[(&version(0), &[])]);
+    let other = open(&storage);
+    let now = test_support::time(5);
+    crate::repo::condemned::create_list(&other, 1, &[pack.id], &writer(), now).expect("listed");
+    crate::repo::condemned::create_end(&other, 1, &[pack.id], now).expect("decided");
+    assert_eq!(begin(&repo).claim(&[id(0)]).expect("claims"), [Claim::New]);
 }
