@@ -153,7 +153,7 @@ impl SecretSource for Secrets<'_> {
             1 => "key of the repository: ".to_owned(),
             slots => format!("key of the repository ({slots} slots): "),
         };
-        Ok(prompt::ask(&question)?.map(Secret::new).transpose().map_err(|e| e.with_kind(Kind::WrongKey))?)
+        prompt::ask(&question)?.map(Secret::new).transpose().map_err(|e| e.with_kind(Kind::WrongKey))
     }
 }
 

@@ -332,7 +332,7 @@ fn pipes_sockets_folders_and_links_to_files_outside_are_no_trap() {
         }),
         ("a file that is closed", |at, _| {
             fs::write(at, b"x").expect("a file");
-            fs::set_permissions(at, fs::Permissions::from_mode(0)).expect("permissions");
+            fs::set_permissions(at, fs::Permissions::from_mode(0o0)).expect("permissions");
         }),
         ("a device, if one can be made", |at, _| {
             let mode = rustix::fs::Mode::from_raw_mode(0o600);

@@ -226,7 +226,7 @@ fn backup(repo: &Repo, source: &Path, threads: usize) -> Result<ckpt::ops::backu
 }
 
 fn cuts() -> u64 {
-    setting("CKPT_TEST_CUTS", 7)
+    setting("CKPT_TEST_CUTS", 3)
 }
 
 #[test]

@@ -348,7 +348,7 @@ impl Aftermath<'_> {
         assert!(!is_forget || !self.is_done() || missing == [0], "a success that is not there: {why}");
         if self.job == Job::Tag && self.is_done() {
             let tagged = listed.iter().find(|snapshot| snapshot.id.to_string() == self.base.saved[1].0);
-            assert!(tagged.is_some_and(|s| s.tags.contains(&"kept".to_owned())), "a success that is not there: {why}");
+            assert!(tagged.is_some_and(|s| s.tags.contains("kept")), "a success that is not there: {why}");
         }
     }
 

@@ -136,7 +136,8 @@ fn whatever_is_changed_in_a_slot_it_does_not_open() {
         fields.sealed_key = seal::seal_to(&fields.public, &key, &about).expect("seals").into();
         fields.sealed_bundle = bundle.to_vec().into();
     };
-    let changes: [(&str, Box<dyn Fn(&mut Fields)>); 6] = [
+    type Change<'c> = Box<dyn Fn(&mut Fields) + 'c>;
+    let changes: [(&str, Change<'_>); 6] = [
         ("role", Box::new(|f| f.role = Role::Admin)),
         ("label", Box::new(|f| f.label.push('x'))),
         ("generation", Box::new(|f| f.generation = 9)),

@@ -115,10 +115,10 @@ fn rot_in_the_parity_itself_costs_only_the_shards_that_it_hits() {
     let table = 8 * Shape::of(bytes.len() as u64).expect("a pack").shards();
     let len = whole.len();
     let holes = [
-        vec![0..160, len - 160..len],
-        vec![0..160 + table],
-        vec![len - 160 - table..len],
-        vec![160 + table..160 + table + 6 * 256],
+        [0..160, len - 160..len],
+        [0..160, 160..160 + table],
+        [len - 160 - table..len - 160, len - 160..len],
+        [0..0, 160 + table..160 + table + 6 * 256],
     ];
     for hole in holes {
         let mut rotten = whole.clone();

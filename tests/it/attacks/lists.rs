@@ -78,7 +78,7 @@ fn what_is_deleted_lies_in_the_target() {
         ("a closed folder with a link in it", |at, canary| {
             fs::create_dir(at).expect("a folder");
             symlink(canary, at.join("l")).expect("a link");
-            fs::set_permissions(at, fs::Permissions::from_mode(0)).expect("permissions");
+            fs::set_permissions(at, fs::Permissions::from_mode(0o0)).expect("permissions");
         }),
         ("a deep folder that ends in a link", |at, canary| {
             let deep = at.join("d/".repeat(40));

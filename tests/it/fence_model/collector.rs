@@ -127,7 +127,7 @@ fn begin(state: &State, g: usize, scene: &Scene, defect: Defect, out: &mut Succe
         let is_abandoned = defect == Defect::AbandonedListsStayOpen && state.ends[usize::from(n)] == 0;
         state.end_names & 1 << n != 0 && !is_abandoned
     };
-    let made = (0..NUMBERS as u8).filter(|n| state.condemned_names & 1 << n != 0);
+    let mut made = (0..NUMBERS as u8).filter(|n| state.condemned_names & 1 << n != 0);
     let open = made.clone().find(|n| !is_ended(*n)).filter(|_| defect != Defect::OpenNumberPassedOver);
     let begun = Collector { passes: own.passes - 1, ended: state.ended(), ..own };
     let mut next = *state;
@@ -138,7 +138,7 @@ fn begin(state: &State, g: usize, scene: &Scene, defect: Defect, out: &mut Succe
         next.collectors[g] = Collector { number, list: 0, ..begun.at(Step::End) };
         return out.add(who(g), "begins: means to abandon the open list", next);
     }
-    let number = made.last().map_or(0, |n| n + 1);
+    let number = made.next_back().map_or(0, |n| n + 1);
     if number >= scene.numbers {
         next.collectors[g] = Collector { passes: 0, ..own.at_rest() };
         return out.add(who(g), "begins: there are enough lists", next);

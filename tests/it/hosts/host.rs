@@ -134,7 +134,7 @@ impl Host {
     }
 
     fn cache(&mut self) -> Cache {
-        if self.number % 3 != 0 {
+        if !self.number.is_multiple_of(3) {
             return Cache::Memory;
         }
         let folder = self.folder.join("cache");
