@@ -37,8 +37,6 @@ pub struct InitOptions {
 /// The size of a pack unless told otherwise: large enough that few are needed, small enough to rewrite.
 pub const PACK_BYTES_DEFAULT: u64 = 64 << 20;
 
-/// What a name begins with that writers race for.
-const PROBE_PREFIX: &str = "probe-";
 /// The first key of an encrypted repository: an admin's.
 #[derive(Debug)]
 pub struct FirstKey<'s> {
@@ -160,7 +158,7 @@ fn refuse_occupied(location: &str) -> Result<()> {
 /// and its first folders with nothing in them but such files and the name that writers raced for.
 fn is_left_by_init(path: &Path) -> bool {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let is_beside = |name: &str| storage::is_temporary(name) || name.starts_with(PROBE_PREFIX);
+    let is_beside = |name: &str| storage::is_temporary(name) || name.starts_with(names::PROBE_PREFIX);
     let is_empty =
         || std::fs::read_dir(path).is_ok_and(|mut within| within.all(|e| e.is_ok_and(|e| is_beside(&name(&e.path())))));
     let name = name(path);
@@ -172,7 +170,7 @@ fn is_left_by_init(path: &Path) -> bool {
 fn probe_exclusive_create(storage: &dyn Storage) -> Result<bool> {
     const WRITERS: u8 = 4;
     let nonce: [u8; 32] = random()?;
-    let name = format!("{}/{PROBE_PREFIX}{}", names::TRANSACTIONS, PackId::from_bytes(nonce).short());
+    let name = format!("{}/{}{}", names::TRANSACTIONS, names::PROBE_PREFIX, PackId::from_bytes(nonce).short());
     let name = ObjectName::new(name)?;
     let outcomes: Vec<Result<Published>> = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)

@@ -56,6 +56,17 @@ pub const FOLDERS: [&str; 13] = [
     CONFIG,
 ];
 
+/// What names under [`TRANSACTIONS`] begin with that writers of `init` race for; a killed one may leave them.
+pub const PROBE_PREFIX: &str = "probe-";
+
+/// True for a name that is no object of the repository but what a killed `init` left.
+pub fn is_probe(name: &ObjectName) -> bool {
+    name.as_str()
+        .strip_prefix(TRANSACTIONS)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .is_some_and(|rest| rest.starts_with(PROBE_PREFIX))
+}
+
 /// One of the three copies of the parameters: `config/0`, `config/1`, `config/2`.
 pub fn config(copy: u8) -> Result<ObjectName> {
     ObjectName::new(format!("{CONFIG}/{copy}"))

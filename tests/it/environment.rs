@@ -98,7 +98,7 @@ fn the_budget_of_memory_is_kept_by_every_command() {
     fs::remove_file(place.path("data/0")).expect("removed");
     run(&["backup", &data, "--settle", "0"]);
     run(&["forget", &first[0]]);
-    run(&["prune", "--max-unused", "0"]);
+    run(&["prune", "--max-unused", "0", "--delete-delay", "0"]);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn out_of_memory_is_like_a_kill() {
             &["backup", &data, "--settle", "0"],
             &["restore", &id, "--target", &target],
             &["verify", "--read-data"],
-            &["prune", "--max-unused", "0"],
+            &["prune", "--max-unused", "0", "--delete-delay", "0"],
         ];
         for arguments in jobs {
             let why = format!("{arguments:?} in {mebibytes} MiB");
@@ -140,7 +140,7 @@ fn out_of_memory_is_like_a_kill() {
     }
     assert_restores(&place, &id, &wanted, "after runs without memory");
     place.backup("data");
-    expect(place.command(&["prune", "--max-unused", "0"]), 0);
+    expect(place.command(&["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
     expect(place.command(&["verify", "--read-data"]), 0);
     say(&format!("environment: {died} runs died of memory, {ended} had enough"));
     assert!(died >= 4, "some have to die: {died}");
@@ -187,8 +187,8 @@ fn a_clock_that_is_ten_years_off_loses_nothing() {
         if turn >= 2 {
             let (gone, _) = saved.remove(turn % 2);
             at(-shift, &["forget", &gone]);
-            at(shift, &["prune", "--max-unused", "0"]);
-            at(-shift, &["prune", "--max-unused", "0"]);
+            at(shift, &["prune", "--max-unused", "0", "--delete-delay", "0"]);
+            at(-shift, &["prune", "--max-unused", "0", "--delete-delay", "0"]);
         }
         for (id, wanted) in &saved {
             assert_restores(&place, id, wanted, &format!("turn {turn}, shift {shift}"));
@@ -359,7 +359,7 @@ fn a_stopped_backup_does_not_let_a_prune_take_what_it_relies_on() {
     signal(&child, rustix::process::Signal::STOP);
     expect(place.command(&["forget", &first]), 0);
     for _ in 0..2 {
-        let output = place.run(&["prune", "--max-unused", "0"]);
+        let output = place.run(&["prune", "--max-unused", "0", "--delete-delay", "0"]);
         assert!(matches!(output.status.code(), Some(0 | 11)), "{}", said(&output));
     }
     signal(&child, rustix::process::Signal::CONT);
@@ -368,6 +368,6 @@ fn a_stopped_backup_does_not_let_a_prune_take_what_it_relies_on() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let id = place.snapshots().pop().expect("a snapshot");
     assert_restores(&place, &id, &Tree::read(&place.path("data")), "after its sleep");
-    expect(place.command(&["prune", "--max-unused", "0"]), 0);
+    expect(place.command(&["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
     expect(place.command(&["verify", "--read-data"]), 0);
 }

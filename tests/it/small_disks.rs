@@ -97,7 +97,7 @@ fn a_disk_that_fills_up_at_any_stage_of_a_run_is_named_and_the_next_run_succeeds
             expect(small.place.command(&["forget", &oldest]), 0);
         }
         small.saved.remove(0);
-        expect(small.place.command(&["prune", "--max-unused", "0"]), 0);
+        expect(small.place.command(&["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
         small.assert_whole();
         small.change(turn);
     }
@@ -114,7 +114,7 @@ fn a_prune_on_a_full_disk_frees_space_or_says_that_its_record_needs_some() {
     small.disk.fill(0);
     let free = || rustix::fs::statvfs(&small.disk.at).expect("a file system").f_bavail;
     let before = free();
-    let output = small.place.run(&["prune", "--max-unused", "0"]);
+    let output = small.place.run(&["prune", "--max-unused", "0", "--delete-delay", "0"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     match output.status.code() {
         Some(0) => assert!(free() > before, "{} blocks free before and {} after: {said}", before, free()),
@@ -122,7 +122,7 @@ fn a_prune_on_a_full_disk_frees_space_or_says_that_its_record_needs_some() {
         code => {
             assert!(code == Some(14) && said.contains("no room even"), "{code:?}, {before} blocks: {said}");
             small.disk.give_back(64 << 10);
-            expect(small.place.command(&["prune", "--max-unused", "0"]), 0);
+            expect(small.place.command(&["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
             assert!(free() > 16, "{} blocks are free", free());
         }
     }
@@ -132,7 +132,7 @@ fn a_prune_on_a_full_disk_frees_space_or_says_that_its_record_needs_some() {
         free()
     ));
     small.disk.empty();
-    expect(small.place.command(&["prune", "--max-unused", "0"]), 0);
+    expect(small.place.command(&["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
     small.assert_whole();
 }
 
@@ -150,11 +150,11 @@ fn a_prune_works_on_a_disk_without_inodes() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(14), "{said}");
     assert!(said.contains("inodes") && said.contains(&small.place.text("repository")), "{said}");
-    let pruned = small.place.run(&["prune", "--max-unused", "0"]);
+    let pruned = small.place.run(&["prune", "--max-unused", "0", "--delete-delay", "0"]);
     let said = String::from_utf8_lossy(&pruned.stderr).into_owned();
     assert!(matches!(pruned.status.code(), Some(0 | 14)), "{said}");
     (0..taken).for_each(|n| fs::remove_file(fillers.join(format!("inode-{n}"))).expect("removed"));
-    expect(small.place.command(&["prune", "--max-unused", "0"]), 0);
+    expect(small.place.command(&["prune", "--max-unused", "0", "--delete-delay", "0"]), 0);
     small.saved.push((small.place.backup("data"), Tree::read(&small.data())));
     small.assert_whole();
 }

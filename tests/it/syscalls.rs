@@ -101,7 +101,7 @@ impl Base {
             Job::Backup => vec!["backup", &data, "--settle", "0"],
             Job::Forget => vec!["forget", &self.saved[0].0],
             Job::Tag => vec!["tag", &self.saved[1].0, "--add", "kept"],
-            Job::Prune => vec!["prune", "--max-unused", "0"],
+            Job::Prune => vec!["prune", "--max-unused", "0", "--delete-delay", "0"],
             Job::Restore => vec!["restore", &self.saved[1].0, "--target", &target],
             Job::Verify => vec!["verify", "--read-data"],
         };

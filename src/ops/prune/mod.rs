@@ -105,19 +105,19 @@ pub fn prune(repo: &Repo, options: &PruneOptions, observer: &dyn Observer) -> Re
     let mut report = PruneReport::default();
     // What was decided earlier needs no room, and makes some.
     run.carry_out(&mut report)?;
-    let mut seen = None;
+    let mut seen: Option<(Vec<ObjectName>, String)> = None;
     for _ in 0..ROUNDS_MAX {
         match run.round(&mut report) {
             Ok(Round::Done) => return Ok(report),
             Ok(Round::Again) => {}
             // One look proves nothing: what was listed first may have been forgotten, or moved by another prune, before the
-            // rest was. It is damage if it is the same where nothing has changed.
+            // rest was. It is damage if it is met again, or where nothing has changed.
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing) => {
-                let now = run.names_that_decide()?;
-                if seen.as_ref() == Some(&now) {
+                let (now, text) = (run.names_that_decide()?, error.to_string());
+                if seen.as_ref().is_some_and(|(then, met)| *then == now || *met == text) {
                     return Err(error);
                 }
-                seen = Some(now);
+                seen = Some((now, text));
             }
             Err(error) => return Err(error),
         }
