@@ -129,7 +129,7 @@ fn places(bytes: usize, more: usize, chance: &mut Chance) -> BTreeSet<usize> {
 }
 
 fn sampled_flips(sample: &Sample, chance: &mut Chance) -> Vec<(ObjectName, usize, u8)> {
-    let wanted = usize::try_from(setting("CKPT_TEST_FLIPS", 2_000)).expect("a count");
+    let wanted = usize::try_from(setting("CKPT_TEST_FLIPS", 700)).expect("a count");
     let total: usize = sample.objects.values().map(Vec::len).sum();
     let mut flips = Vec::new();
     for (name, bytes) in &sample.objects {

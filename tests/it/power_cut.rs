@@ -233,9 +233,9 @@ fn cuts() -> u64 {
 fn a_backup_of_a_large_file_cut_at_any_step() {
     let sizes = Sizes { large: 18 << 20, small: 20_000, tensor: 0, pack_bytes: 256 << 10 };
     let scene = Scene::new(seed(), sizes);
-    let checked: u64 = [1, 2].iter().map(|&threads| scene.cut_everywhere(threads, 1)).sum();
+    let checked = scene.cut_everywhere(2, 1);
     say(&format!("power_cut: {checked} crash points of a backup of a large file, seed {}", seed()));
-    assert!(checked > 150, "{checked}");
+    assert!(checked > 75, "{checked}");
 }
 
 #[test]

@@ -432,6 +432,8 @@ fn a_pack_of_anchors_that_is_lost_or_damaged_is_told_and_made_up_for() {
                 false => {
                     let place = usize::try_from(anchor.offset).expect("small") + anchor.stored_bytes as usize / 2;
                     assert!(damaged.storage.corrupt(&name, place, 4));
+                    // Which would mend it.
+                    assert!(damaged.storage.remove(&names::parity(id).expect("a name")));
                 }
             }
             let repo = runs::open(&damaged.storage).expect("opens");
