@@ -3,7 +3,7 @@
 //! Guarantees: what is lost of a pack is computed again as long as no more shards are bad, of the pack and of its parity
 //! together, than there are parity shards, wherever they are: also where the pack is cut short or too long. A mended pack
 //! is held against its name, and content read out of one against its id, so parity can never bring a wrong byte. Parity
-//! covers stored bytes and needs no key. Memory is bounded: a pack that is longer than [`WORK_BYTES_MAX`] is worked
+//! covers stored bytes and needs no key. Memory is bounded: a pack that is longer than `WORK_BYTES_MAX` is worked
 //! through in columns.
 //!
 //! Deliberately not here: putting anything right in the repository, which is for `repair`.

@@ -92,7 +92,7 @@ pub(super) struct Sidecar<'a> {
     pub(super) shape: Shape,
     pub(super) source: Source<'a>,
     /// As they stand at the front and at the end; empty where that cannot be read.
-    tables: [Vec<u8>; 2],
+    tables: [Table; 2],
     /// One sentence for each part that is not as it should be, as far as it was looked at.
     pub(super) faults: Vec<&'static str>,
 }
@@ -139,15 +139,16 @@ impl<'a> Sidecar<'a> {
 
     fn read_tables(&mut self, hash: &[u8; 32]) {
         let bytes = table_bytes(&self.shape);
-        let places = [Some(HEADER_BYTES as u64), self.source.bytes.checked_sub(HEADER_BYTES as u64 + bytes)];
-        for (number, at) in places.into_iter().enumerate() {
-            // No allocation beyond what is there: the read fails before it.
-            let room = at.filter(|at| at + bytes <= self.source.bytes);
-            let table = room.and_then(|at| self.source.read(at, usize::try_from(bytes).ok()?)).unwrap_or_default();
+        // What is there of each: an object that was cut short may end within the first, or begin within the second.
+        let room = bytes.min(self.source.bytes.saturating_sub(HEADER_BYTES as u64));
+        let places =
+            [(HEADER_BYTES as u64, 0), (self.source.bytes.saturating_sub(HEADER_BYTES as u64 + room), bytes - room)];
+        for (number, (at, missing)) in places.into_iter().enumerate() {
+            let table = usize::try_from(room).ok().and_then(|room| self.source.read(at, room)).unwrap_or_default();
             if blake3::hash(&table).as_bytes() != hash {
                 self.faults.push(["its first table is damaged", "its second table is damaged"][number]);
             }
-            self.tables[number] = table;
+            self.tables[number] = Table { missing: usize::try_from(missing).unwrap_or(usize::MAX), bytes: table };
         }
     }
 
@@ -167,11 +168,26 @@ impl<'a> Sidecar<'a> {
     }
 }
 
-fn is_right(tables: &[Vec<u8>; 2], shard: usize, bytes: &[u8]) -> bool {
+/// What there is of a table of checksums.
+#[derive(Default)]
+struct Table {
+    /// How many bytes of it are missing at its beginning.
+    missing: usize,
+    bytes: Vec<u8>,
+}
+
+impl Table {
+    /// The checksum that stands at this place of the whole table.
+    fn at(&self, place: usize) -> Option<&[u8]> {
+        let at = place.checked_sub(self.missing)?;
+        self.bytes.get(at..at.checked_add(CHECKSUM_BYTES)?)
+    }
+}
+
+fn is_right(tables: &[Table; 2], shard: usize, bytes: &[u8]) -> bool {
     let found = checksum(bytes);
     let at = shard * CHECKSUM_BYTES;
-    is_planted("shard-checksums-ignored")
-        || tables.iter().any(|table| table.get(at..at + CHECKSUM_BYTES) == Some(&found[..]))
+    is_planted("shard-checksums-ignored") || tables.iter().any(|table| table.at(at) == Some(&found[..]))
 }
 
 /// How far behind its place the end of an object is; both lengths are far below the largest.
