@@ -6,8 +6,10 @@ use super::output::Output;
 use super::progress::Reporter;
 use super::secrets::{KeySource, Secrets};
 use ckpt::error::{Error, Kind, Result};
+use ckpt::events::Observer;
 use ckpt::metadata::FileTime;
 use ckpt::ops::Resources;
+use ckpt::repo::keys::Unlock;
 use ckpt::repo::unlock::SlotKeys;
 use ckpt::repo::{Cache, Repo};
 use jiff::Zoned;
@@ -32,27 +34,18 @@ pub struct Context {
 impl Context {
     /// Opens the repository with an index made anew: for what deletes by it.
     pub fn open_fresh(&self) -> Result<Repo> {
-        let secrets = self.secrets()?;
-        let repo = Repo::open_fresh_with(
-            &self.location()?,
-            &self.cache()?,
-            &SlotKeys::new(&secrets, &self.reporter),
-            &self.reporter,
-        )?;
-        repo.report_mended_to(self.reporter.warnings());
-        self.reporter.end_phase();
-        Ok(repo)
+        self.open_by(Repo::open_fresh_with)
     }
 
     /// Opens the repository.
     pub fn open(&self) -> Result<Repo> {
+        self.open_by(Repo::open_with)
+    }
+
+    fn open_by(&self, open: impl FnOnce(&str, &Cache, &dyn Unlock, &dyn Observer) -> Result<Repo>) -> Result<Repo> {
         let secrets = self.secrets()?;
-        let repo = Repo::open_with(
-            &self.location()?,
-            &self.cache()?,
-            &SlotKeys::new(&secrets, &self.reporter),
-            &self.reporter,
-        )?;
+        let slots = SlotKeys::new(&secrets, &self.reporter);
+        let repo = open(&self.location()?, &self.cache()?, &slots, &self.reporter)?;
         repo.report_mended_to(self.reporter.warnings());
         self.reporter.end_phase();
         Ok(repo)

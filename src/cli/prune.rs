@@ -101,7 +101,7 @@ pub fn execute(context: &Context, repo: &Repo, choices: Choices, dry_run: bool) 
 
 fn counts(context: &Context, report: &PruneReport, dry_run: bool) -> String {
     let mut parts = vec![format!(
-        "{} hold nothing that is needed, {} packed again ({}), {} stay; {} freed by that, {} unused left",
+        "{} without anything needed, {} packed again ({}), {} stay; {} freed by that, {} unused left",
         render::counted(report.packs_deleted, "pack", "packs"),
         report.packs_repacked,
         ByteCount(report.bytes_repacked),
