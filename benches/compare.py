@@ -120,6 +120,15 @@ class Sealed(Ckpt):
                 repo.parent / "admin.key"]
 
 
+class Bare(Ckpt):
+    """The same without parity: the ratio of `ckpt` to it is what parity costs."""
+
+    name = "bare ckpt"
+
+    def init(self, repo):
+        return super().init(repo) + ["--parity", "none"]
+
+
 class Copy(Tool):
     name = "cp + sync"
 
@@ -237,7 +246,7 @@ def find_tools(arguments):
     """The programs to compare, `ckpt` first."""
     tools = []
     if pathlib.Path(arguments.ckpt).is_file():
-        tools += [kind(str(pathlib.Path(arguments.ckpt).resolve())) for kind in (Ckpt, Sealed)]
+        tools += [kind(str(pathlib.Path(arguments.ckpt).resolve())) for kind in (Ckpt, Sealed, Bare)]
     else:
         print(f"{arguments.ckpt} is not there: build it, or name it with --ckpt", file=sys.stderr)
     tools.append(Copy("cp"))
@@ -365,7 +374,7 @@ def main():
     parser.add_argument("--runs", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the synthetic data (default 1)")
     parser.add_argument("--ckpt", default=str(ROOT / "target/release/ckpt"), help="the ckpt program")
-    parser.add_argument("--tools", help="only these, separated by commas: ckpt,sealed,cp,restic,rustic,borg,bupstash")
+    parser.add_argument("--tools", help="only these, separated by commas: ckpt,sealed,bare,cp,restic,rustic,borg,bupstash")
     parser.add_argument("--cold", action="store_true", help="drop data and repository from the page cache first")
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare restored data")
     arguments = parser.parse_args()
