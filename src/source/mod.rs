@@ -9,7 +9,6 @@ mod formats;
 mod gear;
 pub mod layout;
 pub mod open;
-pub mod page_cache;
 pub mod part_file;
 pub mod pieces;
 mod placing;

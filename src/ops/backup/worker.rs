@@ -134,10 +134,12 @@ fn read_and_scan(shared: &Shared<'_>, source: SegmentSource) -> Result<Result<(S
         SegmentSource::Fixed { .. } => return Ok(Err(Error::new(Kind::Failed, "fixed cuts are not scanned"))),
         SegmentSource::File { file, offset, bytes, context } => {
             let mut buffer = shared.buffers.take(context + bytes);
-            let (before, segment) = buffer.split_at_mut(context);
-            let read = file.read_at(offset - context as u64, before);
-            match read.and_then(|_| shared.read(&file, offset, segment)) {
-                Ok(read) => Segment::new(buffer, context, read, &shared.buffers),
+            match shared.read(&file, offset - context as u64, &mut buffer) {
+                Ok(read) => {
+                    // What lies before it was counted with the segment before.
+                    shared.bytes_read.fetch_sub(read.min(context) as u64, Ordering::Relaxed);
+                    Segment::new(buffer, context, read.saturating_sub(context), &shared.buffers)
+                }
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),
                 Err(error) => return Ok(Err(error)),
             }
