@@ -1,6 +1,7 @@
 //! The integration tests: the library's layers together, and the program as a process.
 
 mod attacks;
+mod background;
 mod bit_flips;
 mod cli_contract;
 mod containers;
@@ -18,6 +19,7 @@ mod hosts;
 mod keys;
 mod load_back;
 mod old_format;
+mod page_cache;
 mod power_cut;
 mod races;
 mod random_damage;
