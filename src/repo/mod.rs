@@ -279,7 +279,9 @@ impl Opening {
 
     fn finish(self, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
         let index = open_index(cache, self.read.config.repository_id(), observer)?;
-        self.seen.iter().try_for_each(|(id, object)| index.add_snapshot(*id, object))?;
+        if !self.seen.is_empty() {
+            index.add_snapshots(&self.seen)?;
+        }
         let mut repo = Repo {
             storage: self.storage,
             config: self.read.config,

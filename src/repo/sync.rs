@@ -146,7 +146,9 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
     let present = ids_in(names::SNAPSHOTS)?;
     let mut cached = repo.index().snapshots()?;
     let mut live = Vec::new();
+    let mut fresh = Vec::new();
     for &id in present.difference(&forgotten) {
+        let is_cached = cached.contains_key(&id);
         let object = match cached.remove(&id) {
             Some(object) => object,
             None => {
@@ -161,17 +163,22 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
         };
         match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
-                if sound {
-                    repo.index().add_snapshot(id, &object)?;
-                } else {
+                if !sound {
                     found.damage.push(format!("snapshots/{id}: one of its two copies is damaged"));
                 }
                 if let Outcome::Saved(snapshot) = outcome {
                     live.push(*snapshot);
                 }
+                // One that is read again every time is told of every time.
+                if sound && !is_cached {
+                    fresh.push((id, object));
+                }
             }
             Err(error) => found.damage.push(format!("snapshots/{id} is damaged: {error}")),
         }
+    }
+    if !fresh.is_empty() {
+        repo.index().add_snapshots(fresh.iter().map(|(id, object)| (id, object)))?;
     }
     // A name under `snapshots/` is never freed, whatever it holds. What vanished stays remembered here, or it would be
     // told once only.
@@ -231,4 +238,46 @@ pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Silent;
+    use crate::repo::Cache;
+    use crate::repo::test_support::{self, Node};
+    use crate::storage::Storage;
+    use crate::storage::simulated::Operation;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_thousand_snapshots_are_read_once_on_a_host_and_none_of_them_again() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        let saved = test_support::save(&repo, 10, &[("f", Node::File(vec![1; 10]))]);
+        for number in 1..1000u128 {
+            let id = SnapshotId::from_bytes(number.to_be_bytes());
+            let object =
+                Outcome::Saved(Box::new(Snapshot { id, ..saved.clone() })).seal(repo.keys(), id).expect("sealed");
+            storage.insert(names::snapshot(id).expect("a name"), object);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::Folder(folder.path().to_owned());
+        let open = || {
+            storage.clear_calls();
+            let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+            let repo = Repo::open_storage(shared, &cache, &Silent).expect("opens");
+            let reads = storage
+                .calls()
+                .into_iter()
+                .filter(|call| matches!(call.operation, Operation::Read | Operation::ReadRange));
+            (repo.snapshots().len(), reads.map(|call| call.name).collect::<Vec<_>>())
+        };
+        let (count, reads) = open();
+        let snapshots = |reads: &[String]| reads.iter().filter(|name| name.starts_with(names::SNAPSHOTS)).count();
+        assert_eq!((count, snapshots(&reads)), (1000, 1000));
+        let (count, reads) = open();
+        assert_eq!((count, snapshots(&reads)), (1000, 0));
+        assert!(reads.len() <= 8, "{reads:?}");
+    }
 }
