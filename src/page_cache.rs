@@ -13,6 +13,10 @@
 //!
 //! Deliberately not here: which reads are worth it, and writing.
 
+mod sink;
+
+pub use sink::{Appending, Around, SLACK_BYTES, Sink, place_for};
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -36,73 +40,17 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// How much is read at once from the cache, and what is read in for nothing where a cached stretch ends.
 #[cfg(target_os = "linux")]
 const STEP_BYTES: u64 = 128 << 10;
-/// What is read past the cache at once. More is no faster where it was measured, and no longer fits the processor's own cache.
+/// What is read past the cache at once, if it has to be copied then: more no longer fits the processor's own cache.
 #[cfg(target_os = "linux")]
 const DIRECT_BYTES: usize = 1 << 20;
+/// What is read past the cache at once where it is to stay. More is no faster where it was measured.
+#[cfg(target_os = "linux")]
+const IN_PLACE_BYTES: usize = 4 << 20;
 /// Shorter reads are not worth going past the cache: they go through it, and what they brought is dropped.
 #[cfg(target_os = "linux")]
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
 #[cfg(target_os = "linux")]
 const PAGE_BYTES: u64 = ALIGNMENT as u64;
-
-/// Where bytes that are read go.
-pub trait Sink {
-    /// Room for the next bytes, at most `bytes_max` of them, at least one; none only if nothing more fits.
-    fn room(&mut self, bytes_max: usize) -> &mut [u8];
-    /// The first `bytes` of the room that was given last are filled.
-    fn fill(&mut self, bytes: usize);
-    /// Adds bytes, for which there is room.
-    fn append(&mut self, bytes: &[u8]);
-}
-
-/// Fills a slice from its beginning.
-impl Sink for &mut [u8] {
-    fn room(&mut self, bytes_max: usize) -> &mut [u8] {
-        let len = self.len().min(bytes_max);
-        &mut self[..len]
-    }
-
-    fn fill(&mut self, bytes: usize) {
-        *self = &mut std::mem::take(self)[bytes..];
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        self[..bytes.len()].copy_from_slice(bytes);
-        self.fill(bytes.len());
-    }
-}
-
-/// Appends to a vector that the caller has reserved room in.
-#[derive(Debug)]
-pub struct Appending<'a> {
-    into: &'a mut Vec<u8>,
-    filled: usize,
-}
-
-impl<'a> Appending<'a> {
-    /// Appends to `into`.
-    pub fn new(into: &'a mut Vec<u8>) -> Self {
-        Appending { filled: into.len(), into }
-    }
-}
-
-impl Sink for Appending<'_> {
-    fn room(&mut self, bytes_max: usize) -> &mut [u8] {
-        self.into.resize(self.filled + bytes_max, 0);
-        &mut self.into[self.filled..]
-    }
-
-    fn fill(&mut self, bytes: usize) {
-        self.filled += bytes;
-        self.into.truncate(self.filled);
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        self.into.truncate(self.filled);
-        self.into.extend_from_slice(bytes);
-        self.filled = self.into.len();
-    }
-}
 
 /// What is known of one open file.
 #[derive(Debug, Default)]
@@ -352,30 +300,41 @@ fn open_direct(file: &File) -> Option<File> {
 /// Reads whole blocks around `at..end`, and what was read before an error.
 #[cfg(target_os = "linux")]
 fn read_directly(direct: &File, mut at: u64, end: u64, sink: &mut impl Sink) -> (usize, Option<io::Error>) {
-    BLOCKS.with_borrow_mut(|blocks| {
-        if blocks.is_empty() {
-            *blocks = AlignedBuffer::new(DIRECT_BYTES);
-        }
-        let mut done = 0;
-        while at < end {
-            let lead = usize::try_from(at % PAGE_BYTES).unwrap_or(0);
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(blocks.len() - lead);
-            let around = (lead + wanted).next_multiple_of(ALIGNMENT);
-            let read = match direct.read_at(&mut blocks.as_mut_slice()[..around], at - lead as u64) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return (done, Some(error)),
-            };
-            let useful = read.saturating_sub(lead).min(wanted);
-            if useful == 0 {
-                break;
+    let mut done = 0;
+    while at < end {
+        let lead = usize::try_from(at % PAGE_BYTES).unwrap_or(0);
+        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
+        let first = at - lead as u64;
+        let in_place = wanted.min(IN_PLACE_BYTES - lead);
+        let read = match sink.blocks(lead, (lead + in_place).next_multiple_of(ALIGNMENT)) {
+            Some(blocks) => direct.read_at(blocks, first).map(|read| {
+                let useful = read.saturating_sub(lead).min(in_place);
+                sink.fill(useful);
+                useful
+            }),
+            None => BLOCKS.with_borrow_mut(|blocks| {
+                if blocks.is_empty() {
+                    *blocks = AlignedBuffer::new(DIRECT_BYTES);
+                }
+                let wanted = wanted.min(blocks.len() - lead);
+                let around = (lead + wanted).next_multiple_of(ALIGNMENT);
+                let read = direct.read_at(&mut blocks.as_mut_slice()[..around], first)?;
+                let useful = read.saturating_sub(lead).min(wanted);
+                sink.append(&blocks.as_slice()[lead..lead + useful]);
+                Ok(useful)
+            }),
+        };
+        match read {
+            Ok(0) => break,
+            Ok(useful) => {
+                done += useful;
+                at += useful as u64;
             }
-            sink.append(&blocks.as_slice()[lead..lead + useful]);
-            done += useful;
-            at += useful as u64;
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Some(error)),
         }
-        (done, None)
-    })
+    }
+    (done, None)
 }
 
 #[cfg(target_os = "linux")]

@@ -1,3 +1,5 @@
+//! Real files of some MiB; where the file system cannot tell what is cached, or keeps all, nothing can be shown.
+
 use super::*;
 use std::path::Path;
 
@@ -94,6 +96,11 @@ fn every_range_is_read_as_it_is_whether_cached_or_not() {
                 let read = cache.read_into(&file, offset as u64, wanted, &mut Appending::new(&mut into));
                 assert_eq!(read.expect("read"), here.len());
                 assert!(into[..3] == [1, 2, 3] && into[3..] == *here, "{wanted} bytes at {offset}, appended");
+                let mut buffer = vec![7; wanted + SLACK_BYTES];
+                let place = place_for(offset as u64, &buffer);
+                let around = &mut Around::new(&mut buffer, place, wanted);
+                assert_eq!(cache.read_into(&file, offset as u64, wanted, around).expect("read"), here.len());
+                assert!(buffer[place..place + here.len()] == *here, "{wanted} bytes at {offset}, in place");
             }
         }
     }

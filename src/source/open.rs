@@ -9,7 +9,7 @@ use super::stat::FileStatus;
 use super::xattrs::{Subject, Xattrs};
 use crate::error::{Error, Kind, Result};
 use crate::metadata::Metadata;
-use crate::page_cache::PageCache;
+use crate::page_cache::{Around, PageCache};
 use crate::read_at::ReadAt;
 use crate::sabotage::is_planted;
 use rustix::fs::{CWD, Mode, OFlags, SeekFrom};
@@ -112,6 +112,13 @@ impl SourceFile {
     /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.page_cache.read_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
+    }
+
+    /// As [`SourceFile::read_at`], `bytes` of them to `place` in `buffer`, see [`crate::page_cache::place_for`].
+    pub fn read_around(&self, offset: u64, buffer: &mut [u8], place: usize, bytes: usize) -> Result<usize> {
+        let mut around = Around::new(buffer, place, bytes);
+        let read = self.page_cache.read_into(&self.file, offset, bytes, &mut around);
+        read.map_err(|error| self.error("reading", error))
     }
 
     fn status(&self) -> Result<FileStatus> {
