@@ -279,9 +279,7 @@ impl Opening {
 
     fn finish(self, cache: &Cache, observer: &dyn Observer) -> Result<Repo> {
         let index = open_index(cache, self.read.config.repository_id(), observer)?;
-        if !self.seen.is_empty() {
-            index.add_snapshots(&self.seen)?;
-        }
+        self.seen.iter().try_for_each(|(id, object)| index.add_snapshot(*id, object))?;
         let mut repo = Repo {
             storage: self.storage,
             config: self.read.config,

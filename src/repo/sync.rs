@@ -146,9 +146,7 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
     let present = ids_in(names::SNAPSHOTS)?;
     let mut cached = repo.index().snapshots()?;
     let mut live = Vec::new();
-    let mut fresh = Vec::new();
     for &id in present.difference(&forgotten) {
-        let is_cached = cached.contains_key(&id);
         let object = match cached.remove(&id) {
             Some(object) => object,
             None => {
@@ -163,22 +161,17 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
         };
         match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
-                if !sound {
+                if sound {
+                    repo.index().add_snapshot(id, &object)?;
+                } else {
                     found.damage.push(format!("snapshots/{id}: one of its two copies is damaged"));
                 }
                 if let Outcome::Saved(snapshot) = outcome {
                     live.push(*snapshot);
                 }
-                // One that is read again every time is told of every time.
-                if sound && !is_cached {
-                    fresh.push((id, object));
-                }
             }
             Err(error) => found.damage.push(format!("snapshots/{id} is damaged: {error}")),
         }
-    }
-    if !fresh.is_empty() {
-        repo.index().add_snapshots(fresh.iter().map(|(id, object)| (id, object)))?;
     }
     // A name under `snapshots/` is never freed, whatever it holds. What vanished stays remembered here, or it would be
     // told once only.

@@ -294,7 +294,7 @@ impl<'r> Transaction<'r> {
             let _ = self.repo.index().finish_index_object(index);
         }
         if let Ok(object) = outcome.seal(self.repo.keys(), self.id) {
-            let _ = self.repo.index().add_snapshots([(&self.id, &object)]);
+            let _ = self.repo.index().add_snapshot(self.id, &object);
         }
         let _ = remove_announcement(self.repo, self.id, self.last_sign());
         Ok(())

@@ -34,12 +34,10 @@ impl Index {
         rows.into_iter().map(|(id, object)| Ok((SnapshotId::from_slice(&id)?, object))).collect()
     }
 
-    /// Caches the objects of snapshots.
-    pub fn add_snapshots<'a>(&self, objects: impl IntoIterator<Item = (&'a SnapshotId, &'a Vec<u8>)>) -> Result<()> {
-        self.change(|tx| {
-            let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO snapshots VALUES(?,?)")?;
-            objects.into_iter().try_for_each(|(id, object)| insert.execute(params![id.as_bytes(), object]).map(|_| ()))
-        })
+    /// Caches a snapshot's object.
+    pub fn add_snapshot(&self, id: SnapshotId, object: &[u8]) -> Result<()> {
+        self.change(|tx| tx.execute("INSERT OR REPLACE INTO snapshots VALUES(?,?)", params![id.as_bytes(), object]))?;
+        Ok(())
     }
 
     /// Forgets cached snapshots.

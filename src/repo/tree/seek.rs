@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn whatever_is_lost_nothing_else_is_missing_and_the_loss_is_told() {
-        let (list, tree, kept) = tree(7, 300);
+        let (list, tree, kept) = tree(3, 250);
         for lost in kept.keys() {
             let fetch = |id: ChunkId| match id == *lost {
                 true => Err(Error::damaged("lost")),
