@@ -18,6 +18,7 @@ mod hostile_repository;
 mod hosts;
 mod keys;
 mod load_back;
+mod many_files;
 mod old_format;
 mod page_cache;
 mod power_cut;
