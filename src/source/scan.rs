@@ -103,7 +103,26 @@ pub enum Scanned {
 pub fn scan(roots: &[PathBuf], options: ScanOptions) -> Scan {
     // Without a current directory a relative root stays as it is, and fails where it is used.
     let roots = roots.iter().map(|root| std::path::absolute(root).unwrap_or_else(|_| root.clone())).collect();
-    Scan { roots, options, roots_begun: 0, walk: None }
+    Scan { roots, options, passed_over: None, roots_begun: 0, walk: None }
+}
+
+/// As [`scan`], but regular files for which `is_wanted` (given their root and path) says no are passed over without a look at
+/// them: most of what a walk costs.
+pub fn scan_some(
+    roots: &[PathBuf],
+    options: ScanOptions,
+    is_wanted: impl Fn(u32, &[u8]) -> bool + Send + 'static,
+) -> Scan {
+    Scan { passed_over: Some(PassedOver(Box::new(move |root, path| !is_wanted(root, path)))), ..scan(roots, options) }
+}
+
+/// Which regular files are passed over.
+struct PassedOver(Box<dyn Fn(u32, &[u8]) -> bool + Send>);
+
+impl std::fmt::Debug for PassedOver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PassedOver")
+    }
 }
 
 /// The iterator that [`scan`] returns.
@@ -111,6 +130,7 @@ pub fn scan(roots: &[PathBuf], options: ScanOptions) -> Scan {
 pub struct Scan {
     roots: Vec<PathBuf>,
     options: ScanOptions,
+    passed_over: Option<PassedOver>,
     roots_begun: usize,
     walk: Option<Walk>,
 }
@@ -119,7 +139,7 @@ impl Iterator for Scan {
     type Item = Scanned;
 
     fn next(&mut self) -> Option<Scanned> {
-        if let Some(scanned) = self.walk.as_mut().and_then(|walk| walk.step(&self.options)) {
+        if let Some(scanned) = self.walk.as_mut().and_then(|walk| walk.step(&self.options, self.passed_over.as_ref())) {
             return Some(scanned);
         }
         self.walk = None;
@@ -153,7 +173,7 @@ struct LeftOut {
 }
 
 impl Walk {
-    fn step(&mut self, options: &ScanOptions) -> Option<Scanned> {
+    fn step(&mut self, options: &ScanOptions, passed_over: Option<&PassedOver>) -> Option<Scanned> {
         let entry = loop {
             let next = self.entries.next()?;
             let (depth, failed_at) = match &next {
@@ -162,7 +182,12 @@ impl Walk {
             };
             match &self.left_out {
                 // The failure to list a directory carries the depth of the directory itself.
-                Some(directory) if depth > directory.depth || failed_at == Some(&directory.path) => {}
+                Some(directory) if depth > directory.depth || failed_at == Some(&directory.path) => continue,
+                _ => {}
+            }
+            match (&next, passed_over) {
+                (Ok(file), Some(PassedOver(is_passed_over)))
+                    if file.file_type().is_file() && is_passed_over(self.root, &self.relative(file.path())) => {}
                 _ => break next,
             }
         };

@@ -9,8 +9,9 @@ use super::{Checkpoint, JudgeOptions, is_file, names, stamp_of};
 use crate::error::Result;
 use crate::metadata::FileKind;
 use crate::paths::is_beneath;
-use crate::source::scan::{Found, ScanOptions, Scanned, scan};
+use crate::source::scan::{Found, ScanOptions, Scanned, scan_some};
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// A directory with more entries than this beneath it is no checkpoint.
@@ -41,7 +42,7 @@ pub fn survey(
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Survey> {
     let mut walk = Walk { survey: Survey::default(), options, open: Vec::new(), root: 0, kept: 0 };
-    for (number, scanned) in scan(roots, scan_options.clone()).enumerate() {
+    for (number, scanned) in scan_some(roots, scan_options.clone(), looked_at(roots)).enumerate() {
         if number.is_multiple_of(1024) {
             check()?;
         }
@@ -49,6 +50,23 @@ pub fn survey(
     }
     walk.leave_until(0);
     Ok(walk.survey)
+}
+
+/// Which files the walk keeps anything of, by root and path: those in a directory with the name of a step, or of a name that
+/// tells something. Nothing is asked about the others, and of many small files nearly all are others.
+fn looked_at(roots: &[PathBuf]) -> impl Fn(u32, &[u8]) -> bool + use<> {
+    let is_step = |name: &[u8]| style_of(name).is_some();
+    let is_whole = move |root: &PathBuf| {
+        let absolute = std::path::absolute(root).unwrap_or_else(|_| root.clone());
+        absolute.file_name().is_none_or(|name| is_step(name.as_bytes()))
+    };
+    let whole: Vec<bool> = roots.iter().map(is_whole).collect();
+    move |root, path| {
+        let mut names = path.rsplit(|&b| b == b'/');
+        let name = names.next().unwrap_or_default();
+        let is_in_whole = || usize::try_from(root).is_ok_and(|root| whole.get(root).is_none_or(|&is_whole| is_whole));
+        matters(name) || names::is_torch(name) || names.any(is_step) || is_in_whole()
+    }
 }
 
 impl Survey {
