@@ -8,7 +8,7 @@ use super::stat::FileStatus;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ pub(super) struct Level {
     absolute: PathBuf,
     /// Relative to the root.
     path: Vec<u8>,
-    descriptor: Option<OwnedFd>,
+    directory: Option<Dir>,
     names: std::vec::IntoIter<(Vec<u8>, FileType)>,
 }
 
@@ -34,14 +34,16 @@ impl Levels {
     pub(super) fn enter(&mut self, absolute: PathBuf, path: Vec<u8>) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = match (self.0.last(), absolute.file_name()) {
-            (Some(Level { descriptor: Some(above), .. }), Some(name)) => {
+            (Some(Level { directory: Some(above), .. }), Some(name)) => {
+                let above = above.fd()?;
                 retrying(|| rustix::fs::openat(above, name, flags | OFlags::NOFOLLOW, Mode::empty()))
             }
             (Some(_), _) => retrying(|| rustix::fs::openat(CWD, &absolute, flags | OFlags::NOFOLLOW, Mode::empty())),
             (None, _) => retrying(|| rustix::fs::openat(CWD, &absolute, flags, Mode::empty())),
         }?;
+        let mut directory = Dir::new(descriptor)?;
         let mut names = Vec::new();
-        for entry in Dir::read_from(&descriptor)? {
+        while let Some(entry) = directory.read() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
@@ -50,9 +52,9 @@ impl Levels {
         }
         names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         if let Some(far_above) = self.0.len().checked_sub(DESCRIPTORS_MAX).and_then(|at| self.0.get_mut(at)) {
-            far_above.descriptor = None;
+            far_above.directory = None;
         }
-        self.0.push(Level { absolute, path, descriptor: Some(descriptor), names: names.into_iter() });
+        self.0.push(Level { absolute, path, directory: Some(directory), names: names.into_iter() });
         Ok(())
     }
 
@@ -96,10 +98,14 @@ impl Level {
         PathBuf::from(std::ffi::OsString::from_vec(absolute))
     }
 
+    fn descriptor(&self) -> rustix::io::Result<Option<BorrowedFd<'_>>> {
+        self.directory.as_ref().map(Dir::fd).transpose()
+    }
+
     /// What stands under a name in it, a symbolic link itself.
     pub(super) fn status(&self, name: &[u8]) -> io::Result<FileStatus> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let stat = match &self.descriptor {
+        let stat = match self.descriptor()? {
             Some(descriptor) => retrying(|| rustix::fs::statat(descriptor, name, flags)),
             None => retrying(|| rustix::fs::statat(CWD, self.absolute_of(name), flags)),
         };
@@ -108,7 +114,7 @@ impl Level {
 
     /// Where a symbolic link in it leads.
     pub(super) fn target(&self, name: &[u8]) -> io::Result<Vec<u8>> {
-        let target = match &self.descriptor {
+        let target = match self.descriptor()? {
             Some(descriptor) => rustix::fs::readlinkat(descriptor, name, Vec::new()),
             None => rustix::fs::readlinkat(CWD, self.absolute_of(name), Vec::new()),
         };
@@ -153,7 +159,7 @@ mod tests {
             (absolute, path) = (level.absolute_of(b"d"), level.path_of(b"d"));
             assert_eq!(absolute, dir.path().join(OsStr::from_bytes(&path)));
         }
-        assert_eq!(levels.0.iter().filter(|level| level.descriptor.is_some()).count(), DESCRIPTORS_MAX);
+        assert_eq!(levels.0.iter().filter(|level| level.directory.is_some()).count(), DESCRIPTORS_MAX);
         for _ in 0..depth {
             let level = levels.deepest().expect("not left");
             assert_eq!(level.next().map(|(name, _)| name), Some(b"y".to_vec()));
