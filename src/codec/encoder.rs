@@ -99,8 +99,15 @@ impl Encoder {
         Ok(!is_off && !is_constant(raw) && matches!(self.choose(raw)?, Choice::Zstd))
     }
 
-    /// Whether `frame` decodes to `raw` with `base`.
-    pub(super) fn holds(&mut self, frame: &[u8], base: &[u8], raw: &[u8]) -> bool {
+    /// The first step of [`Encoder::encode`] by itself, to be measured: whether a sample of `raw` promises that coding
+    /// makes it shorter.
+    pub fn promises(&mut self, raw: &[u8]) -> bool {
+        let verdict = self.sampler.judge(raw);
+        verdict.planes.is_some() || verdict.repeats == Repeats::Found
+    }
+
+    /// The last step of [`Encoder::encode`] by itself, to be measured: whether `frame` decodes to `raw` with `base`.
+    pub fn holds(&mut self, frame: &[u8], base: &[u8], raw: &[u8]) -> bool {
         self.decoder.holds(frame, base, raw).unwrap_or(false)
     }
 
