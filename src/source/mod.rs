@@ -8,6 +8,7 @@ pub mod excludes;
 mod formats;
 mod gear;
 pub mod layout;
+mod levels;
 pub mod open;
 pub mod part_file;
 pub mod pieces;

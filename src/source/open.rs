@@ -39,8 +39,9 @@ pub struct Extent {
 pub struct SourceFile {
     file: File,
     path: PathBuf,
-    /// Its length when it was opened.
+    /// Its length when it was opened, and the bytes that are allocated for it.
     bytes: u64,
+    allocated: u64,
     page_cache: PageCache,
 }
 
@@ -55,13 +56,18 @@ impl SourceFile {
             _ => Error::io(format!("opening {}", path.display()), error.into()),
         };
         let file = File::from(open_for_reading(path).map_err(fail)?);
-        let mut source =
-            SourceFile { file, path: path.clone(), bytes: 0, page_cache: PageCache::new(found.metadata.size) };
+        let mut source = SourceFile {
+            file,
+            path: path.clone(),
+            bytes: 0,
+            allocated: 0,
+            page_cache: PageCache::new(found.metadata.size),
+        };
         let status = source.status()?;
         if !status.is_regular() || status.inode != found.metadata.inode || status.device != found.device {
             return Err(replaced(path));
         }
-        source.bytes = status.size;
+        (source.bytes, source.allocated) = (status.size, status.blocks.saturating_mul(512));
         Ok(source)
     }
 
@@ -91,7 +97,7 @@ impl SourceFile {
         if size == 0 {
             return Ok(Vec::new());
         }
-        if self.status()?.blocks.saturating_mul(512) >= size {
+        if self.allocated >= size {
             return Ok(vec![Extent { offset: 0, len: size, is_hole: false }]);
         }
         let seek = |position| match rustix::fs::seek(&self.file, position) {

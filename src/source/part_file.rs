@@ -104,7 +104,9 @@ impl TargetFile {
     pub fn write_direct_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_range(offset, bytes)?;
         let mut written = 0;
-        if let Some(direct) = self.direct_file().filter(|_| suits_direct_io(offset, bytes)) {
+        if suits_direct_io(offset, bytes)
+            && let Some(direct) = self.direct_file()
+        {
             // A short write may end between two blocks: the rest then goes the other way.
             while written < bytes.len() && suits_direct_io(offset + written as u64, &bytes[written..]) {
                 match direct.write_at(&bytes[written..], offset + written as u64) {
@@ -149,7 +151,9 @@ impl TargetFile {
     }
 
     /// Gives the part its metadata; its content is complete.
-    pub fn apply(self, metadata: &Metadata) -> Result<ReadyFile> {
+    pub fn apply(mut self, metadata: &Metadata) -> Result<ReadyFile> {
+        // Many files may wait to be placed: each holds one descriptor only.
+        self.direct = OnceLock::new();
         let status = self.set_size()?;
         self.shared.note_device(status.device, &self.file);
         let issues = Handle::Descriptor(self.file.as_fd())

@@ -11,6 +11,7 @@ use super::big_file::{BigFile, Decided, Dispatch};
 use super::deferred::Deferred;
 use super::feed::{self, Feed, Item};
 use super::shared::{SEGMENT_BYTES, Segment, Shared};
+use super::storer::GROUP_BYTES;
 use super::worker::{Done, SegmentSource, SmallFile, SmallRead, Task, Unread};
 use super::{Harvest, interrupted, shared};
 use crate::error::{Error, Kind, Result};
@@ -25,8 +26,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Small files that share a task.
-const SMALL_FILES_MAX: usize = 512;
+/// Small files that share a task ...
+const SMALL_FILES_MAX: usize = 2048;
+/// ... and their bytes, if there is more than one: nearly four shared frames, so that these are filled.
+const SMALL_BYTES_MAX: u64 = 4 * GROUP_BYTES as u64 - (128 << 10);
 /// What a small file costs beside its content, in bytes: the entry, with its path twice.
 const FILE_BYTES: u64 = 1 << 10;
 /// More entries than this do not wait for the content of one before them. More than wait for a pointer
@@ -236,11 +239,11 @@ impl<'a> Coordinator<'a> {
             let sequence = self.assembly.reserve();
             self.existed.insert(sequence, existed);
             let Some(file) = self.deferred.keep(SmallFile { sequence, found }) else { return Ok(()) };
-            self.small.push(file);
-            self.small_bytes += size + FILE_BYTES;
-            if self.small_bytes >= self.segment_bytes || self.small.len() >= SMALL_FILES_MAX {
+            if self.small_bytes + size > SMALL_BYTES_MAX || self.small.len() >= SMALL_FILES_MAX {
                 self.send_small()?;
             }
+            self.small.push(file);
+            self.small_bytes += size;
             return Ok(());
         }
         self.begin_big(found, earlier.as_deref())
@@ -284,7 +287,7 @@ impl<'a> Coordinator<'a> {
         if self.small.is_empty() {
             return Ok(());
         }
-        self.bytes_under_way += std::mem::take(&mut self.small_bytes);
+        self.bytes_under_way += std::mem::take(&mut self.small_bytes) + FILE_BYTES * self.small.len() as u64;
         let files = std::mem::take(&mut self.small);
         self.send(Task::Small(files))
     }

@@ -12,7 +12,7 @@ use super::feed::{Feed, Merge};
 use super::gate::Gate;
 use super::shared::Shared;
 use super::worker::{Done, Task};
-use super::{BackupOptions, Harvest, Input, forecast, packs, worker};
+use super::{BackupOptions, Harvest, Input, forecast, packs, scan_ahead, worker};
 use crate::codec::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
@@ -124,14 +124,16 @@ fn drive(
         Input::Paths(paths) => paths.clone(),
         Input::Stream { .. } => Vec::new(),
     };
-    let merge = || Merge::new(gate, &fetch, repo, parent);
+    let merge = |scan| Merge::new(scan, gate, &fetch, repo, parent);
     let forecast_stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         if shared.observer.wants_totals() && !roots.is_empty() {
-            let (merge, stop) = (merge(), &forecast_stop);
+            let (merge, stop) = (merge(Box::new(gate.scan())), &forecast_stop);
             scope.spawn(move || forecast::run(merge, options.reread, stop, shared.observer));
         }
-        let feed = Feed::new(merge(), shared.transaction, options.reread);
+        let (batches, scanned) = scan_ahead::ends();
+        scope.spawn(move || scan_ahead::run(gate.scan(), &batches));
+        let feed = Feed::new(merge(Box::new(scanned.into_iter().flatten())), shared.transaction, options.reread);
         let policy = Policy {
             cuts_by_content: options.cuts_by_content,
             deltas: options.delta_depth > 0 && options.compression != Compression::Off,

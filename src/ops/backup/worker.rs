@@ -217,7 +217,7 @@ fn read_small_files(
         Piece::Chunk(range) => Some(Incoming { bytes: &buffer[range.clone()], offset: 0, run: None }),
         Piece::Hole(_) => None,
     });
-    let mut stored = storer.store(&chunks.collect::<Vec<_>>(), None)?.into_iter();
+    let mut stored = storer.store_small(&chunks.collect::<Vec<_>>())?.into_iter();
     let mut done = Vec::with_capacity(read.len());
     for ReadFile { sequence, mut result, pieces } in read {
         if let Ok(small) = &mut result {

@@ -9,9 +9,8 @@ use super::{Checkpoint, JudgeOptions, is_file, names, stamp_of};
 use crate::error::Result;
 use crate::metadata::FileKind;
 use crate::paths::is_beneath;
-use crate::source::scan::{Found, ScanOptions, Scanned, scan_some};
+use crate::source::scan::{Found, ScanOptions, Scanned, scan};
 use std::collections::HashSet;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// A directory with more entries than this beneath it is no checkpoint.
@@ -42,31 +41,18 @@ pub fn survey(
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Survey> {
     let mut walk = Walk { survey: Survey::default(), options, open: Vec::new(), root: 0, kept: 0 };
-    for (number, scanned) in scan_some(roots, scan_options.clone(), looked_at(roots)).enumerate() {
+    let mut scan = scan(roots, scan_options.clone());
+    let mut number = 0u64;
+    // Nothing is asked about files that say nothing: most files of most directories are not even looked at.
+    while let Some(scanned) = scan.next_wanted(&|name| walk.wants(name)) {
         if number.is_multiple_of(1024) {
             check()?;
         }
+        number += 1;
         walk.take(scanned);
     }
     walk.leave_until(0);
     Ok(walk.survey)
-}
-
-/// Which files the walk keeps anything of, by root and path: those in a directory with the name of a step, or of a name that
-/// tells something. Nothing is asked about the others, and of many small files nearly all are others.
-fn looked_at(roots: &[PathBuf]) -> impl Fn(u32, &[u8]) -> bool + use<> {
-    let is_step = |name: &[u8]| style_of(name).is_some();
-    let is_whole = move |root: &PathBuf| {
-        let absolute = std::path::absolute(root).unwrap_or_else(|_| root.clone());
-        absolute.file_name().is_none_or(|name| is_step(name.as_bytes()))
-    };
-    let whole: Vec<bool> = roots.iter().map(is_whole).collect();
-    move |root, path| {
-        let mut names = path.rsplit(|&b| b == b'/');
-        let name = names.next().unwrap_or_default();
-        let is_in_whole = || usize::try_from(root).is_ok_and(|root| whole.get(root).is_none_or(|&is_whole| is_whole));
-        matters(name) || names::is_torch(name) || names.any(is_step) || is_in_whole()
-    }
 }
 
 impl Survey {
@@ -102,6 +88,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// True if a file of this name may matter. The directory entered last is the one that the file is in, or one beneath
+    /// that: if everything in the former is kept, everything in the latter was.
+    fn wants(&self, name: &[u8]) -> bool {
+        self.open.last().is_some_and(|open| open.is_whole) || matters(name) || names::is_torch(name)
+    }
+
     fn take(&mut self, scanned: Scanned) {
         let (root, path) = match &scanned {
             Scanned::Entry(found) => (found.root, found.path.clone()),
