@@ -3,17 +3,20 @@
 //! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
 
 use super::condemned::Condemned;
+use super::index::{Build, KnownPack};
 use super::pack::PackSummary;
 use super::records;
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, index_object, names};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{PackId, SnapshotId};
+use crate::ids::{IndexId, PackId, SnapshotId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How many table bytes are gathered before they are inserted: bounds memory, and one insertion serves many packs.
 const BATCH_BYTES: usize = 8 << 20;
+/// An empty index is made in one piece if it has so many bytes of index objects to read.
+const BUILT_BYTES_MIN: u64 = 4 << 20;
 
 /// What came to light on the way.
 #[derive(Debug, Default)]
@@ -60,13 +63,18 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
     let listed = storage.list(names::INDEX)?;
     let present: HashMap<_, _> = listed.iter().filter_map(|l| Some((names::index_id(&l.name)?, l.bytes))).collect();
     let fresh: Vec<_> = present.keys().filter(|id| !known.contains(id)).copied().collect();
+    let bytes_total = fresh.iter().map(|id| present[id]).sum();
     if !fresh.is_empty() {
-        let bytes_total = fresh.iter().map(|id| present[id]).sum();
         observer.on_event(&Event::Phase {
             name: "reading the index",
             bytes_total: Some(bytes_total),
             files_total: None,
         });
+    }
+    if bytes_total >= BUILT_BYTES_MIN
+        && let Some(build) = repo.index().begin_build()?
+    {
+        return build_from(repo, build, &fresh, &present, observer, found);
     }
     for id in fresh {
         let mut batch: Vec<PackSummary> = Vec::new();
@@ -82,12 +90,10 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
             Ok(())
         });
         add(&mut batch)?;
-        match read {
-            Ok(true) => repo.index().finish_index_object(id)?,
-            Err(error) if error.kind() == Kind::Missing => is_complete = false,
-            Ok(false) => found.note(format!("index/{id} is damaged; what it lists is read from the packs")),
-            Err(error) if error.kind() == Kind::FormatTooNew => return Err(error),
-            Err(error) => found.note(format!("index/{id} cannot be read: {error}")),
+        match judge(id, read, found)? {
+            Readable::Whole => repo.index().finish_index_object(id)?,
+            Readable::Gone => is_complete = false,
+            Readable::Partly => {}
         }
         observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
     }
@@ -98,27 +104,111 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
     Ok(is_complete)
 }
 
+/// How far an index object could be read.
+enum Readable {
+    Whole,
+    Partly,
+    /// It has been merged into another since it was listed.
+    Gone,
+}
+
+fn judge(id: IndexId, read: Result<bool>, found: &mut Found) -> Result<Readable> {
+    match read {
+        Ok(true) => return Ok(Readable::Whole),
+        Err(error) if error.kind() == Kind::Missing => return Ok(Readable::Gone),
+        Ok(false) => found.note(format!("index/{id} is damaged; what it lists is read from the packs")),
+        Err(error) if error.kind() == Kind::FormatTooNew => return Err(error),
+        Err(error) => found.note(format!("index/{id} cannot be read: {error}")),
+    }
+    Ok(Readable::Partly)
+}
+
+/// Makes an empty index in one piece of these objects; false if anything was gone by then.
+fn build_from(
+    repo: &Repo,
+    mut build: Build<'_>,
+    fresh: &[IndexId],
+    present: &HashMap<IndexId, u64>,
+    observer: &dyn Observer,
+    found: &mut Found,
+) -> Result<bool> {
+    let go_on = || match observer.is_interrupted() {
+        true => Err(Error::new(Kind::Interrupted, "interrupted while making the index")),
+        false => Ok(()),
+    };
+    let mut is_complete = true;
+    for &id in fresh {
+        go_on()?;
+        // What the build itself meets is no damage to the object.
+        let mut failed = None;
+        let read = index_object::read(repo, id, &mut |pack| {
+            build.add(&pack, id).map_err(|error| {
+                failed = Some(error);
+                Error::new(Kind::Failed, "the index could not be made")
+            })
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        match judge(id, read, found)? {
+            Readable::Whole => build.finish_index_object(id)?,
+            Readable::Gone => is_complete = false,
+            Readable::Partly => {}
+        }
+        observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
+    }
+    let bytes_total = Some(build.bytes());
+    observer.on_event(&Event::Phase { name: "making the index", bytes_total, files_total: None });
+    build.finish(&mut |bytes| {
+        observer.on_event(&Event::Progress { bytes, files: 0 });
+        go_on()
+    })?;
+    Ok(is_complete)
+}
+
 /// Packs of final lists are dead for ever: no row may say otherwise.
 fn mark_deleted_packs(repo: &Repo) -> Result<()> {
-    let condemned = Condemned::read(repo)?;
-    let dead: Vec<PackId> =
-        repo.index().packs()?.into_iter().map(|p| p.id).filter(|id| condemned.is_dead(id)).collect();
+    let dead = repo.index().living(&Condemned::read(repo)?.into_dead())?;
     if dead.is_empty() { Ok(()) } else { repo.index().mark_dead(&dead) }
 }
 
-/// Adds the packs that no index object has made known; returns how many.
-pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
-    let condemned = Condemned::read(repo)?;
-    let known: HashSet<PackId> = repo.index().packs()?.into_iter().map(|p| p.id).collect();
+/// Which packs there are, for who lists them once and needs them in several ways.
+pub(super) struct PacksFound {
+    /// What the index knows, also what came to it now.
+    pub(super) known: Vec<KnownPack>,
+    /// What stands in the storage, with lengths.
+    pub(super) present: HashMap<PackId, u64>,
+    /// How many the index had not known.
+    pub(super) added: u64,
+}
+
+/// Adds the packs that no index object has made known and that `condemned` does not decide about.
+pub(super) fn unlisted_packs(repo: &Repo, condemned: &Condemned) -> Result<PacksFound> {
+    // Known before they are listed: what another run adds meanwhile is neither missed nor taken for gone.
+    let mut known = repo.index().packs()?;
+    let listed = repo.storage().list(names::PACKS)?;
+    let present: HashMap<PackId, u64> =
+        listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
+    drop(listed);
+    let ids: HashSet<PackId> = known.iter().map(|p| p.id).collect();
+    let mut new: Vec<PackId> =
+        present.keys().filter(|id| !ids.contains(id) && !condemned.is_dead(id)).copied().collect();
+    drop(ids);
+    new.sort_unstable();
     let mut added = 0;
     let mut batch = Vec::new();
-    for listed in repo.storage().list(names::PACKS)? {
-        let Some(id) = names::pack_id(&listed.name) else { continue };
-        if known.contains(&id) || condemned.is_dead(&id) {
-            continue;
-        }
-        match repo.pack_summary(id, listed.bytes) {
-            Ok(summary) => batch.push(summary),
+    for id in new {
+        match repo.pack_summary(id, present[&id]) {
+            Ok(summary) => {
+                known.push(KnownPack {
+                    id,
+                    bytes: summary.bytes,
+                    kind: summary.kind,
+                    transaction: summary.transaction,
+                    is_listed: false,
+                });
+                batch.push(summary);
+            }
             // Of no use, and harmless: verification names it.
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::FormatTooNew) => continue,
             Err(error) => return Err(error),
@@ -129,7 +219,7 @@ pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
         }
     }
     repo.index().add_packs(&batch, None)?;
-    Ok(added)
+    Ok(PacksFound { known, present, added })
 }
 
 /// The live snapshots, oldest first, with their tags of today.
@@ -146,12 +236,13 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
     let present = ids_in(names::SNAPSHOTS)?;
     let mut cached = repo.index().snapshots()?;
     let mut live = Vec::new();
+    let (mut new, mut new_bytes) = (Vec::new(), 0);
     for &id in present.difference(&forgotten) {
-        let object = match cached.remove(&id) {
-            Some(object) => object,
+        let (object, is_new) = match cached.remove(&id) {
+            Some(object) => (object, false),
             None => {
                 match storage.read(&names::snapshot(id)?, super::document::DocumentKind::Snapshot.object_bytes_max()) {
-                    Ok(object) => object,
+                    Ok(object) => (object, true),
                     Err(error) => {
                         found.damage.push(format!("snapshots/{id} cannot be read: {error}"));
                         continue;
@@ -161,9 +252,14 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
         };
         match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
-                if sound {
-                    repo.index().add_snapshot(id, &object)?;
-                } else {
+                if sound && is_new {
+                    new_bytes += object.len();
+                    new.push((id, object));
+                    if new_bytes >= BATCH_BYTES {
+                        repo.index().add_snapshots(&std::mem::take(&mut new))?;
+                        new_bytes = 0;
+                    }
+                } else if !sound {
                     found.damage.push(format!("snapshots/{id}: one of its two copies is damaged"));
                 }
                 if let Outcome::Saved(snapshot) = outcome {
@@ -173,6 +269,7 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
             Err(error) => found.damage.push(format!("snapshots/{id} is damaged: {error}")),
         }
     }
+    repo.index().add_snapshots(&new)?;
     // A name under `snapshots/` is never freed, whatever it holds. What vanished stays remembered here, or it would be
     // told once only.
     let is_gone = |id: &SnapshotId| !present.contains(id) && !forgotten.contains(id);

@@ -21,6 +21,7 @@ use super::pack_table::FrameRecord;
 use super::parity::{self, ParityWriter};
 use super::records::{self, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
+use super::sync::{self, PacksFound};
 use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
@@ -135,14 +136,11 @@ impl<'r> Transaction<'r> {
 
     /// Makes unlisted packs known and marks as absent what is condemned, set aside, missing or of the wrong size.
     fn survey(mut self, condemned: Condemned) -> Result<Transaction<'r>> {
-        self.repo.learn_unlisted_packs()?;
-        let listed = self.repo.storage().list(names::PACKS)?;
-        let present: HashMap<PackId, u64> =
-            listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
+        let PacksFound { known, present, .. } = sync::unlisted_packs(self.repo, &condemned)?;
         let set_aside: HashSet<PackId> = quarantine::ids(self.repo.storage())?.into_iter().collect();
         let mut vanished = Vec::new();
         let mut state = State::default();
-        for known in self.repo.index().packs()? {
+        for known in known {
             let is_whole = present.get(&known.id) == Some(&known.bytes) || is_planted("missing-packs-relied-on");
             if !is_whole || condemned.contains(&known.id) || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);

@@ -99,7 +99,7 @@ impl Reliance {
         let index = transaction.repo.index();
         let mut found = Vec::new();
         let mut frames: Vec<(ChunkId, Home)> = Vec::new();
-        for (&id, homes) in ids.iter().zip(index.homes(ids)?) {
+        for (&id, homes) in ids.iter().zip(index.likely_homes(ids)?) {
             let is_near = |h: &&Home| state.written.contains(&h.pack) || state.relied.contains_key(&h.pack);
             let usable = || homes.iter().filter(|h| transaction.may_use(state, h.pack));
             let alone = usable().find(|h| h.base_count == 0 && is_near(h)).or(usable().find(|h| h.base_count == 0));
