@@ -88,10 +88,10 @@ fn run_step(folder: &Path, step: Step, arguments: &Arguments) -> Outcome<()> {
     let cache = folder.join(if arguments.repository == "repository" { "cache" } else { "empty-cache" });
     let place = Place { repository: &folder.join(&arguments.repository), cache: &cache, chunks: arguments.chunks };
     let figures = place.run(step, &folder.join("source"), arguments.seed).map_err(|error| format!("{error:?}"))?;
-    for (name, elapsed) in figures {
-        println!("{name} {}", elapsed.as_micros());
+    let peak_kib = peak_kib()?;
+    for (name, elapsed, processor) in figures {
+        println!("{name} {} {} {peak_kib}", elapsed.as_micros(), processor.as_micros());
     }
-    println!("peak-kib {}", peak_kib()?);
     Ok(())
 }
 
@@ -106,6 +106,7 @@ fn peak_kib() -> Outcome<u64> {
 #[derive(Default)]
 struct Row {
     times: Vec<Duration>,
+    processor_times: Vec<Duration>,
     peak_kib: u64,
 }
 
@@ -184,15 +185,15 @@ impl Bench<'_> {
             return Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         let text = String::from_utf8(output.stdout)?;
-        let figures: Vec<(&str, u64)> = text
-            .lines()
-            .filter_map(|line| line.split_once(' ').and_then(|(name, number)| Some((name, number.parse().ok()?))))
-            .collect();
-        let peak_kib = figures.iter().find(|(name, _)| *name == "peak-kib").map_or(0, |(_, number)| *number);
-        for (figure, micros) in figures.into_iter().filter(|(name, _)| *name != "peak-kib") {
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let figure = words.next().unwrap_or_default();
+            let numbers: Vec<u64> = words.map(str::parse).collect::<Result<_, _>>()?;
+            let &[micros, processor_micros, peak_kib] = numbers.as_slice() else { return Err(line.into()) };
             println!("{name}, {state}: {figure} {:.4} s, peak {} MiB", micros as f64 / 1e6, peak_kib >> 10);
             let row = self.rows.entry(format!("{name} {state}: {figure}")).or_default();
             row.times.push(Duration::from_micros(micros));
+            row.processor_times.push(Duration::from_micros(processor_micros));
             row.peak_kib = row.peak_kib.max(peak_kib);
         }
         Ok(())
@@ -207,9 +208,10 @@ impl Bench<'_> {
             self.arguments.runs,
             bytes >> 20
         );
-        println!("{:<28} {:>10} {:>10}", "", "median s", "peak MiB");
+        println!("{:<28} {:>10} {:>12} {:>10}", "", "median s", "processor s", "peak MiB");
         for (name, row) in &self.rows {
-            println!("{name:<28} {:>10.4} {:>10}", timing::median_seconds(&row.times), row.peak_kib >> 10);
+            let [seconds, processor] = [&row.times, &row.processor_times].map(|times| timing::median_seconds(times));
+            println!("{name:<28} {seconds:>10.4} {processor:>12.4} {:>10}", row.peak_kib >> 10);
         }
         if let Some(row) = self.rows.get("open made anew: open") {
             let rate = self.arguments.chunks as f64 / timing::median_seconds(&row.times) / 1e6;

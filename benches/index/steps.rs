@@ -23,8 +23,30 @@ const ASKED_AT_ONCE: usize = 8;
 const CHUNKS_OF_PACK: u64 = 280;
 const PACKS_ADDED: u64 = 60;
 
-/// One figure: its name and its seconds.
-pub type Figure = (&'static str, Duration);
+/// One figure: its name, its time by the clock and its processor time.
+pub type Figure = (&'static str, Duration, Duration);
+
+/// Measures both times.
+struct Watch {
+    begin: Instant,
+    processor: Duration,
+}
+
+impl Watch {
+    fn start() -> Watch {
+        Watch { begin: Instant::now(), processor: processor_time() }
+    }
+
+    fn figure(&self, name: &'static str) -> Figure {
+        (name, self.begin.elapsed(), processor_time() - self.processor)
+    }
+}
+
+/// User and system time of all threads of this process.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Step {
@@ -50,14 +72,14 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// Does the step and tells how long its parts took.
     pub fn run(&self, step: Step, source: &Path, seed: u64) -> Result<Vec<Figure>> {
-        let begin = Instant::now();
+        let watch = Watch::start();
         let repo = Repo::open(&text(self.repository), &Cache::Folder(self.cache.to_owned()), &Silent)?;
-        let opened = ("open", begin.elapsed());
-        let begin = Instant::now();
+        let opened = watch.figure("open");
+        let watch = Watch::start();
         match step {
             Step::Open => {
                 info(&repo)?;
-                Ok(vec![opened, ("info", begin.elapsed())])
+                Ok(vec![opened, watch.figure("info")])
             }
             Step::Missing => self.ask(&repo, false, |number| synthetic::missing(seed * ASKED + number)),
             Step::Known => {
@@ -66,11 +88,11 @@ impl Place<'_> {
             }
             Step::Add => {
                 add(&repo, seed)?;
-                Ok(vec![("add", begin.elapsed())])
+                Ok(vec![watch.figure("add")])
             }
             Step::Backup => {
                 back_up(&repo, source)?;
-                Ok(vec![opened, ("backup", begin.elapsed())])
+                Ok(vec![opened, watch.figure("backup")])
             }
         }
     }
@@ -78,16 +100,16 @@ impl Place<'_> {
     /// Begins a run that writes nothing, and asks it for chunks.
     fn ask(&self, repo: &Repo, is_stored: bool, id: impl Fn(u64) -> ChunkId) -> Result<Vec<Figure>> {
         let ids: Vec<ChunkId> = (0..ASKED).map(id).collect();
-        let begin = Instant::now();
+        let watch = Watch::start();
         let transaction = Transaction::rehearse(repo)?;
-        let begun = begin.elapsed();
-        let begin = Instant::now();
+        let begun = watch.figure("begin");
+        let watch = Watch::start();
         for ids in ids.chunks(ASKED_AT_ONCE) {
             if transaction.known(ids)?.iter().any(|&known| known != is_stored) {
                 return Err(Error::damaged("the index does not know what it should, or more"));
             }
         }
-        Ok(vec![("begin", begun), ("ask", begin.elapsed())])
+        Ok(vec![begun, watch.figure("ask")])
     }
 }
 

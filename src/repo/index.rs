@@ -216,3 +216,6 @@ fn sqlite_error(path: &Path, error: rusqlite::Error) -> Error {
         .with_source(error)
         .with_hint("it can be deleted at any time: the next run makes it anew")
 }
+
+#[cfg(test)]
+mod tests;

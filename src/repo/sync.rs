@@ -12,11 +12,16 @@ use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{IndexId, PackId, SnapshotId};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::mpsc;
+use std::thread;
 
 /// How many table bytes are gathered before they are inserted: bounds memory, and one insertion serves many packs.
 const BATCH_BYTES: usize = 8 << 20;
 /// An empty index is made in one piece if it has so many bytes of index objects to read.
 const BUILT_BYTES_MIN: u64 = 4 << 20;
+
+/// How many packs' tables are read ahead of the thread that takes them apart: each may be large.
+const PACKS_AHEAD: usize = 1;
 
 /// What came to light on the way.
 #[derive(Debug, Default)]
@@ -137,26 +142,35 @@ fn build_from(
         false => Ok(()),
     };
     let mut is_complete = true;
-    for &id in fresh {
-        go_on()?;
-        // What the build itself meets is no damage to the object.
-        let mut failed = None;
-        let read = index_object::read(repo, id, &mut |pack| {
-            build.add(&pack, id).map_err(|error| {
-                failed = Some(error);
-                Error::new(Kind::Failed, "the index could not be made")
-            })
+    // One thread reads and checks objects, this one takes them apart.
+    let (give, take) = mpsc::sync_channel(PACKS_AHEAD);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for &id in fresh {
+                let gone = || Error::new(Kind::Failed, "the index is no longer being made");
+                let visit = &mut |pack| give.send((id, Ok(pack))).map_err(|_| gone());
+                let read = index_object::read(repo, id, visit);
+                if give.send((id, Err(read))).is_err() {
+                    return;
+                }
+            }
         });
-        if let Some(error) = failed {
-            return Err(error);
+        for (id, next) in take {
+            match next {
+                Ok(pack) => build.add(&pack, id)?,
+                Err(read) => {
+                    match judge(id, read, found)? {
+                        Readable::Whole => build.finish_index_object(id)?,
+                        Readable::Gone => is_complete = false,
+                        Readable::Partly => {}
+                    }
+                    observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
+                    go_on()?;
+                }
+            }
         }
-        match judge(id, read, found)? {
-            Readable::Whole => build.finish_index_object(id)?,
-            Readable::Gone => is_complete = false,
-            Readable::Partly => {}
-        }
-        observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
-    }
+        Ok(())
+    })?;
     let bytes_total = Some(build.bytes());
     observer.on_event(&Event::Phase { name: "making the index", bytes_total, files_total: None });
     build.finish(&mut |bytes| {

@@ -6,7 +6,7 @@
 //! wait for what they would need to make themselves; if others have the database open, packs are added to it one by one.
 
 use super::filter::Filter;
-use super::levels::{new_mark, set_settled};
+use super::levels::{FILTERED_ROWS_MIN, new_mark, set_settled};
 use super::schema::{self, KEPT_TABLES};
 use super::sorter::Sorter;
 use super::{Index, packs, sqlite_error};
@@ -25,8 +25,6 @@ const ROW_BYTES: usize = 32 + 4 + 8 + 4 + 4 + 4 + 4 + 1 + 1;
 const BASE_BYTES: usize = 32 + 4 + 8 + 1 + 32;
 /// Rows that are inserted by one statement.
 const ROWS_AT_ONCE: usize = 16;
-/// With fewer rows than this a filter saves nothing.
-const FILTERED_ROWS_MIN: u64 = 1 << 20;
 
 /// An index being made. Dropped unfinished, it leaves the old one as it was.
 pub struct Build<'i> {
@@ -38,7 +36,7 @@ pub struct Build<'i> {
     rows_count: u64,
     numbers: HashMap<PackId, u32>,
     is_finished: bool,
-    filtered_rows_min: u64,
+    pub(super) filtered_rows_min: u64,
 }
 
 impl Index {

@@ -71,13 +71,14 @@ impl Filter {
         bits.all(|bit| block[bit / 64] & (1 << (bit % 64)) != 0)
     }
 
-    /// The block of an id, and its bits there. Ids are hashes; whoever makes up others spoils the filter only for those.
+    /// The block of an id, and its bits there: ids in order are in blocks in order, which makes adding many fast. Ids are
+    /// hashes; whoever makes up others spoils the filter only for those.
     fn place(&self, id: &ChunkId) -> (usize, impl Iterator<Item = usize> + use<>) {
         let word = |at: usize| {
             let bytes = id.as_bytes().get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             bytes.map_or(0, u64::from_le_bytes)
         };
-        let block = (u128::from(word(8)) * self.blocks.len() as u128) >> 64;
+        let block = (u128::from(word(0).swap_bytes()) * self.blocks.len() as u128) >> 64;
         let bits = word(16);
         let bits = (0..BITS_SET).map(move |n| usize::try_from((bits >> (9 * n)) & 511).unwrap_or(0));
         (usize::try_from(block).unwrap_or(0), bits)

@@ -19,7 +19,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::PathBuf;
 
 /// With fewer rows than this a filter saves nothing.
-const FILTERED_ROWS_MIN: u64 = 1 << 20;
+pub(super) const FILTERED_ROWS_MIN: u64 = 1 << 20;
 
 /// How many rows there are, and the mark of the filter; none if there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

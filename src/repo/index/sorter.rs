@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 const BUCKETS: usize = 256;
 /// What is gathered of a bucket before it is written.
@@ -63,22 +64,45 @@ impl<const BYTES: usize> Sorter<BYTES> {
         Ok(())
     }
 
-    /// Hands out all records, part by part, each part sorted.
-    pub(super) fn drain(mut self, visit: &mut dyn FnMut(&[[u8; BYTES]]) -> Result<()>) -> Result<()> {
+    /// Hands out all records, part by part, each part sorted: the next one while this one is looked at.
+    pub(super) fn drain(self, visit: &mut dyn FnMut(&[[u8; BYTES]]) -> Result<()>) -> Result<()> {
+        let (give, take) = mpsc::sync_channel(0);
+        std::thread::scope(|scope| {
+            let sorting = scope.spawn(move || {
+                // Whoever takes them may have failed and gone away.
+                self.sort(&mut |part| give.send(part).is_ok())
+            });
+            let mut visited = take.iter().try_for_each(|part| visit(&part));
+            drop(take);
+            let sorted = sorting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // What ended the visits says more.
+            if visited.is_ok() {
+                visited = sorted;
+            }
+            visited
+        })
+    }
+
+    /// Gives parts away as long as they are taken.
+    fn sort(self, give: &mut dyn FnMut(Vec<[u8; BYTES]>) -> bool) -> Result<()> {
         let mut bytes = Vec::new();
-        for bucket in std::mem::take(&mut self.buckets) {
+        for bucket in self.buckets {
             for &(offset, length) in &bucket.written {
                 let before = bytes.len();
                 bytes.resize(before + length, 0);
                 let file = self.file.as_ref().ok_or_else(|| Error::damaged("a sorter without its file"))?;
                 file.read_exact_at(&mut bytes[before..], offset).map_err(|e| failure(&self.folder, e))?;
                 if bytes.len() >= self.part_bytes_max {
-                    visit(&sorted(&bytes))?;
+                    if !give(sorted(&bytes)) {
+                        return Ok(());
+                    }
                     bytes.clear();
                 }
             }
             bytes.extend_from_slice(&bucket.buffer);
-            visit(&sorted(&bytes))?;
+            if !bytes.is_empty() && !give(sorted(&bytes)) {
+                return Ok(());
+            }
             bytes.clear();
         }
         Ok(())
