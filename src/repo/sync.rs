@@ -190,8 +190,8 @@ fn mark_deleted_packs(repo: &Repo) -> Result<()> {
 pub(super) struct PacksFound {
     /// What the index knows, also what came to it now.
     pub(super) known: Vec<KnownPack>,
-    /// What stands in the storage, with lengths.
-    pub(super) present: HashMap<PackId, u64>,
+    /// The names that stand in the storage, sorted.
+    pub(super) present: Vec<PackId>,
     /// How many the index had not known.
     pub(super) added: u64,
 }
@@ -200,19 +200,19 @@ pub(super) struct PacksFound {
 pub(super) fn unlisted_packs(repo: &Repo, condemned: &Condemned) -> Result<PacksFound> {
     // Known before they are listed: what another run adds meanwhile is neither missed nor taken for gone.
     let mut known = repo.index().packs()?;
-    let listed = repo.storage().list(names::PACKS)?;
-    let present: HashMap<PackId, u64> =
-        listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
-    drop(listed);
-    let ids: HashSet<PackId> = known.iter().map(|p| p.id).collect();
-    let mut new: Vec<PackId> =
-        present.keys().filter(|id| !ids.contains(id) && !condemned.is_dead(id)).copied().collect();
-    drop(ids);
-    new.sort_unstable();
+    let names = repo.storage().list_names(names::PACKS)?;
+    let mut present: Vec<PackId> = names.iter().filter_map(names::pack_id).collect();
+    drop(names);
+    present.sort_unstable();
+    let is_known = |id: &PackId| known.binary_search_by_key(id, |pack| pack.id).is_ok();
+    let new: Vec<PackId> = present.iter().filter(|id| !is_known(id) && !condemned.is_dead(id)).copied().collect();
     let mut added = 0;
     let mut batch = Vec::new();
     for id in new {
-        match repo.pack_summary(id, present[&id]) {
+        let bytes = repo.storage().size(&names::pack(id)?);
+        let bytes =
+            bytes.and_then(|bytes| bytes.ok_or_else(|| Error::new(Kind::Missing, format!("pack {id} is gone"))));
+        match bytes.and_then(|bytes| repo.pack_summary(id, bytes)) {
             Ok(summary) => {
                 known.push(KnownPack {
                     id,
