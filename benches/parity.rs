@@ -9,16 +9,18 @@
 mod timing;
 
 use ckpt::codec::parity::{Columns, ParityEncoder, Shape, checksum, reconstruct};
+use ckpt::codec::parity_stream::ParityStream;
 use std::hint::black_box;
 use std::time::Duration;
 
 const PACK_BYTES: usize = 64 << 20;
 const ROUNDS: usize = 15;
-const ROWS: [&str; 7] = [
+const ROWS: [&str; 8] = [
     "memcpy",
     "BLAKE3, whole",
     "checksums",
     "parity",
+    "parity and checksums, streamed",
     "parity, new encoder",
     "parity, wide columns",
     "128 shards mended",
@@ -32,6 +34,8 @@ fn main() {
     let mut encoder = ParityEncoder::default();
     let mut parity = Vec::new();
     encoder.encode(&pack, &shape, &mut parity).expect("encodes");
+    let mut stream = ParityStream::for_packs_of(PACK_BYTES as u64).expect("a pack");
+    let mut streamed = Vec::new();
     let all = parity.clone();
     let lost: Vec<usize> = (0..shape.parity_shards).map(|n| n * 31).collect();
     let given: Vec<usize> = (0..shape.parity_shards).collect();
@@ -45,6 +49,13 @@ fn main() {
                     black_box(checksum(shard));
                 }),
                 "parity" => encoder.encode(black_box(&pack), &shape, &mut parity).expect("encodes"),
+                "parity and checksums, streamed" => {
+                    stream.clear();
+                    stream.absorb(black_box(&pack));
+                    // One byte more than the pack: it is what usual packs have.
+                    stream.absorb(&[0]);
+                    black_box(stream.finish(PACK_BYTES as u64 + 1, &mut streamed).expect("a pack"));
+                }
                 "parity, new encoder" => {
                     ParityEncoder::default().encode(black_box(&pack), &shape, &mut parity).expect("encodes");
                 }

@@ -7,7 +7,7 @@ here to show that the description is complete, and stops at the first thing that
     read_repository.py REPOSITORY SNAPSHOT TARGET [BUNDLE | --key-file FILE]
 
 SNAPSHOT is an id or `latest`. TARGET is made. FILE holds the secret of a key slot of an encrypted repository, BUNDLE its keys, opened.
-Needs the packages `blake3` and `zstandard`, and for encrypted repositories `cryptography`, for key files in version 44.
+Needs the packages `blake3`, `xxhash` and `zstandard`, and for encrypted repositories `cryptography`, for key files in version 44.
 """
 
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import zstandard
 from blake3 import blake3
+from xxhash import xxh3_64_intdigest
 
 CHUNK_BYTES_MAX = 1 << 24
 HOLE = bytes(32)
@@ -409,7 +410,7 @@ def check_parity(data, repository, pack, content):
     shards = [content[at : at + size] for at in range(0, length, size)]
     parity = [data[at : at + size] for at in range(front, front + parity_count * size, size)]
     for number, shard in enumerate(shards + parity):
-        check(digest(shard)[:8] == checksums[8 * number : 8 * number + 8], f"a shard of {what} is damaged")
+        check(xxh3_64_intdigest(shard).to_bytes(8, "little") == checksums[8 * number : 8 * number + 8], f"a shard of {what} is damaged")
     place = length % (size // 2) // 32 * 64 + length % 32  # of a word, so that not always the same is looked at
     words = [shard_word(shard, place) for shard in shards]
     computed = [parity_word(words, number, parity_count) for number in range(parity_count)]

@@ -92,8 +92,22 @@ impl Encoder {
         self.settle(encoded, raw, start, out)
     }
 
-    /// Whether `frame` decodes to `raw` with `base`.
-    pub(super) fn holds(&mut self, frame: &[u8], base: &[u8], raw: &[u8]) -> bool {
+    /// True if these bytes are for the general codec alone: they gain by others of their kind in the same frame, and spoil
+    /// the choice of the codec for nobody.
+    pub fn suits_general(&mut self, raw: &[u8]) -> Result<bool> {
+        let is_off = self.compression == Compression::Off;
+        Ok(!is_off && !is_constant(raw) && matches!(self.choose(raw)?, Choice::Zstd))
+    }
+
+    /// The first step of [`Encoder::encode`] by itself, to be measured: whether a sample of `raw` promises that coding
+    /// makes it shorter.
+    pub fn promises(&mut self, raw: &[u8]) -> bool {
+        let verdict = self.sampler.judge(raw);
+        verdict.planes.is_some() || verdict.repeats == Repeats::Found
+    }
+
+    /// The last step of [`Encoder::encode`] by itself, to be measured: whether `frame` decodes to `raw` with `base`.
+    pub fn holds(&mut self, frame: &[u8], base: &[u8], raw: &[u8]) -> bool {
         self.decoder.holds(frame, base, raw).unwrap_or(false)
     }
 

@@ -19,6 +19,7 @@ mod entropy;
 mod frame;
 mod palette;
 pub mod parity;
+pub mod parity_stream;
 mod planes;
 mod runs;
 mod sample;

@@ -12,6 +12,7 @@
 
 use crate::error::{Error, Kind, Result};
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
+use twox_hash::XxHash3_64;
 
 /// The longest pack that can have parity: the longest that a repository may be set to, and room for its table.
 pub const PACK_BYTES_MAX: u64 = 1 << 31;
@@ -22,7 +23,7 @@ const PARITY_SHARDS_MIN: u64 = 2;
 /// The binary logarithm of the shortest shard: the code works on blocks of 64 bytes.
 const SHARD_EXPONENT_MIN: u32 = 6;
 /// Bytes of a shard that are encoded at once: 4,096 of them fit into the cache of a core.
-const COLUMN_BYTES: usize = 1 << 10;
+pub(super) const COLUMN_BYTES: usize = 1 << 10;
 /// The same for decoding, where each call costs a millisecond beside what each byte costs.
 const DECODING_COLUMN_BYTES: usize = 4 << 10;
 /// Bytes of a checksum.
@@ -81,9 +82,12 @@ impl Shape {
     }
 }
 
-/// What tells a right shard from a wrong one: the front of the hash of its bytes, those of the pack only.
+/// What tells a right shard from a wrong one: XXH3 of its bytes, those of the pack only, little-endian.
+///
+/// Who changes bytes on purpose can fit a checksum to them, and gains no more than by damaging them: what is made of
+/// shards is held against an id. So it need only be fast: all of a pack goes through it beside the hash of the pack.
 pub fn checksum(shard: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    blake3::hash(shard).as_bytes()[..CHECKSUM_BYTES].try_into().unwrap_or_default()
+    XxHash3_64::oneshot(shard).to_le_bytes()
 }
 
 /// Computes parity shards. One that is kept and used again is several times as fast as a new one.

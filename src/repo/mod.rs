@@ -23,6 +23,7 @@ pub mod key_slots;
 pub mod keys;
 pub mod names;
 pub mod pack;
+mod pack_body;
 mod pack_kind;
 mod pack_seal;
 pub mod pack_table;

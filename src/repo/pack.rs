@@ -12,6 +12,7 @@
 //! ```
 
 use super::keys::Keys;
+use super::pack_body::{PackBody, PublishedBody};
 use super::pack_seal::{self, PackSeal, SEALED_HEADER_BYTES};
 use super::pack_table::{self, FrameRecord};
 use super::{Repo, names};
@@ -19,7 +20,7 @@ use crate::bytes::{ByteRange, bounded_len};
 use crate::codec::seal::{Cipher, TAG_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId, SnapshotId};
-use crate::storage::{ObjectName, ObjectWriter, Storage};
+use crate::storage::{ObjectName, Storage};
 use std::borrow::Cow;
 
 pub use super::pack_kind::PackKind;
@@ -89,28 +90,19 @@ struct Sealing {
 
 /// Writes one pack, frame by frame, in bounded memory.
 pub struct PackWriter {
-    object: Box<dyn ObjectWriter>,
-    hasher: blake3::Hasher,
+    body: PackBody,
     header: Vec<u8>,
     seal: Option<Sealing>,
     kind: PackKind,
     transaction: SnapshotId,
-    bytes: u64,
     table: Vec<u8>,
     frames: u32,
-    kept: Option<Kept>,
-}
-
-/// All that was written so far, for who needs a whole pack in memory.
-struct Kept {
-    bytes: Vec<u8>,
-    bytes_max: usize,
 }
 
 impl PackWriter {
-    /// Begins a pack that is written to `object`.
-    pub fn create(
-        object: Box<dyn ObjectWriter>,
+    /// Begins a pack that is written to `body`.
+    pub(super) fn create(
+        body: PackBody,
         keys: &Keys,
         repository: RepositoryId,
         transaction: SnapshotId,
@@ -133,28 +125,10 @@ impl PackWriter {
                 Some(Sealing { frames, table: pack_seal::table_cipher(bundle, &header), buffer: Vec::new() })
             }
         };
-        let mut writer = PackWriter {
-            object,
-            hasher: blake3::Hasher::new(),
-            header: Vec::new(),
-            seal,
-            kind,
-            transaction,
-            bytes: 0,
-            table: Vec::new(),
-            frames: 0,
-            kept: None,
-        };
-        writer.write(&header)?;
+        let mut writer = PackWriter { body, header: Vec::new(), seal, kind, transaction, table: Vec::new(), frames: 0 };
+        writer.body.write(&header)?;
         writer.header = header;
         Ok(writer)
-    }
-
-    /// Keeps all that is written in `buffer`, unless it becomes more than `bytes_max`. To be called before any frame comes.
-    pub fn keep(&mut self, mut buffer: Vec<u8>, bytes_max: usize) {
-        buffer.clear();
-        buffer.extend_from_slice(&self.header);
-        self.kept = Some(Kept { bytes: buffer, bytes_max });
     }
 
     /// Appends frames that lie back to back in `bytes`; `records` describe them in order (their offsets are ignored), with
@@ -165,7 +139,7 @@ impl PackWriter {
             return Err(Error::damaged("the frames appended to a pack are not those described"));
         }
         let Some(mut seal) = self.seal.take() else {
-            self.write(bytes)?;
+            self.body.write(bytes)?;
             return records.iter().try_for_each(|record| self.add_record(record));
         };
         let appended = self.append_sealed(&mut seal, bytes, records);
@@ -182,12 +156,12 @@ impl PackWriter {
             rest = behind;
             let from = buffer.len();
             buffer.extend_from_slice(frame);
-            frames.seal_frame(self.bytes + u64::try_from(from).unwrap_or(u64::MAX), buffer, from)?;
+            frames.seal_frame(self.body.bytes() + u64::try_from(from).unwrap_or(u64::MAX), buffer, from)?;
             let stored_bytes = u32::try_from(buffer.len() - from)
                 .map_err(|_| Error::new(Kind::Failed, "a frame is longer than any may be"))?;
             self.add_record(&FrameRecord { stored_bytes, ..record.clone() })?;
         }
-        self.write(buffer)
+        self.body.write(buffer)
     }
 
     fn add_record(&mut self, record: &FrameRecord) -> Result<()> {
@@ -198,56 +172,36 @@ impl PackWriter {
 
     /// Bytes of the pack so far, the table not counted.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.body.bytes()
     }
 
     /// Ends the pack, makes it durable and gives it its name.
-    pub fn finish(self) -> Result<PackSummary> {
-        self.finish_keeping().map(|(summary, _)| summary)
-    }
-
-    /// As [`PackWriter::finish`]; with all of the pack if it was kept.
-    pub fn finish_keeping(mut self) -> Result<(PackSummary, Option<Vec<u8>>)> {
+    pub(super) fn finish(mut self) -> Result<(PackSummary, PublishedBody)> {
         let table = std::mem::take(&mut self.table);
         let mut stored = Cow::Borrowed(&table);
         if let Some(seal) = &self.seal {
-            seal.table.seal(self.bytes, b"", stored.to_mut(), 0)?;
+            seal.table.seal(self.body.bytes(), b"", stored.to_mut(), 0)?;
         }
         let table_bytes = u32::try_from(stored.len())
             .ok()
             .filter(|&n| u64::from(n) <= TABLE_BYTES_MAX)
             .ok_or_else(|| Error::new(Kind::Failed, "the table of a pack is too long"))?;
         let mut trailer = Vec::with_capacity(64);
-        trailer.extend_from_slice(&self.bytes.to_le_bytes());
+        trailer.extend_from_slice(&self.body.bytes().to_le_bytes());
         trailer.extend_from_slice(&table_bytes.to_le_bytes());
         trailer.extend_from_slice(&self.frames.to_le_bytes());
         let checksum = tail_checksum(&self.header, &stored, &trailer);
         trailer.extend_from_slice(checksum.as_bytes());
         trailer.extend_from_slice(&[0; 8]);
         trailer.extend_from_slice(MAGIC_END);
-        self.write(&stored)?;
+        self.body.write(&stored)?;
         drop(stored);
-        self.write(&trailer)?;
-        let id = PackId::from_bytes(*self.hasher.finalize().as_bytes());
+        self.body.write(&trailer)?;
+        let (id, bytes) = (PackId::from_bytes(*self.body.hash().as_bytes()), self.body.bytes());
         // A pack with this very name holds these very bytes: whoever wrote it, it serves.
-        self.object.publish(&names::pack(id)?)?;
-        let (bytes, kind, transaction) = (self.bytes, self.kind, self.transaction);
-        let summary = PackSummary { id, bytes, kind, transaction, is_sealed: self.seal.is_some(), table };
-        Ok((summary, self.kept.map(|kept| kept.bytes)))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.object.write(bytes)?;
-        self.hasher.update(bytes);
-        if let Some(kept) = &mut self.kept {
-            if kept.bytes.len() + bytes.len() > kept.bytes_max {
-                self.kept = None;
-            } else {
-                kept.bytes.extend_from_slice(bytes);
-            }
-        }
-        self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(())
+        let (_, body) = self.body.publish(&names::pack(id)?)?;
+        let (kind, transaction) = (self.kind, self.transaction);
+        Ok((PackSummary { id, bytes, kind, transaction, is_sealed: self.seal.is_some(), table }, body))
     }
 }
 

@@ -15,6 +15,7 @@ mod sidecar;
 pub(super) use mended::MendedPacks;
 pub use mended::Patched;
 
+use super::pack_body::{BodyParity, PublishedBody};
 use super::{Repo, names};
 use crate::bytes::ByteRange;
 use crate::codec::parity::{ParityEncoder, Shape, checksum};
@@ -24,7 +25,6 @@ use crate::sabotage::is_planted;
 use crate::storage::{self, ObjectName, ObjectWriter, Storage};
 use mended::Remains;
 use sidecar::Sidecar;
-use std::sync::{Mutex, PoisonError};
 
 /// The most bytes of columns that are held at once: an ordinary pack, whole.
 const WORK_BYTES_MAX: usize = 80 << 20;
@@ -137,39 +137,14 @@ pub fn check(repo: &Repo, pack: PackId, pack_bytes: Option<u64>, read_data: bool
     Ok(if faults.is_empty() { ParityState::Sound } else { ParityState::Damaged(faults.join("; ")) })
 }
 
-/// What computes the parity of a run's packs, used again and again: encoders, and buffers that keep packs until then.
-#[derive(Default)]
-pub(super) struct ParityWriter {
-    spare: Mutex<Vec<(ParityEncoder, Vec<u8>)>>,
-    buffers: Mutex<Vec<Vec<u8>>>,
-}
-
-impl ParityWriter {
-    /// An empty buffer, in which a pack of so many bytes can be kept. Room that is not used costs no memory.
-    pub(super) fn buffer(&self, bytes: usize) -> Vec<u8> {
-        let used = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        used.unwrap_or_else(|| Vec::with_capacity(bytes))
-    }
-
-    /// Publishes the parity of a pack of transaction `owner` that is durable: `kept` is all of it, or it is read again.
-    pub(super) fn write(&self, repo: &Repo, owner: SnapshotId, pack: PackId, kept: Option<Vec<u8>>) -> Result<()> {
-        let Some(mut kept) = kept else {
-            let object = repo.storage().create_for(names::PARITY, owner)?;
-            return published(object, pack, &[&compute(repo, pack)?]);
-        };
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let (mut encoder, mut parity) = spare.unwrap_or_default();
-        let shape = Shape::of(kept.len() as u64)?;
-        let table = kept.chunks(shape.shard_bytes).flat_map(checksum).collect();
-        encoder.encode(&kept, &shape, &mut parity)?;
-        kept.clear();
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
-        let (header, table) = front(repo.id(), pack, &shape, table, &parity)?;
-        let object = repo.storage().create_for(names::PARITY, owner)?;
-        let published = published(object, pack, &[&header, &table, &parity, &table, &header]);
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push((encoder, parity));
-        published
-    }
+/// Publishes the parity of a pack of transaction `owner` that is durable: computed while it was written, or it is read again.
+pub(super) fn write(repo: &Repo, owner: SnapshotId, pack: PackId, body: &mut PublishedBody) -> Result<()> {
+    let object = repo.storage().create_for(names::PARITY, owner)?;
+    let Some(BodyParity { shape, checksums, shards }) = body.parity()? else {
+        return published(object, pack, &[&compute(repo, pack)?]);
+    };
+    let (header, table) = front(repo.id(), pack, &shape, checksums, shards)?;
+    published(object, pack, &[&header, &table, shards, &table, &header])
 }
 
 /// Publishes. An object of that name holds the same, or is damaged.

@@ -343,3 +343,45 @@ pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Silent;
+    use crate::repo::Cache;
+    use crate::repo::test_support::{self, Node};
+    use crate::storage::Storage;
+    use crate::storage::simulated::Operation;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_thousand_snapshots_are_read_once_on_a_host_and_none_of_them_again() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        let saved = test_support::save(&repo, 10, &[("f", Node::File(vec![1; 10]))]);
+        for number in 1..1000u128 {
+            let id = SnapshotId::from_bytes(number.to_be_bytes());
+            let object =
+                Outcome::Saved(Box::new(Snapshot { id, ..saved.clone() })).seal(repo.keys(), id).expect("sealed");
+            storage.insert(names::snapshot(id).expect("a name"), object);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::Folder(folder.path().to_owned());
+        let open = || {
+            storage.clear_calls();
+            let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+            let repo = Repo::open_storage(shared, &cache, &Silent).expect("opens");
+            let reads = storage
+                .calls()
+                .into_iter()
+                .filter(|call| matches!(call.operation, Operation::Read | Operation::ReadRange));
+            (repo.snapshots().len(), reads.map(|call| call.name).collect::<Vec<_>>())
+        };
+        let (count, reads) = open();
+        let snapshots = |reads: &[String]| reads.iter().filter(|name| name.starts_with(names::SNAPSHOTS)).count();
+        assert_eq!((count, snapshots(&reads)), (1000, 1000));
+        let (count, reads) = open();
+        assert_eq!((count, snapshots(&reads)), (1000, 0));
+        assert!(reads.len() <= 8, "{reads:?}");
+    }
+}

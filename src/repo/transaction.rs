@@ -17,8 +17,9 @@
 use super::condemned::Condemned;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
+use super::pack_body::{PackBody, Workshops};
 use super::pack_table::FrameRecord;
-use super::parity::{self, ParityWriter};
+use super::parity;
 use super::records::{self, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
 use super::sync::{self, PacksFound};
@@ -28,19 +29,17 @@ use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
 use crate::sabotage::is_planted;
 use crate::storage::{self, Published};
 use announcement::revoked;
-use kept::KEPT_BYTES_MAX;
 use nowhere::Nowhere;
 use reliance::Reliance;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod announcement;
-mod kept;
 mod nowhere;
 mod reliance;
 
+pub use super::pack_body::OPEN_PACK_BYTES;
 pub use announcement::{remove_announcement, revoke};
-pub use kept::kept_bytes;
 
 /// Whether a chunk has to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +64,9 @@ pub struct Transaction<'r> {
     writer: Option<WriterRecord>,
     /// The number of the last sign of life.
     signs: Mutex<u64>,
-    /// None if packs get no parity.
-    parity: Option<ParityWriter>,
-    kept_bytes_max: usize,
+    /// True if packs get parity.
+    has_parity: bool,
+    workshops: Workshops,
 }
 
 #[derive(Default)]
@@ -116,7 +115,7 @@ impl<'r> Transaction<'r> {
         getrandom::fill(&mut random).map_err(|e| Error::new(Kind::Failed, format!("no random numbers: {e}")))?;
         let id = SnapshotId::from_bytes(random);
         let is_rehearsal = writer.is_none();
-        let parity = (repo.config().parity != 0 && !is_rehearsal).then(ParityWriter::default);
+        let has_parity = repo.config().parity != 0 && !is_rehearsal;
         Ok(Transaction {
             repo,
             id,
@@ -126,14 +125,15 @@ impl<'r> Transaction<'r> {
             is_rehearsal,
             writer: writer.cloned(),
             signs: Mutex::new(0),
-            parity,
-            kept_bytes_max: KEPT_BYTES_MAX,
+            has_parity,
+            workshops: Workshops::new(has_parity.then_some(repo.config().pack_bytes.into())),
         })
     }
 
-    /// Lets packs be kept in memory only up to this length; the parity of longer ones costs reading them again.
-    pub fn keep_packs_up_to(&mut self, bytes: usize) {
-        self.kept_bytes_max = bytes.min(KEPT_BYTES_MAX);
+    /// With packs that are written in shorter pieces.
+    #[cfg(test)]
+    pub(super) fn with_pieces_of(self, bytes: usize) -> Self {
+        Transaction { workshops: self.workshops.with_pieces_of(bytes), ..self }
     }
 
     /// Makes unlisted packs known and marks as absent what is condemned, set aside or missing. How long each is shows when it
@@ -227,20 +227,17 @@ impl<'r> Transaction<'r> {
             true => Box::new(Nowhere),
             false => self.repo.storage().create_for(names::PACKS, self.id)?,
         };
-        let mut writer = PackWriter::create(object, self.repo.keys(), self.repo.id(), self.id, kind)?;
-        if let Some(parity) = &self.parity {
-            let bytes = usize::try_from(kept_bytes(self.repo.config())).unwrap_or(usize::MAX);
-            writer.keep(parity.buffer(bytes.min(self.kept_bytes_max)), self.kept_bytes_max);
-        }
-        Ok(writer)
+        let body = PackBody::new(object, self.workshops.take());
+        PackWriter::create(body, self.repo.keys(), self.repo.id(), self.id, kind)
     }
 
     /// Ends a pack: durable, with its parity, then known to the index of this host and to the index object being written.
     pub fn finish_pack(&self, writer: PackWriter) -> Result<PackSummary> {
-        let (summary, kept) = writer.finish_keeping()?;
-        if let Some(parity) = &self.parity {
-            parity.write(self.repo, self.id, summary.id, kept)?;
+        let (summary, mut body) = writer.finish()?;
+        if self.has_parity {
+            parity::write(self.repo, self.id, summary.id, &mut body)?;
         }
+        self.workshops.give(body.into_workshop());
         if self.is_rehearsal {
             return Ok(summary);
         }
@@ -331,7 +328,7 @@ impl<'r> Transaction<'r> {
 
     /// Makes the parity of an adopted pack, whose writer may have died before it could.
     fn complete_parity(&self, pack: PackId) -> Result<()> {
-        if self.parity.is_none() || self.repo.storage().size(&names::parity(pack)?)?.is_some() {
+        if !self.has_parity || self.repo.storage().size(&names::parity(pack)?)?.is_some() {
             return Ok(());
         }
         match parity::create(self.repo, pack) {

@@ -174,6 +174,10 @@ impl Chunker {
 
     /// The ends of all chunks of `data`, a stream of its own; the last is its length, and empty data has none.
     pub fn cut_all(&self, data: &[u8]) -> Vec<usize> {
+        // Nothing ends before the smallest size: there is nothing to look for.
+        if !data.is_empty() && data.len() as u64 <= self.sizes.min() {
+            return vec![data.len()];
+        }
         let (mut candidates, mut cuts) = (Candidates::new(), Vec::new());
         self.scan(&[], data, &mut candidates);
         let mut cutter = self.cutter();

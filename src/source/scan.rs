@@ -9,14 +9,15 @@
 //! else is stored as a link. At any moment the names of one directory for each level of depth are in memory.
 
 use super::excludes::Excludes;
+use super::levels::{Levels, is_directory};
 use super::stat::FileStatus;
 use super::xattrs::{Subject, Xattrs};
 use crate::error::{Error, Kind, Result};
 use crate::metadata::{FileKind, Metadata};
+use rustix::fs::FileType;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
 
 /// What a scan leaves out.
 #[derive(Debug, Clone, Default)]
@@ -115,11 +116,11 @@ pub struct Scan {
     walk: Option<Walk>,
 }
 
-impl Iterator for Scan {
-    type Item = Scanned;
-
-    fn next(&mut self) -> Option<Scanned> {
-        if let Some(scanned) = self.walk.as_mut().and_then(|walk| walk.step(&self.options)) {
+impl Scan {
+    /// The next thing found. Regular files whose names are not `wanted` are passed over without a look at them, also if they
+    /// are excluded, as far as listings tell types.
+    pub fn next_wanted(&mut self, wanted: &dyn Fn(&[u8]) -> bool) -> Option<Scanned> {
+        if let Some(scanned) = self.walk.as_mut().and_then(|walk| walk.step(&self.options, wanted)) {
             return Some(scanned);
         }
         self.walk = None;
@@ -127,9 +128,17 @@ impl Iterator for Scan {
         // A list of more than 2^32 roots does not fit a command line: ending there loses nothing.
         let root = u32::try_from(self.roots_begun).ok()?;
         self.roots_begun += 1;
-        let (scanned, walk) = begin_root(root, path, &self.options);
+        let (scanned, walk) = begin_root(root, path);
         self.walk = walk;
         Some(scanned)
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Scanned;
+
+    fn next(&mut self) -> Option<Scanned> {
+        self.next_wanted(&|_| true)
     }
 }
 
@@ -138,99 +147,60 @@ impl Iterator for Scan {
 struct Walk {
     root: u32,
     root_device: u64,
-    root_bytes: usize,
-    entries: walkdir::IntoIter,
-    /// The directory reported last, relative to the root: errors without a path belong to it.
-    directory: Vec<u8>,
-    /// The directory left out last: what the walk still reports of it is dropped.
-    left_out: Option<LeftOut>,
-}
-
-#[derive(Debug)]
-struct LeftOut {
-    path: PathBuf,
-    depth: usize,
+    levels: Levels,
+    /// The directory reported last, still to be listed: where it is, and relative to the root.
+    ahead: Option<(PathBuf, Vec<u8>)>,
 }
 
 impl Walk {
-    fn step(&mut self, options: &ScanOptions) -> Option<Scanned> {
-        let entry = loop {
-            let next = self.entries.next()?;
-            let (depth, failed_at) = match &next {
-                Ok(entry) => (entry.depth(), None),
-                Err(error) => (error.depth(), error.path()),
-            };
-            match &self.left_out {
-                // The failure to list a directory carries the depth of the directory itself.
-                Some(directory) if depth > directory.depth || failed_at == Some(&directory.path) => {}
-                _ => break next,
+    fn step(&mut self, options: &ScanOptions, wanted: &dyn Fn(&[u8]) -> bool) -> Option<Scanned> {
+        if let Some((absolute, path)) = self.ahead.take()
+            && let Err(error) = self.levels.enter(absolute.clone(), path.clone())
+        {
+            let error = Error::io(format!("reading {}", absolute.display()), error);
+            return Some(Scanned::Problem { root: self.root, path, error });
+        }
+        loop {
+            let level = self.levels.deepest()?;
+            match level.next() {
+                None => self.levels.leave(),
+                Some((name, FileType::RegularFile)) if !wanted(&name) => {}
+                Some((name, listed)) => return Some(self.entry(&name, listed, options)),
             }
-        };
-        self.left_out = None;
-        Some(match entry {
-            Ok(entry) => self.entry(entry, options),
-            Err(error) => {
-                let path = error.path().map_or_else(|| self.directory.clone(), |path| self.relative(path));
-                let context = format!("reading {}", error.path().map_or_else(String::new, |p| p.display().to_string()));
-                // Without a loop to detect, every error of the walk is one of the operating system.
-                let error =
-                    Error::io(context, error.into_io_error().unwrap_or_else(|| io::Error::other("the walk failed")));
-                Scanned::Problem { root: self.root, path, error }
-            }
-        })
+        }
     }
 
-    fn entry(&mut self, entry: walkdir::DirEntry, options: &ScanOptions) -> Scanned {
+    fn entry(&mut self, name: &[u8], listed: FileType, options: &ScanOptions) -> Scanned {
         let root = self.root;
-        let path = self.relative(entry.path());
-        let listed_as_directory = entry.file_type().is_dir();
+        let Some(level) = self.levels.deepest() else { return Scanned::Excluded { root, path: Vec::new() } };
+        let (path, absolute) = (level.path_of(name), level.absolute_of(name));
+        let listed_as_directory = is_directory(&absolute, listed);
         if options.excludes.excludes(&path, listed_as_directory) {
-            if listed_as_directory {
-                self.leave_out(&entry, options);
-            }
             return Scanned::Excluded { root, path };
         }
-        let error = match examine(entry.path(), false) {
+        let seen = level.status(name).and_then(|status| {
+            Ok(Seen { metadata: status.into_metadata(|| level.target(name))?, device: status.device })
+        });
+        let error = match seen {
             Ok(Seen { metadata: None, .. }) => return Scanned::SkippedSocket { root, path },
             Ok(Seen { metadata: Some(metadata), device }) => {
                 // A directory that was a file when its parent was listed would be stored as if it were empty.
                 if (metadata.kind == FileKind::Directory) == listed_as_directory {
-                    if listed_as_directory {
-                        self.directory.clone_from(&path);
+                    if listed_as_directory && !(options.one_file_system && device != self.root_device) {
+                        self.ahead = Some((absolute.clone(), path.clone()));
                     }
-                    return Scanned::Entry(Found { root, path, absolute: entry.into_path(), device, metadata });
+                    return Scanned::Entry(Found { root, path, absolute, device, metadata });
                 }
-                Error::new(Kind::Failed, format!("{} changed its type while it was read", entry.path().display()))
+                Error::new(Kind::Failed, format!("{} changed its type while it was read", absolute.display()))
             }
-            Err(error) => Error::io(format!("reading {}", entry.path().display()), error),
+            Err(error) => Error::io(format!("reading {}", absolute.display()), error),
         };
-        if listed_as_directory {
-            self.left_out = Some(LeftOut { depth: entry.depth(), path: entry.into_path() });
-        }
         Scanned::Problem { root, path, error }
-    }
-
-    /// Leaves out what is below the directory just returned.
-    fn leave_out(&mut self, entry: &walkdir::DirEntry, options: &ScanOptions) {
-        self.left_out = Some(LeftOut { depth: entry.depth(), path: entry.path().to_path_buf() });
-        // Skipping saves the walk below, but it is wrong for a mount point that the walk does not enter: the rest of
-        // the parent would be skipped.
-        let device = |path: &Path| std::fs::symlink_metadata(path).map(|m| FileStatus::from_std(&m).device);
-        if !options.one_file_system || device(entry.path()).is_ok_and(|device| device == self.root_device) {
-            self.entries.skip_current_dir();
-        }
-    }
-
-    fn relative(&self, path: &Path) -> Vec<u8> {
-        let bytes = path.as_os_str().as_bytes();
-        let below = bytes.get(self.root_bytes..).unwrap_or_default();
-        // A root that ends with a slash, such as `/` itself, has no slash behind it.
-        below.strip_prefix(b"/").unwrap_or(below).to_vec()
     }
 }
 
 /// The root itself, and the walk below it if it is a directory.
-fn begin_root(root: u32, path: &Path, options: &ScanOptions) -> (Scanned, Option<Walk>) {
+fn begin_root(root: u32, path: &Path) -> (Scanned, Option<Walk>) {
     let (metadata, device) = match examine(path, true) {
         Ok(Seen { metadata: Some(metadata), device }) => (metadata, device),
         Ok(Seen { metadata: None, .. }) => return (Scanned::SkippedSocket { root, path: Vec::new() }, None),
@@ -239,17 +209,12 @@ fn begin_root(root: u32, path: &Path, options: &ScanOptions) -> (Scanned, Option
             return (Scanned::Problem { root, path: Vec::new(), error }, None);
         }
     };
+    let ahead = Some((path.to_path_buf(), Vec::new()));
     let walk = (metadata.kind == FileKind::Directory).then(|| Walk {
         root,
         root_device: device,
-        root_bytes: path.as_os_str().len(),
-        entries: WalkDir::new(path)
-            .min_depth(1)
-            .same_file_system(options.one_file_system)
-            .sort_by(|a, b| a.file_name().as_bytes().cmp(b.file_name().as_bytes()))
-            .into_iter(),
-        directory: Vec::new(),
-        left_out: None,
+        levels: Levels::default(),
+        ahead,
     });
     (Scanned::Entry(Found { root, path: Vec::new(), absolute: path.to_path_buf(), device, metadata }), walk)
 }
@@ -283,6 +248,7 @@ mod tests {
     use std::cmp::Ordering;
     use std::ffi::OsStr;
     use std::fs;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
 

@@ -6,13 +6,15 @@
 //! a page back may report the next sync of that file as a success.
 //!
 //! Large objects bypass the page cache in aligned writes of 8 MiB, which leaves the processors to hashing and coding;
-//! where a file system refuses that, they go through the cache. Small ones are one plain write.
+//! where a file system refuses that, they go through the cache. What comes in such pieces is written from where it stands,
+//! anything else is gathered first. Small objects are one plain write.
 //!
 //! Closing is not checked: the sync before it has reported whatever a close could still have to say.
 //!
 //! Deliberately not here: what to do after an error (writing again under a new temporary name is the caller's choice),
 //! and preallocation, which gained nothing where it was measured.
 
+use crate::aligned::suits_direct_io;
 use crate::error::{Error, Kind, Result};
 use crate::ids::SnapshotId;
 use crate::sabotage::is_planted;
@@ -102,8 +104,10 @@ impl DurableFile {
             return Err(io::Error::other("an earlier write of this object failed"));
         }
         self.appended += bytes.len() as u64;
+        bytes = self.write_as_it_stands(bytes)?;
         if let Collected::Plain(plain) = &mut self.collected {
-            if plain.len() + bytes.len() <= PLAIN_BYTES_MAX {
+            // Behind what bypassed the cache, an end is padded in staging memory and does the same.
+            if plain.len() + bytes.len() <= PLAIN_BYTES_MAX && self.written == 0 {
                 plain.extend_from_slice(bytes);
                 return Ok(());
             }
@@ -120,6 +124,23 @@ impl DurableFile {
             self.write_collected()?;
         }
         Ok(())
+    }
+
+    /// Writes the front of `bytes` from where it stands, if nothing waits before it and direct I/O takes it; returns the rest.
+    fn write_as_it_stands<'b>(&mut self, bytes: &'b [u8]) -> io::Result<&'b [u8]> {
+        let is_empty = match &self.collected {
+            Collected::Plain(plain) => plain.is_empty(),
+            Collected::Staged(staging) => staging.filled().is_empty(),
+        };
+        let (front, rest) = bytes.split_at(bytes.len() / ALIGNMENT * ALIGNMENT);
+        if !is_empty || front.len() <= PLAIN_BYTES_MAX || !suits_direct_io(self.written, front) {
+            return Ok(bytes);
+        }
+        self.failed = true;
+        self.begin_direct();
+        self.write_all(front)?;
+        self.failed = false;
+        Ok(rest)
     }
 
     /// Writes what has been collected; the tail of a staged object is padded.
@@ -322,6 +343,36 @@ mod tests {
         assert_eq!(file.give_name(&path).expect("an answer"), Published::Created);
         drop(file);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn what_is_appended_is_what_the_file_holds_from_wherever_it_is_written() {
+        let mut source = crate::aligned::AlignedBuffer::new(3 << 20);
+        source.as_mut_slice().chunks_mut(8).zip(0u64..).for_each(|(b, n)| b.copy_from_slice(&n.to_le_bytes()));
+        let source = source.as_slice();
+        let (piece, odd) = (&source[..2 << 20], &source[..2_000_001]);
+        let unaligned = &source[1..=2 << 20];
+        for refused in [false, true] {
+            for parts in [
+                vec![piece, piece, &source[..100]],
+                vec![piece, odd, piece, unaligned],
+                vec![&source[..3], piece, piece],
+                vec![odd, odd],
+                vec![piece, &source[..0], piece],
+            ] {
+                let (_root, place, mut file, path) = begun();
+                if refused {
+                    place.note_direct_io_refused();
+                }
+                for part in &parts {
+                    file.append(part).expect("written");
+                }
+                let name = ObjectName::new("keys/a").expect("a sound name");
+                assert_eq!(Box::new(file).publish(&name).expect("published"), Published::Created);
+                let lengths: Vec<_> = parts.iter().map(|p| p.len()).collect();
+                assert!(std::fs::read(&path).expect("there") == parts.concat(), "{lengths:?}, refused: {refused}");
+            }
+        }
     }
 
     #[test]

@@ -14,11 +14,10 @@ use crate::sabotage::is_planted;
 use crate::storage::durable_file::DurableFile;
 use crate::storage::entries::{Entry, entries_of};
 use crate::storage::place::{Place, is_temporary_name, sync_parent_of_root, uninterrupted};
-use crate::storage::readers::{Readers, read_exactly};
+use crate::storage::readers::{Reader, Readers, read_exactly};
 use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage, check_folder, fresh, leftovers};
 use rustix::fs::{self, FileType};
 use rustix::io::Errno;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -74,7 +73,7 @@ impl LocalStorage {
     }
 
     /// Runs `read` on the open object and its length, again with a fresh descriptor after errors that may pass.
-    fn with_object<T>(&self, name: &ObjectName, mut read: impl FnMut(&File, u64) -> Result<T, Errno>) -> Result<T> {
+    fn with_object<T>(&self, name: &ObjectName, mut read: impl FnMut(&Reader, u64) -> Result<T, Errno>) -> Result<T> {
         let path = self.place.path_of(name.as_str());
         let doing = || format!("reading {}", path.display());
         let mut attempts = 0;

@@ -1,7 +1,7 @@
 //! `docs/FORMAT.md` is complete and true: a reader written from it alone (`tests/read_repository.py`) restores what the
 //! program has saved, also where only second copies and the packs themselves are left.
 //!
-//! Needs `CKPT_TEST_PYTHON`, an interpreter with the packages `blake3`, `zstandard` and `cryptography` (44 or
+//! Needs `CKPT_TEST_PYTHON`, an interpreter with the packages `blake3`, `xxhash`, `zstandard` and `cryptography` (44 or
 //! later), which `tests/run` provides.
 
 use crate::support::keys::{self, KeysOf, init_encrypted};

@@ -15,7 +15,7 @@ use crate::repo::stream::{self, StreamRef};
 use crate::repo::transaction::Transaction;
 use crate::repo::tree::{Entries, FetchChunk};
 use crate::sabotage::is_planted;
-use crate::source::scan::{Found, Scan, Scanned};
+use crate::source::scan::{Found, Scanned};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -58,7 +58,7 @@ impl Item {
 
 /// Pairs what a scan finds with what the parent has at the same path.
 pub(super) struct Merge<'a> {
-    scan: Scan,
+    scan: Box<dyn Iterator<Item = Scanned> + Send + 'a>,
     gate: &'a Gate,
     /// A checkpoint that appeared after all were judged: nothing of it passes.
     news: Option<(u32, Vec<u8>)>,
@@ -67,9 +67,16 @@ pub(super) struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    pub(super) fn new(gate: &'a Gate, fetch: &'a FetchChunk<'a>, repo: &Repo, parent: Option<&Snapshot>) -> Merge<'a> {
+    /// `scan` is a walk over the roots of the gate.
+    pub(super) fn new(
+        scan: Box<dyn Iterator<Item = Scanned> + Send + 'a>,
+        gate: &'a Gate,
+        fetch: &'a FetchChunk<'a>,
+        repo: &Repo,
+        parent: Option<&Snapshot>,
+    ) -> Merge<'a> {
         Merge {
-            scan: gate.scan(),
+            scan,
             gate,
             news: None,
             earlier: parent.map(|p| repo.entries(fetch, p.tree).peekable()),

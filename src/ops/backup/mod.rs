@@ -18,6 +18,7 @@ mod held;
 mod metadata_sink;
 mod packs;
 mod pipeline;
+mod scan_ahead;
 mod shared;
 mod storer;
 mod worker;
@@ -187,13 +188,10 @@ fn attempt(
         one_file_system: options.one_file_system,
     };
     let parent = newest_of_source(repo, options, &roots);
-    let mut transaction = match options.dry_run {
+    let transaction = match options.dry_run {
         true => Transaction::rehearse(repo)?,
         false => Transaction::begin(repo, &options.writer)?,
     };
-    let packs = pipeline::packs_at_once(options.resources, repo.config()) as u64;
-    let kept_bytes = pipeline::kept_bytes_share(options.resources) / packs;
-    transaction.keep_packs_up_to(usize::try_from(kept_bytes).unwrap_or(usize::MAX));
     let harvested = pipeline::run(&transaction, input, &scan, parent.as_ref(), options, observer);
     repo.storage().remarks().iter().for_each(|text| observer.on_event(&Event::Detail { text }));
     let harvest = match harvested {

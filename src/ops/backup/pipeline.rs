@@ -12,7 +12,7 @@ use super::feed::{Feed, Merge};
 use super::gate::Gate;
 use super::shared::Shared;
 use super::worker::{Done, Task};
-use super::{BackupOptions, Harvest, Input, forecast, packs, worker};
+use super::{BackupOptions, Harvest, Input, forecast, packs, scan_ahead, worker};
 use crate::codec::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
@@ -20,7 +20,7 @@ use crate::metadata::{FileKind, FileTime, Metadata};
 use crate::ops::{Resources, signs};
 use crate::repo::config::Config;
 use crate::repo::snapshots::Snapshot;
-use crate::repo::transaction::{Transaction, kept_bytes};
+use crate::repo::transaction::{OPEN_PACK_BYTES, Transaction};
 use crate::source::scan::{Found, ScanOptions};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::path::PathBuf;
@@ -29,6 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Batches of frames that may wait for a lane, of some 3 MB each: while a lane makes a pack durable, which takes as long
 /// as several batches, no worker has to wait.
 const BATCHES_WAITING: usize = 7;
+
+/// The most lanes: storage is fast enough for no more to be of use.
+const LANES_MAX: usize = 4;
 
 /// Reads, cuts, codes and stores everything, giving signs of life meanwhile; on return all packs are durable.
 pub(super) fn run(
@@ -99,25 +102,11 @@ fn store_all(
     })
 }
 
-/// How many lanes there are: as many as the threads keep busy, and no more than have room to keep their packs, each until
-/// its parity is computed.
+/// How many lanes there are: one beside each thread that computes, so that none of them waits while a pack becomes durable,
+/// and no more than have room for their open packs.
 fn lanes(resources: Resources, config: &Config) -> usize {
-    let wanted = resources.threads.div_ceil(2).clamp(1, 4);
-    if config.parity == 0 {
-        return wanted;
-    }
-    let room = kept_bytes_share(resources) / (kept_bytes(config) * packs::packs_at_once(config) as u64).max(1);
-    usize::try_from(room).unwrap_or(usize::MAX).clamp(1, wanted)
-}
-
-/// How many packs all lanes have open together.
-pub(super) fn packs_at_once(resources: Resources, config: &Config) -> usize {
-    lanes(resources, config) * packs::packs_at_once(config)
-}
-
-/// The part of the memory that packs may take that are kept.
-pub(super) fn kept_bytes_share(resources: Resources) -> u64 {
-    resources.memory_bytes / 8 * 5
+    let room = resources.memory_bytes / 4 / (OPEN_PACK_BYTES * packs::packs_at_once(config) as u64);
+    resources.threads.clamp(1, LANES_MAX.min(usize::try_from(room).unwrap_or(usize::MAX).max(1)))
 }
 
 fn drive(
@@ -135,14 +124,16 @@ fn drive(
         Input::Paths(paths) => paths.clone(),
         Input::Stream { .. } => Vec::new(),
     };
-    let merge = || Merge::new(gate, &fetch, repo, parent);
+    let merge = |scan| Merge::new(scan, gate, &fetch, repo, parent);
     let forecast_stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         if shared.observer.wants_totals() && !roots.is_empty() {
-            let (merge, stop) = (merge(), &forecast_stop);
+            let (merge, stop) = (merge(Box::new(gate.scan())), &forecast_stop);
             scope.spawn(move || forecast::run(merge, options.reread, stop, shared.observer));
         }
-        let feed = Feed::new(merge(), shared.transaction, options.reread);
+        let (batches, scanned) = scan_ahead::ends();
+        scope.spawn(move || scan_ahead::run(gate.scan(), &batches));
+        let feed = Feed::new(merge(Box::new(scanned.into_iter().flatten())), shared.transaction, options.reread);
         let policy = Policy {
             cuts_by_content: options.cuts_by_content,
             deltas: options.delta_depth > 0 && options.compression != Compression::Off,

@@ -19,8 +19,9 @@ use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Chunks below the repository's smallest cut are ends and small files: they share frames of up to this many bytes.
-const GROUP_BYTES: usize = 1 << 20;
+/// Chunks below the repository's smallest cut are ends and small files: they share frames of up to this many bytes. So do
+/// longer chunks of small files, if the general codec is the one for them.
+pub(super) const GROUP_BYTES: usize = 1 << 20;
 /// Shorter chunks are not offered a base: what their frame and their base's name take would eat the gain.
 const DELTA_BYTES_MIN: usize = 8 << 10;
 
@@ -64,6 +65,8 @@ pub(super) struct Storer<'a> {
     batch: FrameBatch,
     group: Vec<u8>,
     group_chunks: Vec<(ChunkId, u32)>,
+    /// A group ends when it has reached this length, so that the groups of one batch are of about the same.
+    group_ends_at: usize,
     joined: Vec<u8>,
     group_below: usize,
 }
@@ -82,6 +85,7 @@ impl<'a> Storer<'a> {
             batch: FrameBatch::default(),
             group: Vec::new(),
             group_chunks: Vec::new(),
+            group_ends_at: GROUP_BYTES,
             joined: Vec::new(),
             group_below: usize::try_from(shared.chunker.sizes().min()).unwrap_or(usize::MAX),
         })
@@ -122,24 +126,54 @@ impl<'a> Storer<'a> {
 
     /// Stores chunks and hands over what was new of them; their ids in order.
     pub(super) fn store(&mut self, chunks: &[Incoming<'_>], origin: Option<&Origin>) -> Result<Vec<Child>> {
-        let repo = self.shared.transaction.repo();
-        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| repo.chunk_id(chunk.bytes)).collect();
-        let claims = self.shared.transaction.claim(&ids)?;
-        for ((chunk, id), claim) in chunks.iter().zip(&ids).zip(claims) {
-            if claim == Claim::Known {
-                continue;
-            }
-            self.shared.chunks_new.fetch_add(1, Ordering::Relaxed);
-            self.shared.bytes_new.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
+        let (children, new) = self.claim(chunks)?;
+        for (chunk, id) in new {
             match origin {
-                Some(origin) if chunk.bytes.len() >= DELTA_BYTES_MIN => self.store_offered(chunk, *id, origin)?,
-                _ if chunk.bytes.len() < self.group_below => self.add_to_group(chunk.bytes, *id)?,
-                _ => self.store_alone(chunk.bytes, *id).map(drop)?,
+                Some(origin) if chunk.bytes.len() >= DELTA_BYTES_MIN => self.store_offered(chunk, id, origin)?,
+                _ if chunk.bytes.len() < self.group_below => self.add_to_group(chunk.bytes, id)?,
+                _ => self.store_alone(chunk.bytes, id).map(drop)?,
             }
         }
         self.flush_group()?;
         self.hand_over()?;
-        Ok(ids.iter().zip(chunks).map(|(&id, chunk)| Child { id, bytes: chunk.bytes.len() as u64 }).collect())
+        Ok(children)
+    }
+
+    /// As [`Storer::store`], for the chunks of many small files: also longer ones share frames, and these are of even length.
+    pub(super) fn store_small(&mut self, chunks: &[Incoming<'_>]) -> Result<Vec<Child>> {
+        let (children, new) = self.claim(chunks)?;
+        let mut shared = Vec::with_capacity(new.len());
+        for (chunk, id) in new {
+            let bytes = chunk.bytes.len();
+            if bytes < self.group_below || (bytes < GROUP_BYTES && self.encoder.suits_general(chunk.bytes)?) {
+                shared.push((chunk.bytes, id));
+            } else {
+                self.store_alone(chunk.bytes, id)?;
+            }
+        }
+        let bytes: usize = shared.iter().map(|(bytes, _)| bytes.len()).sum();
+        self.group_ends_at = bytes.div_ceil(bytes.div_ceil(GROUP_BYTES).max(1));
+        for (bytes, id) in shared {
+            self.add_to_group(bytes, id)?;
+        }
+        self.group_ends_at = GROUP_BYTES;
+        self.flush_group()?;
+        self.hand_over()?;
+        Ok(children)
+    }
+
+    /// The ids of chunks, and which of them are for this storer to store.
+    fn claim<'c, 'b>(&self, chunks: &'c [Incoming<'b>]) -> Result<(Vec<Child>, Vec<(&'c Incoming<'b>, ChunkId)>)> {
+        let transaction = self.shared.transaction;
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| transaction.repo().chunk_id(chunk.bytes)).collect();
+        let claims = transaction.claim(&ids)?;
+        let is_new = |(_, claim): &(_, Claim)| *claim == Claim::New;
+        let new: Vec<_> = chunks.iter().zip(ids.iter().copied()).zip(claims).filter(is_new).map(|(n, _)| n).collect();
+        let bytes_new = new.iter().map(|(chunk, _)| chunk.bytes.len() as u64).sum();
+        self.shared.chunks_new.fetch_add(new.len() as u64, Ordering::Relaxed);
+        self.shared.bytes_new.fetch_add(bytes_new, Ordering::Relaxed);
+        let children = ids.iter().zip(chunks).map(|(&id, chunk)| Child { id, bytes: chunk.bytes.len() as u64 });
+        Ok((children.collect(), new))
     }
 
     fn store_alone(&mut self, chunk: &[u8], id: ChunkId) -> Result<usize> {
@@ -231,7 +265,7 @@ impl<'a> Storer<'a> {
         }
         self.group.extend_from_slice(chunk);
         self.group_chunks.push((id, u32::try_from(chunk.len()).unwrap_or(u32::MAX)));
-        Ok(())
+        if self.group.len() >= self.group_ends_at { self.flush_group() } else { Ok(()) }
     }
 
     fn flush_group(&mut self) -> Result<()> {

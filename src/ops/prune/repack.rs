@@ -31,8 +31,7 @@ pub(super) fn repack(run: &Run<'_>, survey: &Survey<'_>, plan: &Plan) -> Result<
     let (repo, observer) = (run.repo, run.observer);
     let bytes_total = plan.sparse.iter().map(|p| p.bytes).sum();
     observer.on_event(&Event::Phase { name: "copying", bytes_total: Some(bytes_total), files_total: None });
-    let mut transaction = Transaction::begin(repo, &run.options.writer)?;
-    transaction.keep_packs_up_to(usize::try_from(run.options.resources.memory_bytes / 4).unwrap_or(usize::MAX));
+    let transaction = Transaction::begin(repo, &run.options.writer)?;
     let id = transaction.id();
     let done = signs::giving(observer, &|| transaction.sign_of_life(run.options.now), || {
         let mut copier = Copier::new(&transaction, survey)?;

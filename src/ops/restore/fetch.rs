@@ -8,7 +8,7 @@ use super::gather::Gather;
 use super::kept::Kept;
 use super::plan::{PlannedFrame, PlannedRead, Unit, Use, Want};
 use super::run::interrupted;
-use super::window::Counters;
+use super::stages::Counters;
 use crate::bytes::ByteRange;
 use crate::codec::Decoder;
 use crate::error::{Error, Kind, Result};

@@ -6,6 +6,7 @@
 //! written beside its final name, made durable, given its metadata, and only then renamed. A file of which any chunk
 //! cannot be had is named and left out: never a plausible wrong file.
 
+mod action;
 mod delete;
 mod fetch;
 mod gather;
@@ -14,6 +15,7 @@ mod kept;
 mod plan;
 mod run;
 mod selection;
+mod stages;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -27,6 +29,7 @@ use crate::repo::snapshots::Snapshot;
 use crate::source::target::Target;
 use run::Run;
 use selection::Selection;
+use stages::Stages;
 use std::path::PathBuf;
 
 /// What happens to what stands in the target already.
@@ -146,8 +149,9 @@ pub fn restore(
             bytes_total: Some(survey.bytes_to_write),
             files_total: Some(survey.files_to_write),
         });
-        run.walk(&selection, target)?;
-        run.conclude(&selection, target)?;
+        let stages = Stages::new(repo, target, observer, options.resources)?;
+        run.walk(&selection, target, &stages)?;
+        run.conclude(&selection, target, &stages)?;
     }
     Ok(run.into_report())
 }

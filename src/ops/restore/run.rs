@@ -1,8 +1,10 @@
 //! One run of a restore: decides for every entry what to do, makes what is no regular file, and fills windows.
 
+use super::action::{Action, Fresh, action};
 use super::holes::Holes;
 use super::selection::Selection;
-use super::window::{self, Job, Outcome, Window};
+use super::stages::{Counters, Line, Outcomes, Stages};
+use super::window::{Job, Outcome, Window};
 use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport, delete};
 use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
@@ -14,7 +16,9 @@ use crate::sabotage::is_planted;
 use crate::source::apply::{IssueSummary, MetadataIssue};
 use crate::source::complete::is_pointer;
 use crate::source::target::{Overwrite as Replacing, Target};
+use rayon::prelude::*;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A pointer is a short text.
 const POINTER_BYTES_MAX: u64 = 4096;
@@ -33,19 +37,6 @@ pub(super) struct Survey {
     pub(super) is_damaged: bool,
 }
 
-/// What to do with one entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
-    /// Nothing stands there.
-    Create,
-    /// Something else stands there.
-    Update,
-    /// It is right as it is.
-    Unchanged,
-    /// It stays because nothing is to be overwritten.
-    Keep,
-}
-
 /// See the module.
 pub(super) struct Run<'a> {
     repo: &'a Repo,
@@ -54,6 +45,7 @@ pub(super) struct Run<'a> {
     /// None if a dry run finds no target.
     target: Option<&'a Target>,
     report: RestoreReport,
+    fresh: Fresh,
     issues: IssueSummary,
     /// Directories that get their metadata at the end, when nothing below them changes any more.
     directories: Vec<(Vec<u8>, Metadata)>,
@@ -78,6 +70,7 @@ impl<'a> Run<'a> {
             observer,
             target,
             report: RestoreReport { planned: options.dry_run.then(Vec::new), ..RestoreReport::default() },
+            fresh: Fresh::default(),
             issues: IssueSummary::default(),
             directories: Vec::new(),
             links: HashMap::new(),
@@ -94,6 +87,7 @@ impl<'a> Run<'a> {
     /// Looks at everything once: totals for space and progress, and the plan of a dry run.
     pub(super) fn survey(&mut self, selection: &Selection<'_>) -> Result<Survey> {
         let mut survey = Survey::default();
+        let mut fresh = Fresh::at_start(self.target)?;
         for item in selection.entries() {
             self.check_interrupted()?;
             let Ok((path, entry)) = item else {
@@ -103,7 +97,10 @@ impl<'a> Run<'a> {
             let size = entry.metadata.size;
             survey.entries += 1;
             self.report.bytes_total = self.report.bytes_total.saturating_add(size);
-            let (action, allocated) = self.action(&path, &entry)?;
+            let (action, allocated) = action(self.target, &fresh, self.options.overwrite, &path, &entry)?;
+            if entry.is_directory() {
+                fresh.note(entry.root, &path, action == Action::Create);
+            }
             if entry.is_file() && matches!(action, Action::Create | Action::Update) {
                 survey.files_to_write += 1;
                 survey.bytes_to_write = survey.bytes_to_write.saturating_add(size);
@@ -119,31 +116,6 @@ impl<'a> Run<'a> {
             }
         }
         Ok(survey)
-    }
-
-    /// What to do with the entry, and how many bytes stand allocated under its name.
-    fn action(&self, path: &[u8], entry: &Entry) -> Result<(Action, u64)> {
-        let existing = match self.target {
-            Some(target) if !path.is_empty() => target.existing(path)?,
-            Some(_) => return Ok((Action::Update, 0)),
-            None => None,
-        };
-        let Some(existing) = existing else { return Ok((Action::Create, 0)) };
-        let allocated = existing.allocated;
-        let wanted = &entry.metadata;
-        let Some(current) = existing.metadata else { return Ok((Action::Update, allocated)) };
-        let action = match (&wanted.kind, self.options.overwrite) {
-            (FileKind::Directory, _) if current.kind == FileKind::Directory => Action::Update,
-            (_, Overwrite::Never) => Action::Keep,
-            (FileKind::Regular, Overwrite::IfChanged) => {
-                let is_right = current.kind == FileKind::Regular
-                    && (current.size, current.mtime) == (wanted.size, wanted.mtime)
-                    && (current.mode, current.uid, current.gid) == (wanted.mode, wanted.uid, wanted.gid);
-                if is_right { Action::Unchanged } else { Action::Update }
-            }
-            _ => Action::Update,
-        };
-        Ok((action, allocated))
     }
 
     /// Refuses to begin what cannot fit.
@@ -174,34 +146,42 @@ impl<'a> Run<'a> {
     }
 
     /// Goes through the selection in order: everything but regular files is made at once, those are gathered in windows.
-    pub(super) fn walk(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
+    pub(super) fn walk(&mut self, selection: &Selection<'_>, target: &Target, stages: &Stages<'_>) -> Result<()> {
         for beginning in selection.beginnings().filter(|b| !b.is_empty()) {
             target.make_parents(beginning)?;
         }
-        let mut window = Window::new(self.repo, target, self.observer, self.options.resources)?;
-        for item in selection.entries() {
-            self.check_interrupted()?;
-            match item {
-                Ok((path, entry)) => self.place(&mut window, selection, target, path, entry)?,
-                Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error)?,
+        stages.run(|line| {
+            let mut window = Window::new();
+            for item in selection.entries() {
+                self.check_interrupted()?;
+                match item {
+                    Ok((path, entry)) => self.place(&mut window, selection, target, path, entry)?,
+                    Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error)?,
+                }
+                if window.is_full() {
+                    self.push(&line, &mut window)?;
+                }
             }
-            if window.is_full() {
-                self.execute(&mut window)?;
-            }
-        }
-        self.execute(&mut window)
+            self.push(&line, &mut window)?;
+            line.finish(&mut |outcomes| self.book(outcomes))
+        })
+    }
+
+    fn push(&mut self, line: &Line, window: &mut Window) -> Result<()> {
+        if window.is_empty() { Ok(()) } else { line.push(window.take(), &mut |outcomes| self.book(outcomes)) }
     }
 
     fn place(
         &mut self,
-        window: &mut Window<'_>,
+        window: &mut Window,
         selection: &Selection<'_>,
         target: &Target,
         path: Vec<u8>,
         entry: Entry,
     ) -> Result<()> {
-        let (action, _) = match self.action(&path, &entry) {
-            Ok(decided) => decided,
+        let root = entry.root;
+        let action = match action(self.target, &self.fresh, self.options.overwrite, &path, &entry) {
+            Ok((action, _)) => action,
             Err(error) => return self.failed(path, error),
         };
         match (&entry.metadata.kind, action) {
@@ -216,7 +196,7 @@ impl<'a> Run<'a> {
             }
             (FileKind::Regular, _) => self.place_file(window, selection, path, entry),
             (FileKind::Directory, Action::Keep) => Ok(()),
-            (FileKind::Directory, _) => self.place_directory(target, path, entry.metadata),
+            (FileKind::Directory, _) => self.place_directory(target, (root, path), entry.metadata, action),
             (_, Action::Keep | Action::Unchanged) => Ok(()),
             _ => self.place_special(target, path, &entry.metadata),
         }
@@ -224,7 +204,7 @@ impl<'a> Run<'a> {
 
     fn place_file(
         &mut self,
-        window: &mut Window<'_>,
+        window: &mut Window,
         selection: &Selection<'_>,
         path: Vec<u8>,
         entry: Entry,
@@ -234,8 +214,9 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.remember_link(&path, &entry.metadata);
-        let content = entry.content;
-        let job = Job { path, metadata: entry.metadata, content, compare: self.options.overwrite != Overwrite::Never };
+        let is_fresh = self.fresh.covers(entry.root, &path);
+        let (content, compare) = (entry.content, self.options.overwrite != Overwrite::Never);
+        let job = Job { path, metadata: entry.metadata, content, compare, is_fresh };
         if is_pointer_job(&job) && !is_planted("pointer-not-last") && self.pointers.len() < POINTERS_MAX {
             self.pointers.push(job);
             return Ok(());
@@ -243,24 +224,27 @@ impl<'a> Run<'a> {
         self.add(window, selection, job)
     }
 
-    fn add(&mut self, window: &mut Window<'_>, selection: &Selection<'_>, job: Job) -> Result<()> {
-        window.add(job, selection.fetch()).or_else(|refused| self.damaged(refused.0.path, refused.1))
+    fn add(&mut self, window: &mut Window, selection: &Selection<'_>, job: Job) -> Result<()> {
+        window.add(job, self.repo, selection.fetch()).or_else(|refused| self.damaged(refused.0.path, refused.1))
     }
 
     /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
-    fn place_pointers(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
+    fn place_pointers(&mut self, selection: &Selection<'_>, target: &Target, stages: &Stages<'_>) -> Result<()> {
         if self.pointers.is_empty() {
             return Ok(());
         }
         target.sync_all()?;
-        let mut window = Window::new(self.repo, target, self.observer, self.options.resources)?;
-        for job in std::mem::take(&mut self.pointers) {
-            self.add(&mut window, selection, job)?;
-            if window.is_full() {
-                self.execute(&mut window)?;
+        stages.run(|line| {
+            let mut window = Window::new();
+            for job in std::mem::take(&mut self.pointers) {
+                self.add(&mut window, selection, job)?;
+                if window.is_full() {
+                    self.push(&line, &mut window)?;
+                }
             }
-        }
-        self.execute(&mut window)
+            self.push(&line, &mut window)?;
+            line.finish(&mut |outcomes| self.book(outcomes))
+        })
     }
 
     fn remember_link(&mut self, path: &[u8], metadata: &Metadata) {
@@ -269,10 +253,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn place_directory(&mut self, target: &Target, path: Vec<u8>, metadata: Metadata) -> Result<()> {
-        let made = if path.is_empty() { Ok(()) } else { make_directory(target, &path) };
+    fn place_directory(
+        &mut self,
+        target: &Target,
+        (root, path): (u32, Vec<u8>),
+        metadata: Metadata,
+        action: Action,
+    ) -> Result<()> {
+        let made = if path.is_empty() { Ok(false) } else { make_directory(target, &path, action) };
+        self.fresh.note(root, &path, *made.as_ref().unwrap_or(&false));
         match made {
-            Ok(()) => {
+            Ok(_) => {
                 self.report.directories += 1;
                 self.directories.push((path, metadata));
                 Ok(())
@@ -292,8 +283,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn execute(&mut self, window: &mut Window<'_>) -> Result<()> {
-        for (path, outcome) in window.execute()? {
+    fn book(&mut self, outcomes: Outcomes) -> Result<()> {
+        for (path, outcome) in outcomes {
             match outcome {
                 Outcome::Restored(issues) => {
                     self.report.files_restored += 1;
@@ -303,33 +294,46 @@ impl<'a> Run<'a> {
                 Outcome::Failed(error) => self.failed(path, error)?,
             }
         }
-        let window::Moved { fetched, written, reused } = window.take_moved();
-        self.report.bytes_fetched += fetched;
-        self.report.bytes_written += written;
-        self.report.bytes_reused += reused;
         Ok(())
     }
 
     /// Further names, pointers, deletions, metadata of directories, and durability: in this order.
-    pub(super) fn conclude(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
+    pub(super) fn conclude(&mut self, selection: &Selection<'_>, target: &Target, stages: &Stages<'_>) -> Result<()> {
         for (existing, path) in std::mem::take(&mut self.later_links) {
             match target.hard_link(&existing, &path, Replacing::Replace) {
                 Ok(_) => self.report.files_restored += 1,
                 Err(error) => self.failed(path, error)?,
             }
         }
-        self.place_pointers(selection, target)?;
+        self.place_pointers(selection, target, stages)?;
         if self.options.delete {
             self.delete(selection, target)?;
         }
-        // Deepest first, so that setting one's time is not undone by work beneath it.
-        for (path, metadata) in std::mem::take(&mut self.directories).into_iter().rev() {
-            match target.set_directory_metadata(&path, &metadata) {
-                Ok(issues) => self.note_issues(&path, &issues),
-                Err(error) => self.failed(path, error)?,
+        self.finish_directories(target, stages)?;
+        let Counters { fetched, written, reused } = &stages.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let report = &mut self.report;
+        (report.bytes_fetched, report.bytes_written) = (load(fetched), load(written));
+        report.bytes_reused = load(reused);
+        if is_planted("restore-unsynced") { Ok(()) } else { target.sync_all() }
+    }
+
+    /// Gives directories their metadata, deepest first: one that may not be entered closes what is beneath it.
+    fn finish_directories(&mut self, target: &Target, stages: &Stages<'_>) -> Result<()> {
+        let depth = |path: &[u8]| if path.is_empty() { 0 } else { 1 + path.iter().filter(|&&b| b == b'/').count() };
+        let mut directories = std::mem::take(&mut self.directories);
+        directories.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
+        for level in directories.chunk_by(|(a, _), (b, _)| depth(a) == depth(b)) {
+            let set = |(path, metadata): &(Vec<u8>, Metadata)| target.set_directory_metadata(path, metadata);
+            let outcomes: Vec<_> = stages.pool().install(|| level.par_iter().map(set).collect());
+            for ((path, _), outcome) in level.iter().zip(outcomes) {
+                match outcome {
+                    Ok(issues) => self.note_issues(path, &issues),
+                    Err(error) => self.failed(path.clone(), error)?,
+                }
             }
         }
-        if is_planted("restore-unsynced") { Ok(()) } else { target.sync_all() }
+        Ok(())
     }
 
     fn delete(&mut self, selection: &Selection<'_>, target: &Target) -> Result<()> {
@@ -384,13 +388,11 @@ pub(super) fn interrupted() -> Error {
     Error::new(Kind::Interrupted, "interrupted; run the same restore again to go on where it ended")
 }
 
-/// Makes the directory; a file or link that stands there gives way.
-fn make_directory(target: &Target, path: &[u8]) -> Result<()> {
-    let is_in_the_way = target
-        .existing(path)?
-        .is_some_and(|existing| existing.metadata.is_none_or(|metadata| metadata.kind != FileKind::Directory));
-    if is_in_the_way {
+/// Makes the directory, and says whether it is new; a file or link that stands there gives way.
+fn make_directory(target: &Target, path: &[u8], action: Action) -> Result<bool> {
+    let existing = if action == Action::Create { None } else { target.existing(path)? };
+    if existing.is_some_and(|existing| existing.metadata.is_none_or(|m| m.kind != FileKind::Directory)) {
         target.remove(path)?;
     }
-    target.make_directory(path).map(|_| ())
+    target.make_directory(path)
 }

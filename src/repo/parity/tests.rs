@@ -1,8 +1,10 @@
 //! Small packs and their parity, damaged in every way.
 
 use super::*;
+use crate::codec::parity::ParityEncoder;
 use crate::repo::test_support::{self, Node, noise, open};
 use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
+use std::sync::{Mutex, PoisonError};
 
 /// A repository with one snapshot, its largest pack and what the snapshot holds.
 fn sample() -> (SimulatedStorage, PackId, Vec<u8>) {
@@ -228,14 +230,40 @@ fn a_damaged_pack_is_mended_once_and_said_so() {
 }
 
 #[test]
-fn a_pack_that_is_too_long_to_be_kept_gets_its_parity_all_the_same() {
+fn a_pack_of_any_length_and_number_of_pieces_gets_the_parity_that_its_bytes_have() {
     let storage = test_support::storage_with_parity();
     let repo = open(&storage);
-    let mut transaction = crate::repo::transaction::Transaction::begin(&repo, &test_support::writer()).expect("begins");
-    transaction.keep_packs_up_to(1000);
-    let summary = test_support::store_pack(&transaction, &[(&noise(1, 4000), &[])]);
-    transaction.commit_repacked().expect("commits");
-    assert_eq!(check(&repo, summary.id, Some(summary.bytes), true).expect("readable"), ParityState::Sound);
+    let usual = u64::from(repo.config().pack_bytes);
+    // Shorter than usual packs are; as long; so long that they are divided in another way.
+    let lengths = [4000, 20_000, usual + 1, usual + 5000, 2 * usual + 100_000];
+    for (seed, pieces_of) in [(1, 4096), (2, 64 << 10), (3, 8 << 20)] {
+        let transaction = crate::repo::transaction::Transaction::begin(&repo, &test_support::writer()).expect("begins");
+        let transaction = transaction.with_pieces_of(pieces_of);
+        let mut packs = Vec::new();
+        for &bytes in &lengths {
+            let contents: Vec<_> = (0u64..)
+                .zip((0..bytes).step_by(250_000))
+                .map(|(n, at)| {
+                    noise(seed * 100_000 + bytes * 10 + n, usize::try_from((bytes - at).min(250_000)).expect("small"))
+                })
+                .collect();
+            let chunks: Vec<(&[u8], &[&[u8]])> = contents.iter().map(|c| (c.as_slice(), &[][..])).collect();
+            packs.push(test_support::store_pack(&transaction, &chunks));
+        }
+        transaction.commit_repacked().expect("commits");
+        for pack in packs {
+            let state = check(&repo, pack.id, Some(pack.bytes), true).expect("readable");
+            assert_eq!(state, ParityState::Sound, "{} bytes in pieces of {pieces_of}", pack.bytes);
+            let written = storage.objects()[&parity_name(pack.id)].clone();
+            assert!(storage.remove(&parity_name(pack.id)));
+            create(&repo, pack.id).expect("the pack is sound");
+            assert!(
+                storage.objects()[&parity_name(pack.id)] == written,
+                "{} bytes in pieces of {pieces_of}",
+                pack.bytes
+            );
+        }
+    }
 }
 
 #[test]

@@ -41,10 +41,14 @@ pub fn survey(
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Survey> {
     let mut walk = Walk { survey: Survey::default(), options, open: Vec::new(), root: 0, kept: 0 };
-    for (number, scanned) in scan(roots, scan_options.clone()).enumerate() {
+    let mut scan = scan(roots, scan_options.clone());
+    let mut number = 0u64;
+    // Nothing is asked about files that say nothing: most files of most directories are not even looked at.
+    while let Some(scanned) = scan.next_wanted(&|name| walk.wants(name)) {
         if number.is_multiple_of(1024) {
             check()?;
         }
+        number += 1;
         walk.take(scanned);
     }
     walk.leave_until(0);
@@ -84,6 +88,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// True if a file of this name may matter. The directory entered last is the one that the file is in, or one beneath
+    /// that: if everything in the former is kept, everything in the latter was.
+    fn wants(&self, name: &[u8]) -> bool {
+        self.open.last().is_some_and(|open| open.is_whole) || matters(name) || names::is_torch(name)
+    }
+
     fn take(&mut self, scanned: Scanned) {
         let (root, path) = match &scanned {
             Scanned::Entry(found) => (found.root, found.path.clone()),
