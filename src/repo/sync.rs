@@ -76,10 +76,14 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
             files_total: None,
         });
     }
-    if bytes_total >= BUILT_BYTES_MIN
-        && let Some(build) = repo.index().begin_build()?
-    {
-        return build_from(repo, build, &fresh, &present, observer, found);
+    if bytes_total >= BUILT_BYTES_MIN {
+        if let Some(build) = repo.index().begin_build()? {
+            return build_from(repo, build, &fresh, &present, observer, found);
+        }
+        // Another run may have made it while this one waited for it.
+        if repo.index().index_objects()?.len() > known.len() {
+            return Ok(false);
+        }
     }
     for id in fresh {
         let mut batch: Vec<PackSummary> = Vec::new();

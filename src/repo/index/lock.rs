@@ -3,6 +3,8 @@
 //! Every run that has it open holds the lock file beside it, shared; whoever puts another database in its place holds it
 //! alone. SQLite keeps changes apart by itself: this is only about the file as a whole. A killed run holds nothing.
 //!
+//! Where files cannot be locked so, nobody ever holds it alone.
+//!
 //! The lock file goes with the database ([`super::Index::remove`]): who goes on with a removed one disturbs nobody.
 
 use crate::error::{Error, Kind, Result};
@@ -32,7 +34,10 @@ impl Lock {
     /// Comes to hold it alone, if nobody else holds it; true if so. Otherwise, after whatever the others did, it is shared
     /// again. In between it is not held: the database may be another one afterwards.
     pub(super) fn try_alone(&mut self) -> Result<bool> {
-        self.file.unlock().map_err(|e| failure(&self.path, e))?;
+        match self.file.unlock() {
+            Err(error) if is_refused(&error) => return Ok(false),
+            unlocked => unlocked.map_err(|e| failure(&self.path, e))?,
+        }
         match self.file.try_lock() {
             Ok(()) if is_at(&self.file, &self.path) => return Ok(true),
             Ok(()) => self.file = open(&self.path)?,
@@ -56,10 +61,18 @@ impl Lock {
                     let text = format!("another run has held {} for long, to make the index", self.path.display());
                     return Err(Error::new(Kind::Busy, text).with_hint("see whether it is stopped, and run again"));
                 }
+                Err(TryLockError::Error(error)) if is_refused(&error) => return Ok(()),
                 Err(TryLockError::Error(error)) => return Err(failure(&self.path, error)),
             }
         }
     }
+}
+
+/// True if the file system does not know such locks.
+fn is_refused(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let refusals = [Errno::NOSYS, Errno::NOLCK, Errno::OPNOTSUPP, Errno::INVAL];
+    refusals.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn open(path: &Path) -> Result<File> {
