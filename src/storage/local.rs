@@ -131,6 +131,24 @@ impl LocalStorage {
         Ok(())
     }
 
+    /// What `list_once` finds, begun again after stale handles.
+    fn listing<T>(&self, folder: &str, list_once: &dyn Fn() -> Result<Vec<T>>) -> Result<Vec<T>> {
+        check_folder(folder)?;
+        let mut attempts = 1;
+        let listed = loop {
+            match list_once() {
+                Err(error) if error.os_code() == Some(Errno::STALE.raw_os_error()) && attempts < READ_ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                listed => break listed?,
+            }
+        };
+        if listed.is_empty() {
+            self.place.check_root()?;
+        }
+        Ok(listed)
+    }
+
     /// The objects beneath `folder`, unsorted.
     fn list_once(&self, folder: &str) -> Result<Vec<Listed>> {
         Ok(self.list_seeing(folder, "")?.0)
@@ -245,21 +263,20 @@ impl Storage for LocalStorage {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Listed>> {
-        check_folder(folder)?;
-        let mut attempts = 1;
-        let mut listed = loop {
-            match self.list_once(folder) {
-                Err(error) if error.os_code() == Some(Errno::STALE.raw_os_error()) && attempts < READ_ATTEMPTS_MAX => {
-                    attempts += 1;
-                }
-                listed => break listed?,
-            }
-        };
-        if listed.is_empty() {
-            self.place.check_root()?;
-        }
+        let mut listed = self.listing(folder, &|| self.list_once(folder))?;
         listed.sort();
         Ok(listed)
+    }
+
+    fn list_names(&self, folder: &str) -> Result<Vec<ObjectName>> {
+        self.listing(folder, &|| {
+            let mut names = Vec::new();
+            self.walk(folder, &mut |name, _| {
+                names.extend(ObjectName::new(name));
+                Ok(())
+            })?;
+            Ok(names)
+        })
     }
 
     fn list_fresh(&self, folder: &str) -> Result<Vec<Listed>> {
