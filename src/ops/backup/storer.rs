@@ -56,6 +56,9 @@ impl Stored {
     }
 }
 
+/// Chunks that this run has to store, with their ids.
+type New<'c, 'b> = Vec<(&'c Incoming<'b>, ChunkId)>;
+
 /// See the module.
 pub(super) struct Storer<'a> {
     shared: &'a Shared<'a>,
@@ -163,7 +166,7 @@ impl<'a> Storer<'a> {
     }
 
     /// The ids of chunks, and which of them are for this storer to store.
-    fn claim<'c, 'b>(&self, chunks: &'c [Incoming<'b>]) -> Result<(Vec<Child>, Vec<(&'c Incoming<'b>, ChunkId)>)> {
+    fn claim<'c, 'b>(&self, chunks: &'c [Incoming<'b>]) -> Result<(Vec<Child>, New<'c, 'b>)> {
         let transaction = self.shared.transaction;
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| transaction.repo().chunk_id(chunk.bytes)).collect();
         let claims = transaction.claim(&ids)?;
