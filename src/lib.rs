@@ -3,7 +3,8 @@
 //!
 //! Layers, each importing only those above it in this list (`tests/it/tidy.rs` holds the table):
 //!
-//! * [`error`], [`ids`], [`bytes`], [`aligned`], [`metadata`], [`paths`], [`events`], [`read_at`], `sabotage`: the vocabulary.
+//! * [`error`], [`ids`], [`bytes`], [`aligned`], [`metadata`], [`paths`], [`events`], [`read_at`],
+//!   [`page_cache`], `sabotage`: the vocabulary.
 //! * [`source`] (the user's files), [`codec`] (bytes to bytes), [`storage`] (named immutable objects): never each other.
 //! * [`repo`]: packs, index, trees, snapshots, transactions.
 //! * [`ops`]: backup, restore, verify and the rest, one file each, never one another.
@@ -19,6 +20,7 @@ pub mod events;
 pub mod ids;
 pub mod metadata;
 pub mod ops;
+pub mod page_cache;
 pub mod paths;
 pub mod read_at;
 pub mod repo;

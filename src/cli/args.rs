@@ -96,6 +96,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "SIZE", default_value = "512M", value_parser = sizes::parse_memory)]
     pub memory: u64,
 
+    /// Let everything else on this machine go first: lowest priority for processors and disks
+    #[arg(long, global = true)]
+    pub background: bool,
+
     /// Threads that compute [default: one for each processor]
     #[arg(long, global = true, value_name = "N", value_parser = sizes::parse_threads)]
     pub threads: Option<usize>,

@@ -5,6 +5,7 @@
 
 mod args;
 mod audit;
+mod background;
 mod backup;
 mod cache;
 mod context;
@@ -73,6 +74,10 @@ fn run_command(command_line: CommandLine, began: Instant) -> u8 {
     if cfg!(feature = "sabotage") && std::env::var_os("CKPT_SABOTAGE").is_none() {
         output
             .warning("THIS PROGRAM WAS BUILT TO BE BROKEN by tests (feature `sabotage`): never store anything with it");
+    }
+    // Before any thread is started: they inherit it.
+    if global.background {
+        background::enter(&output);
     }
     let signals = match Signals::install(manner(&command)) {
         Ok(signals) => signals,

@@ -37,7 +37,7 @@ pub fn list(
     let mut failure = None;
     let frames = FrameCache::new(repo);
     let fetch = |id| frames.read(id);
-    for entry in repo.entries(&fetch, snapshot.tree) {
+    for entry in repo.entries_within(&fetch, snapshot.tree, wanted.clone()) {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) if error.kind() == Kind::Damaged => {
@@ -49,9 +49,6 @@ pub fn list(
         };
         let Some((_, folder)) = wanted.iter().find(|(root, path)| *root == entry.root && is_beneath(&entry.path, path))
         else {
-            if is_there && wanted.len() == 1 {
-                break;
-            }
             continue;
         };
         is_there = true;
@@ -121,6 +118,29 @@ mod tests {
         assert_eq!(listed(Some("e/"), false).expect("there"), ["e"]);
         assert_eq!(listed(Some("nothing"), false), Err(Kind::NotFound));
         assert_eq!(listed(Some("/other"), false), Err(Kind::NotFound));
+    }
+
+    #[test]
+    fn a_folder_in_a_long_list_costs_a_few_reads() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        let names: Vec<String> = (0..50_000).map(|n| format!("folder{:03}/{n:06}", n / 500)).collect();
+        let folders: Vec<String> = (0..100).map(|n| format!("folder{n:03}")).collect();
+        let mut nodes: Vec<(&str, Node)> = names.iter().map(|name| (name.as_str(), Node::File(vec![]))).collect();
+        nodes.extend(folders.iter().map(|name| (name.as_str(), Node::Directory)));
+        nodes.sort_by(|a, b| crate::paths::compare_paths(a.0.as_bytes(), b.0.as_bytes()));
+        let snapshot = test_support::save(&repo, 10, &nodes);
+        let reads_of = |subpath: &str, found: u64| {
+            storage.clear_calls();
+            let report = list(&repo, &snapshot, Some(subpath.as_bytes()), false, &mut |_| Ok(())).expect("there");
+            assert_eq!(report, ListReport { entries: found, damaged: 0 });
+            storage.calls().len()
+        };
+        let all = reads_of("", 100);
+        for (subpath, found) in [("folder077", 500), ("folder077/038999", 1)] {
+            let reads = reads_of(subpath, found);
+            assert!(reads <= 20 && reads * 4 < all, "{reads} reads for {subpath}, {all} for the whole list");
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use super::Repo;
 use super::chain::{BaseCache, Chain, at_any_home, is_no_damage};
+use super::entry::Entry;
 use super::index::Home;
 use super::pack::PackKind;
 use super::stream::StreamRef;
-use super::tree::{Children, Entries};
+use super::tree::{Children, Entries, Place, Within};
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, PackId};
@@ -90,6 +91,25 @@ impl Repo {
     /// Reads and decodes the entries of `tree`, in order. `fetch` is [`Repo::read_chunk`].
     pub fn entries<'a>(&self, fetch: &'a super::tree::FetchChunk<'a>, tree: Option<StreamRef>) -> Entries<'a> {
         Entries::new(fetch, tree)
+    }
+
+    /// As [`Repo::entries`], but only what is at `places` or beneath them, which come in their order and none beneath another. What
+    /// lies elsewhere is not read, as far as that can be told without reading it.
+    pub fn entries_within<'a>(
+        &self,
+        fetch: &'a super::tree::FetchChunk<'a>,
+        tree: Option<StreamRef>,
+        places: Vec<Place>,
+    ) -> Box<dyn Iterator<Item = Result<Entry>> + 'a> {
+        if places.len() > 1 && places.iter().all(|(_, path)| path.is_empty()) {
+            // One walk, so that a part that holds the end of one root and the beginning of the next is told of once.
+            let is_meant = move |entry: &Result<Entry>| match entry {
+                Ok(entry) => places.iter().any(|(root, _)| *root == entry.root),
+                Err(_) => true,
+            };
+            return Box::new(self.entries(fetch, tree).filter(is_meant));
+        }
+        Box::new(places.into_iter().flat_map(move |place| Within::new(fetch, tree, place)))
     }
 
     /// The chunks of a file's content, in order.

@@ -10,103 +10,88 @@
 //! A pack is *listed* when some index object lists it. Packs of a run that was killed are known here but not listed;
 //! whoever relies on one lists it in an index object of its own.
 
+mod build;
+mod filter;
 mod homes;
 mod kept_trees;
+mod levels;
+mod lock;
+mod packs;
 mod records;
 mod remembered;
+mod schema;
+mod sorter;
 pub mod survey;
 mod totals;
 
+pub use build::Build;
 pub use homes::{DeltaUse, Home};
+pub use packs::KnownPack;
 pub use records::RunRecord;
 pub use totals::CodecTotals;
 
-use super::pack::{PackKind, PackSummary};
+use super::pack::PackSummary;
 use crate::error::{Error, Kind, Result};
-use crate::ids::{ChunkId, IndexId, PackId, RepositoryId, SnapshotId};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use std::collections::{HashMap, HashSet};
+use crate::ids::{ChunkId, IndexId, PackId, RepositoryId};
+use lock::Lock;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-/// Raised with every change of the tables: a database of another version is made anew.
-const SCHEMA_VERSION: i64 = 5;
-
-const SCHEMA: &str = "
-CREATE TABLE packs(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, bytes INTEGER NOT NULL, kind INTEGER NOT NULL,
-                   writer BLOB NOT NULL, dead INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE ends(number INTEGER PRIMARY KEY, object BLOB NOT NULL);
-CREATE TABLE listings(index_id BLOB NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY(index_id, pack)) WITHOUT ROWID;
-CREATE TABLE index_objects(id BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE chunks(id BLOB NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT NULL, stored INTEGER NOT NULL,
-                    raw INTEGER NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL, codec INTEGER NOT NULL,
-                    bases INTEGER NOT NULL, PRIMARY KEY(id, pack, frame, at)) WITHOUT ROWID;
-CREATE TABLE bases(chunk BLOB NOT NULL, pack INTEGER NOT NULL, frame INTEGER NOT NULL, ordinal INTEGER NOT NULL,
-                   base BLOB NOT NULL, PRIMARY KEY(chunk, pack, frame, ordinal)) WITHOUT ROWID;
-CREATE INDEX bases_by_base ON bases(base, ordinal);
-CREATE TABLE snapshots(id BLOB PRIMARY KEY, object BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE forgotten(id BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE history(id BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE pack_reads(pack BLOB PRIMARY KEY, seconds INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE runs(id BLOB PRIMARY KEY, operation TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER NOT NULL,
-                  outcome TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE kept_trees(no INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, content BLOB NOT NULL);
-";
-
-/// A pack as the index knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownPack {
-    /// Its name.
-    pub id: PackId,
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// What its frames hold.
-    pub kind: PackKind,
-    /// The transaction that wrote it.
-    pub transaction: SnapshotId,
-    /// True if some index object lists it.
-    pub is_listed: bool,
-}
+/// The file of the database in the folder of its repository.
+const DATABASE: &str = "index.sqlite3";
+/// The file of its lock.
+const LOCK: &str = "index.lock";
 
 /// The database of one repository on this host.
 pub struct Index {
     path: PathBuf,
     inner: Mutex<Inner>,
+    /// None for a database in memory.
+    file_lock: Option<Mutex<Lock>>,
 }
 
 struct Inner {
     connection: Connection,
     /// The packs, and whether they are dead: that may be out of date, and only orders homes.
     packs_by_number: HashMap<i64, (PackId, bool)>,
+    filter: levels::Held,
+}
+
+impl Inner {
+    fn of(connection: Connection) -> Inner {
+        Inner { connection, packs_by_number: HashMap::new(), filter: levels::Held::default() }
+    }
 }
 
 impl Index {
-    /// Opens the database of `repository` under `folder`, making it if there is none or if it is of another version.
+    /// Opens the database of `repository` under `folder`, making it if there is none.
     pub fn open(folder: &Path, repository: RepositoryId) -> Result<Index> {
         let folder = folder.join(repository.to_hex());
         std::fs::create_dir_all(&folder)
             .map_err(|e| Error::io(format!("making the cache folder {}", folder.display()), e))?;
-        let path = folder.join("index.sqlite3");
-        let connection = Connection::open(&path).map_err(|e| sqlite_error(&path, e))?;
-        let index = Index { inner: Mutex::new(Inner { connection, packs_by_number: HashMap::new() }), path };
-        index.prepare()?;
-        Ok(index)
+        let path = folder.join(DATABASE);
+        let lock = Lock::shared(&folder.join(LOCK))?;
+        let connection = schema::open(&path)?;
+        Ok(Index { inner: Mutex::new(Inner::of(connection)), file_lock: Some(Mutex::new(lock)), path })
     }
 
     /// A database in memory, for when no folder can be written.
     pub fn in_memory() -> Result<Index> {
         let path = PathBuf::from(":memory:");
-        let connection = Connection::open_in_memory().map_err(|e| sqlite_error(&path, e))?;
-        let index = Index { inner: Mutex::new(Inner { connection, packs_by_number: HashMap::new() }), path };
-        index.prepare()?;
-        Ok(index)
+        let mut connection = Connection::open_in_memory().map_err(|e| sqlite_error(&path, e))?;
+        schema::prepare(&mut connection, &path)?;
+        Ok(Index { inner: Mutex::new(Inner::of(connection)), file_lock: None, path })
     }
 
     /// Removes the database of `repository` under `folder`: for when it is found corrupt.
     pub fn remove(folder: &Path, repository: RepositoryId) {
         let folder = folder.join(repository.to_hex());
-        for name in ["index.sqlite3", "index.sqlite3-wal", "index.sqlite3-shm"] {
+        let extensions = ["sqlite3", "sqlite3-wal", "sqlite3-shm", "filter"];
+        let beside = extensions.iter().map(|extension| Path::new(DATABASE).with_extension(extension));
+        // The lock last: who waits for it finds nothing of the old database.
+        for name in beside.chain([PathBuf::from(LOCK)]) {
             // One that cannot be removed cannot be opened either, and that is reported then.
             let _ = std::fs::remove_file(folder.join(name));
         }
@@ -117,26 +102,32 @@ impl Index {
         &self.path
     }
 
-    fn prepare(&self) -> Result<()> {
+    /// True if the database is a file, and its lock is held.
+    fn lock_held(&self) -> bool {
+        self.file_lock.is_some()
+    }
+
+    /// Comes to hold the lock alone: see [`Lock::try_alone`].
+    fn lock_alone(&self) -> Result<bool> {
+        let Some(lock) = &self.file_lock else { return Ok(false) };
+        lock.lock().unwrap_or_else(PoisonError::into_inner).try_alone()
+    }
+
+    fn share_lock(&self) -> Result<()> {
+        let Some(lock) = &self.file_lock else { return Ok(()) };
+        lock.lock().unwrap_or_else(PoisonError::into_inner).share()
+    }
+
+    /// Goes on with whatever database has the name now.
+    fn reopen(&self) -> Result<()> {
+        let connection = schema::open(&self.path)?;
+        drop(self.replace_connection(connection));
+        Ok(())
+    }
+
+    fn replace_connection(&self, connection: Connection) -> Connection {
         let mut inner = self.lock();
-        let sql = |e| sqlite_error(&self.path, e);
-        inner.connection.busy_timeout(Duration::from_secs(60)).map_err(sql)?;
-        // NORMAL: after a power cut the newest rows may be gone, the database is whole. They are made again.
-        inner
-            .connection
-            .execute_batch(
-                "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-32768; PRAGMA temp_store=FILE;",
-            )
-            .map_err(sql)?;
-        let tx = inner.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-        let version: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
-        if version == 0 {
-            tx.execute_batch(SCHEMA).map_err(sql)?;
-            tx.execute_batch(&format!("PRAGMA user_version={SCHEMA_VERSION}")).map_err(sql)?;
-        } else if version != SCHEMA_VERSION {
-            return Err(Error::damaged(format!("{} is of version {version}", self.path.display())));
-        }
-        tx.commit().map_err(sql)
+        std::mem::replace(&mut *inner, Inner::of(connection)).connection
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -157,25 +148,18 @@ impl Index {
         work(&self.lock().connection).map_err(|e| sqlite_error(&self.path, e))
     }
 
-    /// The index objects whose packs are in the database.
-    pub fn index_objects(&self) -> Result<HashSet<IndexId>> {
-        let rows = self.query(|db| blobs(db, "SELECT id FROM index_objects"))?;
-        rows.iter().map(|b| IndexId::from_slice(b)).collect()
-    }
-
     /// Adds packs and their chunks; with `index`, as listed by that index object.
     pub fn add_packs(&self, packs: &[PackSummary], index: Option<IndexId>) -> Result<()> {
         let tables = packs.iter().map(PackSummary::frames).collect::<Result<Vec<_>>>()?;
         self.change(|tx| {
             let mut insert = tx.prepare_cached(
-                "INSERT OR IGNORE INTO chunks(id, pack, frame, stored, raw, at, bytes, codec, bases)
+                "INSERT OR IGNORE INTO recent(id, pack, frame, stored, raw, at, bytes, codec, bases)
                  VALUES(?,?,?,?,?,?,?,?,?)",
             )?;
             for (pack, frames) in packs.iter().zip(&tables) {
-                let (number, is_new) = add_pack(tx, pack)?;
+                let (number, is_new) = packs::add(tx, pack)?;
                 if let Some(index) = index {
-                    tx.prepare_cached("INSERT OR IGNORE INTO listings VALUES(?,?)")?
-                        .execute(params![index.as_bytes(), number])?;
+                    packs::list(tx, index, number)?;
                 }
                 if !is_new {
                     continue;
@@ -184,6 +168,7 @@ impl Index {
                 let mut rows: Vec<_> = frames.iter().flat_map(|f| with_positions(f).map(move |c| (c, f))).collect();
                 // In key order, neighbouring rows go to neighbouring pages.
                 rows.sort_unstable_by_key(|((id, _, _), _)| *id);
+                levels::count_recent(tx, rows.len())?;
                 for ((id, at, bytes), frame) in rows {
                     let offset = i64::try_from(frame.offset).unwrap_or(i64::MAX);
                     insert.execute(params![
@@ -202,133 +187,6 @@ impl Index {
             Ok(())
         })
     }
-
-    /// Records that all packs of `index` have been added: from now on it is not read again.
-    pub fn finish_index_object(&self, index: IndexId) -> Result<()> {
-        self.change(|tx| tx.execute("INSERT OR IGNORE INTO index_objects VALUES(?)", params![index.as_bytes()]))?;
-        Ok(())
-    }
-
-    /// Records that `index` lists these packs, which are known already.
-    pub fn list_packs(&self, index: IndexId, packs: &[PackId]) -> Result<()> {
-        self.change(|tx| {
-            let sql = "INSERT OR IGNORE INTO listings SELECT ?, no FROM packs WHERE id = ?";
-            let mut statement = tx.prepare_cached(sql)?;
-            packs.iter().try_for_each(|pack| statement.execute(params![index.as_bytes(), pack.as_bytes()]).map(|_| ()))
-        })
-    }
-
-    /// The index objects that list any of these packs.
-    pub fn index_objects_listing(&self, packs: &[PackId]) -> Result<HashSet<IndexId>> {
-        let mut found = HashSet::new();
-        self.query(|db| {
-            let sql = "SELECT index_id FROM listings WHERE pack = (SELECT no FROM packs WHERE id = ?)";
-            let mut statement = db.prepare_cached(sql)?;
-            for pack in packs {
-                let mut rows = statement.query(params![pack.as_bytes()])?;
-                while let Some(row) = rows.next()? {
-                    found.extend(IndexId::from_slice(row.get_ref(0)?.as_blob()?).ok());
-                }
-            }
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
-    /// Forgets index objects that are no longer there. Their packs stay known, though perhaps no longer listed.
-    pub fn remove_index_objects(&self, gone: &[IndexId]) -> Result<()> {
-        self.change(|tx| {
-            for id in gone {
-                tx.execute("DELETE FROM listings WHERE index_id = ?", params![id.as_bytes()])?;
-                tx.execute("DELETE FROM index_objects WHERE id = ?", params![id.as_bytes()])?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Forgets packs and every chunk in them.
-    pub fn remove_packs(&self, gone: &[PackId]) -> Result<()> {
-        self.change(|tx| {
-            tx.execute_batch("CREATE TEMP TABLE IF NOT EXISTS gone(pack INTEGER PRIMARY KEY); DELETE FROM gone;")?;
-            let mut any = false;
-            for id in gone {
-                let sql = "INSERT INTO gone SELECT no FROM packs WHERE id = ?";
-                any |= tx.prepare_cached(sql)?.execute(params![id.as_bytes()])? > 0;
-            }
-            if any {
-                tx.execute_batch(
-                    "DELETE FROM chunks WHERE pack IN (SELECT pack FROM gone);
-                     DELETE FROM bases WHERE pack IN (SELECT pack FROM gone);
-                     DELETE FROM listings WHERE pack IN (SELECT pack FROM gone);
-                     DELETE FROM packs WHERE no IN (SELECT pack FROM gone);",
-                )?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Marks packs as dead: they are no longer among [`Index::packs`].
-    pub fn mark_dead(&self, dead: &[PackId]) -> Result<()> {
-        self.change(|tx| {
-            let mut mark = tx.prepare_cached("UPDATE packs SET dead = 1 WHERE id = ?")?;
-            dead.iter().try_for_each(|id| mark.execute(params![id.as_bytes()]).map(|_| ()))
-        })?;
-        self.lock().packs_by_number.clear();
-        Ok(())
-    }
-
-    /// The packs that are marked as dead and whose rows are still here.
-    pub fn dead_packs(&self) -> Result<Vec<PackId>> {
-        let rows = self.query(|db| blobs(db, "SELECT id FROM packs WHERE dead = 1"))?;
-        rows.iter().map(|b| PackId::from_slice(b)).collect()
-    }
-
-    /// Every pack that is known and not dead.
-    pub fn packs(&self) -> Result<Vec<KnownPack>> {
-        let rows = self.query(|db| {
-            let sql = "SELECT id, bytes, kind, writer, EXISTS(SELECT 1 FROM listings WHERE pack = no) FROM packs
-                       WHERE dead = 0 ORDER BY id";
-            let mut statement = db.prepare_cached(sql)?;
-            let rows = statement.query_map([], |row| {
-                Ok((
-                    row.get::<_, Vec<u8>>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, u8>(2)?,
-                    row.get::<_, Vec<u8>>(3)?,
-                    row.get::<_, bool>(4)?,
-                ))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        rows.into_iter()
-            .map(|(id, bytes, kind, writer, is_listed)| {
-                Ok(KnownPack {
-                    id: PackId::from_slice(&id)?,
-                    bytes: u64::try_from(bytes).unwrap_or(0),
-                    kind: PackKind::from_code(kind)?,
-                    transaction: SnapshotId::from_slice(&writer)?,
-                    is_listed,
-                })
-            })
-            .collect()
-    }
-}
-
-fn add_pack(tx: &Transaction<'_>, pack: &PackSummary) -> rusqlite::Result<(i64, bool)> {
-    let known = tx
-        .prepare_cached("SELECT no FROM packs WHERE id = ?")?
-        .query_row(params![pack.id.as_bytes()], |row| row.get(0))
-        .optional()?;
-    if let Some(number) = known {
-        return Ok((number, false));
-    }
-    tx.prepare_cached("INSERT INTO packs(id, bytes, kind, writer) VALUES(?,?,?,?)")?.execute(params![
-        pack.id.as_bytes(),
-        i64::try_from(pack.bytes).unwrap_or(i64::MAX),
-        pack.kind.code(),
-        pack.transaction.as_bytes()
-    ])?;
-    Ok((tx.last_insert_rowid(), true))
 }
 
 fn with_positions(frame: &super::pack_table::FrameRecord) -> impl Iterator<Item = (ChunkId, u32, u32)> + '_ {
@@ -358,3 +216,6 @@ fn sqlite_error(path: &Path, error: rusqlite::Error) -> Error {
         .with_source(error)
         .with_hint("it can be deleted at any time: the next run makes it anew")
 }
+
+#[cfg(test)]
+mod tests;

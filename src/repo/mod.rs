@@ -46,6 +46,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, RepositoryId, SlotId, SnapshotId};
 use crate::storage::{self, Storage};
+use condemned::Condemned;
 use config::{Config, ConfigRead};
 use index::Index;
 use keys::{Keys, NoKey, Unlock};
@@ -213,7 +214,7 @@ impl Repo {
     /// Makes packs known that no index object lists: those of killed runs, or all of them when index objects are lost.
     /// Returns how many were new.
     pub fn learn_unlisted_packs(&self) -> Result<u64> {
-        sync::unlisted_packs(self)
+        Ok(sync::unlisted_packs(self, &Condemned::read(self)?)?.added)
     }
 
     /// How often packs were found that the index had not known: to be asked before the index is, for [`Repo::recover_index`].

@@ -6,7 +6,9 @@
 
 use super::Repo;
 use super::entry::Entry;
+use super::frame_cache::FrameCache;
 use super::snapshots::Snapshot;
+use super::tree::{Place, Within};
 use crate::error::{Error, Kind, Result};
 use crate::paths::is_beneath;
 
@@ -14,11 +16,11 @@ use crate::paths::is_beneath;
 ///
 /// An absolute path above several roots names all of them. [`Kind::NotFound`] with the roots in the text when it cannot lie
 /// in the snapshot; whether anything is there is for the caller to see.
-pub fn resolve_subpath(snapshot: &Snapshot, subpath: &[u8]) -> Result<Vec<(u32, Vec<u8>)>> {
+pub fn resolve_subpath(snapshot: &Snapshot, subpath: &[u8]) -> Result<Vec<Place>> {
     let is_absolute = subpath.first() == Some(&b'/');
     let wanted = clean(subpath)?;
     let roots = || (0u32..).zip(snapshot.roots.iter().map(|root| join_components(root)));
-    let found: Vec<(u32, Vec<u8>)> = if wanted.is_empty() {
+    let found: Vec<Place> = if wanted.is_empty() {
         roots().map(|(number, _)| (number, Vec::new())).collect()
     } else if is_absolute {
         roots()
@@ -46,24 +48,21 @@ pub fn find_entry(repo: &Repo, snapshot: &Snapshot, subpath: &[u8]) -> Result<En
         [root] if clean(subpath)? == last_component(&join_components(root)) => Some((0, Vec::new())),
         _ => None,
     };
-    let fetch = |id| repo.read_chunk(id);
-    let mut by_own_name = None;
+    let frames = FrameCache::new(repo);
+    let fetch = |id| frames.read(id);
     let mut damage = None;
-    for entry in repo.entries(&fetch, snapshot.tree) {
-        match entry {
-            Ok(entry) => {
-                let place = |at: &(u32, Vec<u8>)| at.0 == entry.root && at.1 == entry.path;
-                if wanted.iter().any(place) {
-                    return Ok(entry);
-                }
-                if own_name.as_ref().is_some_and(place) && !entry.is_directory() {
-                    by_own_name = Some(entry);
-                }
+    let mut entry_at = |place: &Place| {
+        for entry in Within::new(&fetch, snapshot.tree, place.clone()) {
+            match entry {
+                Ok(entry) => return Some(entry).filter(|entry| entry.path == place.1),
+                Err(error) => damage = Some(error),
             }
-            Err(error) => damage = Some(error),
         }
-    }
-    match (by_own_name, damage) {
+        None
+    };
+    let named = wanted.iter().find_map(&mut entry_at);
+    let found = named.or_else(|| own_name.and_then(|place| entry_at(&place)).filter(|entry| !entry.is_directory()));
+    match (found, damage) {
         (Some(entry), _) => Ok(entry),
         (None, Some(error)) => Err(error.while_doing(format!("looking for {}", String::from_utf8_lossy(subpath)))),
         (None, None) => Err(not_in(snapshot, subpath)),

@@ -3,17 +3,25 @@
 //! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
 
 use super::condemned::Condemned;
+use super::index::{Build, KnownPack};
 use super::pack::PackSummary;
 use super::records;
 use super::snapshots::{Outcome, Snapshot};
 use super::{Repo, index_object, names};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
-use crate::ids::{PackId, SnapshotId};
+use crate::ids::{IndexId, PackId, SnapshotId};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::mpsc;
+use std::thread;
 
 /// How many table bytes are gathered before they are inserted: bounds memory, and one insertion serves many packs.
 const BATCH_BYTES: usize = 8 << 20;
+/// An empty index is made in one piece if it has so many bytes of index objects to read.
+const BUILT_BYTES_MIN: u64 = 4 << 20;
+
+/// How many packs' tables are read ahead of the thread that takes them apart: each may be large.
+const PACKS_AHEAD: usize = 1;
 
 /// What came to light on the way.
 #[derive(Debug, Default)]
@@ -60,13 +68,22 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
     let listed = storage.list(names::INDEX)?;
     let present: HashMap<_, _> = listed.iter().filter_map(|l| Some((names::index_id(&l.name)?, l.bytes))).collect();
     let fresh: Vec<_> = present.keys().filter(|id| !known.contains(id)).copied().collect();
+    let bytes_total = fresh.iter().map(|id| present[id]).sum();
     if !fresh.is_empty() {
-        let bytes_total = fresh.iter().map(|id| present[id]).sum();
         observer.on_event(&Event::Phase {
             name: "reading the index",
             bytes_total: Some(bytes_total),
             files_total: None,
         });
+    }
+    if bytes_total >= BUILT_BYTES_MIN {
+        if let Some(build) = repo.index().begin_build()? {
+            return build_from(repo, build, &fresh, &present, observer, found);
+        }
+        // Another run may have made it while this one waited for it.
+        if repo.index().index_objects()?.len() > known.len() {
+            return Ok(false);
+        }
     }
     for id in fresh {
         let mut batch: Vec<PackSummary> = Vec::new();
@@ -82,12 +99,10 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
             Ok(())
         });
         add(&mut batch)?;
-        match read {
-            Ok(true) => repo.index().finish_index_object(id)?,
-            Err(error) if error.kind() == Kind::Missing => is_complete = false,
-            Ok(false) => found.note(format!("index/{id} is damaged; what it lists is read from the packs")),
-            Err(error) if error.kind() == Kind::FormatTooNew => return Err(error),
-            Err(error) => found.note(format!("index/{id} cannot be read: {error}")),
+        match judge(id, read, found)? {
+            Readable::Whole => repo.index().finish_index_object(id)?,
+            Readable::Gone => is_complete = false,
+            Readable::Partly => {}
         }
         observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
     }
@@ -98,27 +113,120 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
     Ok(is_complete)
 }
 
+/// How far an index object could be read.
+enum Readable {
+    Whole,
+    Partly,
+    /// It has been merged into another since it was listed.
+    Gone,
+}
+
+fn judge(id: IndexId, read: Result<bool>, found: &mut Found) -> Result<Readable> {
+    match read {
+        Ok(true) => return Ok(Readable::Whole),
+        Err(error) if error.kind() == Kind::Missing => return Ok(Readable::Gone),
+        Ok(false) => found.note(format!("index/{id} is damaged; what it lists is read from the packs")),
+        Err(error) if error.kind() == Kind::FormatTooNew => return Err(error),
+        Err(error) => found.note(format!("index/{id} cannot be read: {error}")),
+    }
+    Ok(Readable::Partly)
+}
+
+/// Makes an empty index in one piece of these objects; false if anything was gone by then.
+fn build_from(
+    repo: &Repo,
+    mut build: Build<'_>,
+    fresh: &[IndexId],
+    present: &HashMap<IndexId, u64>,
+    observer: &dyn Observer,
+    found: &mut Found,
+) -> Result<bool> {
+    let go_on = || match observer.is_interrupted() {
+        true => Err(Error::new(Kind::Interrupted, "interrupted while making the index")),
+        false => Ok(()),
+    };
+    let mut is_complete = true;
+    // One thread reads and checks objects, this one takes them apart.
+    let (give, take) = mpsc::sync_channel(PACKS_AHEAD);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for &id in fresh {
+                let gone = || Error::new(Kind::Failed, "the index is no longer being made");
+                let visit = &mut |pack| give.send((id, Ok(pack))).map_err(|_| gone());
+                let read = index_object::read(repo, id, visit);
+                if give.send((id, Err(read))).is_err() {
+                    return;
+                }
+            }
+        });
+        for (id, next) in take {
+            match next {
+                Ok(pack) => build.add(&pack, id)?,
+                Err(read) => {
+                    match judge(id, read, found)? {
+                        Readable::Whole => build.finish_index_object(id)?,
+                        Readable::Gone => is_complete = false,
+                        Readable::Partly => {}
+                    }
+                    observer.on_event(&Event::Progress { bytes: present[&id], files: 0 });
+                    go_on()?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let bytes_total = Some(build.bytes());
+    observer.on_event(&Event::Phase { name: "making the index", bytes_total, files_total: None });
+    build.finish(&mut |bytes| {
+        observer.on_event(&Event::Progress { bytes, files: 0 });
+        go_on()
+    })?;
+    Ok(is_complete)
+}
+
 /// Packs of final lists are dead for ever: no row may say otherwise.
 fn mark_deleted_packs(repo: &Repo) -> Result<()> {
-    let condemned = Condemned::read(repo)?;
-    let dead: Vec<PackId> =
-        repo.index().packs()?.into_iter().map(|p| p.id).filter(|id| condemned.is_dead(id)).collect();
+    let dead = repo.index().living(&Condemned::read(repo)?.into_dead())?;
     if dead.is_empty() { Ok(()) } else { repo.index().mark_dead(&dead) }
 }
 
-/// Adds the packs that no index object has made known; returns how many.
-pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
-    let condemned = Condemned::read(repo)?;
-    let known: HashSet<PackId> = repo.index().packs()?.into_iter().map(|p| p.id).collect();
+/// Which packs there are, for who lists them once and needs them in several ways.
+pub(super) struct PacksFound {
+    /// What the index knows, also what came to it now.
+    pub(super) known: Vec<KnownPack>,
+    /// The names that stand in the storage, sorted.
+    pub(super) present: Vec<PackId>,
+    /// How many the index had not known.
+    pub(super) added: u64,
+}
+
+/// Adds the packs that no index object has made known and that `condemned` does not decide about.
+pub(super) fn unlisted_packs(repo: &Repo, condemned: &Condemned) -> Result<PacksFound> {
+    // Known before they are listed: what another run adds meanwhile is neither missed nor taken for gone.
+    let mut known = repo.index().packs()?;
+    let names = repo.storage().list_names(names::PACKS)?;
+    let mut present: Vec<PackId> = names.iter().filter_map(names::pack_id).collect();
+    drop(names);
+    present.sort_unstable();
+    let is_known = |id: &PackId| known.binary_search_by_key(id, |pack| pack.id).is_ok();
+    let new: Vec<PackId> = present.iter().filter(|id| !is_known(id) && !condemned.is_dead(id)).copied().collect();
     let mut added = 0;
     let mut batch = Vec::new();
-    for listed in repo.storage().list(names::PACKS)? {
-        let Some(id) = names::pack_id(&listed.name) else { continue };
-        if known.contains(&id) || condemned.is_dead(&id) {
-            continue;
-        }
-        match repo.pack_summary(id, listed.bytes) {
-            Ok(summary) => batch.push(summary),
+    for id in new {
+        let bytes = repo.storage().size(&names::pack(id)?);
+        let bytes =
+            bytes.and_then(|bytes| bytes.ok_or_else(|| Error::new(Kind::Missing, format!("pack {id} is gone"))));
+        match bytes.and_then(|bytes| repo.pack_summary(id, bytes)) {
+            Ok(summary) => {
+                known.push(KnownPack {
+                    id,
+                    bytes: summary.bytes,
+                    kind: summary.kind,
+                    transaction: summary.transaction,
+                    is_listed: false,
+                });
+                batch.push(summary);
+            }
             // Of no use, and harmless: verification names it.
             Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Missing | Kind::FormatTooNew) => continue,
             Err(error) => return Err(error),
@@ -129,7 +237,7 @@ pub(super) fn unlisted_packs(repo: &Repo) -> Result<u64> {
         }
     }
     repo.index().add_packs(&batch, None)?;
-    Ok(added)
+    Ok(PacksFound { known, present, added })
 }
 
 /// The live snapshots, oldest first, with their tags of today.
@@ -146,12 +254,13 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
     let present = ids_in(names::SNAPSHOTS)?;
     let mut cached = repo.index().snapshots()?;
     let mut live = Vec::new();
+    let (mut new, mut new_bytes) = (Vec::new(), 0);
     for &id in present.difference(&forgotten) {
-        let object = match cached.remove(&id) {
-            Some(object) => object,
+        let (object, is_new) = match cached.remove(&id) {
+            Some(object) => (object, false),
             None => {
                 match storage.read(&names::snapshot(id)?, super::document::DocumentKind::Snapshot.object_bytes_max()) {
-                    Ok(object) => object,
+                    Ok(object) => (object, true),
                     Err(error) => {
                         found.damage.push(format!("snapshots/{id} cannot be read: {error}"));
                         continue;
@@ -161,9 +270,14 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
         };
         match Outcome::open(repo.keys(), id, &object) {
             Ok((outcome, sound)) => {
-                if sound {
-                    repo.index().add_snapshot(id, &object)?;
-                } else {
+                if sound && is_new {
+                    new_bytes += object.len();
+                    new.push((id, object));
+                    if new_bytes >= BATCH_BYTES {
+                        repo.index().add_snapshots(&std::mem::take(&mut new))?;
+                        new_bytes = 0;
+                    }
+                } else if !sound {
                     found.damage.push(format!("snapshots/{id}: one of its two copies is damaged"));
                 }
                 if let Outcome::Saved(snapshot) = outcome {
@@ -173,6 +287,7 @@ pub(super) fn snapshots(repo: &Repo, found: &mut Found) -> Result<Vec<Snapshot>>
             Err(error) => found.damage.push(format!("snapshots/{id} is damaged: {error}")),
         }
     }
+    repo.index().add_snapshots(&new)?;
     // A name under `snapshots/` is never freed, whatever it holds. What vanished stays remembered here, or it would be
     // told once only.
     let is_gone = |id: &SnapshotId| !present.contains(id) && !forgotten.contains(id);
@@ -231,4 +346,46 @@ pub(super) fn history(repo: &Repo, found: &mut Found) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Silent;
+    use crate::repo::Cache;
+    use crate::repo::test_support::{self, Node};
+    use crate::storage::Storage;
+    use crate::storage::simulated::Operation;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_thousand_snapshots_are_read_once_on_a_host_and_none_of_them_again() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        let saved = test_support::save(&repo, 10, &[("f", Node::File(vec![1; 10]))]);
+        for number in 1..1000u128 {
+            let id = SnapshotId::from_bytes(number.to_be_bytes());
+            let object =
+                Outcome::Saved(Box::new(Snapshot { id, ..saved.clone() })).seal(repo.keys(), id).expect("sealed");
+            storage.insert(names::snapshot(id).expect("a name"), object);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::Folder(folder.path().to_owned());
+        let open = || {
+            storage.clear_calls();
+            let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+            let repo = Repo::open_storage(shared, &cache, &Silent).expect("opens");
+            let reads = storage
+                .calls()
+                .into_iter()
+                .filter(|call| matches!(call.operation, Operation::Read | Operation::ReadRange));
+            (repo.snapshots().len(), reads.map(|call| call.name).collect::<Vec<_>>())
+        };
+        let (count, reads) = open();
+        let snapshots = |reads: &[String]| reads.iter().filter(|name| name.starts_with(names::SNAPSHOTS)).count();
+        assert_eq!((count, snapshots(&reads)), (1000, 1000));
+        let (count, reads) = open();
+        assert_eq!((count, snapshots(&reads)), (1000, 0));
+        assert!(reads.len() <= 8, "{reads:?}");
+    }
 }

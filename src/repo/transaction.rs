@@ -22,6 +22,7 @@ use super::pack_table::FrameRecord;
 use super::parity;
 use super::records::{self, WriterRecord};
 use super::snapshots::{Outcome, Snapshot};
+use super::sync::{self, PacksFound};
 use super::{Repo, names, quarantine};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId, SnapshotId};
@@ -53,9 +54,10 @@ pub enum Claim {
 pub struct Transaction<'r> {
     repo: &'r Repo,
     id: SnapshotId,
-    /// Packs that must be treated as if they did not exist: condemned, set aside, or found missing or truncated when this
-    /// began.
+    /// Packs that must be treated as if they did not exist: condemned, set aside, or found missing when this began.
     absent: HashSet<PackId>,
+    /// Packs that were about to be relied on, and whether they are there and of the right length.
+    looked_at: Mutex<HashMap<PackId, bool>>,
     state: Mutex<State>,
     /// True if nothing is to be written: what a dry run would store is made and thrown away.
     is_rehearsal: bool,
@@ -118,6 +120,7 @@ impl<'r> Transaction<'r> {
             repo,
             id,
             absent: HashSet::new(),
+            looked_at: Mutex::default(),
             state: Mutex::default(),
             is_rehearsal,
             writer: writer.cloned(),
@@ -133,30 +136,30 @@ impl<'r> Transaction<'r> {
         Transaction { workshops: self.workshops.with_pieces_of(bytes), ..self }
     }
 
-    /// Makes unlisted packs known and marks as absent what is condemned, set aside, missing or of the wrong size.
+    /// Makes unlisted packs known and marks as absent what is condemned, set aside or missing. How long each is shows when it
+    /// is first to be relied on.
     fn survey(mut self, condemned: Condemned) -> Result<Transaction<'r>> {
-        self.repo.learn_unlisted_packs()?;
-        let listed = self.repo.storage().list(names::PACKS)?;
-        let present: HashMap<PackId, u64> =
-            listed.iter().filter_map(|l| Some((names::pack_id(&l.name)?, l.bytes))).collect();
+        let PacksFound { known, present, .. } = sync::unlisted_packs(self.repo, &condemned)?;
         let set_aside: HashSet<PackId> = quarantine::ids(self.repo.storage())?.into_iter().collect();
         let mut vanished = Vec::new();
         let mut state = State::default();
-        for known in self.repo.index().packs()? {
-            let is_whole = present.get(&known.id) == Some(&known.bytes) || is_planted("missing-packs-relied-on");
-            if !is_whole || condemned.contains(&known.id) || set_aside.contains(&known.id) {
+        for known in known {
+            let is_present = present.binary_search(&known.id).is_ok();
+            let is_missing = !is_present && !is_planted("missing-packs-relied-on");
+            if is_missing || condemned.contains(&known.id) || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);
             }
             if !known.is_listed {
                 state.unlisted.insert(known.id);
-                if !present.contains_key(&known.id) {
+                if !is_present {
                     vanished.push(known.id);
                 }
             }
             state.sizes.insert(known.id, known.bytes);
         }
         // Restores may have used their rows as long as the files were there.
-        vanished.extend(self.repo.index().dead_packs()?.into_iter().filter(|id| !present.contains_key(id)));
+        let dead = self.repo.index().dead_packs()?;
+        vanished.extend(dead.into_iter().filter(|id| present.binary_search(id).is_err()));
         if !vanished.is_empty() {
             self.repo.index().remove_packs(&vanished)?;
         }
@@ -174,7 +177,7 @@ impl<'r> Transaction<'r> {
         self.repo
     }
 
-    /// Packs that are known but missing, truncated, set aside or condemned: what lay in them is stored again.
+    /// Packs that are known but missing, set aside or condemned: what lay in them is stored again.
     pub fn absent_packs(&self) -> usize {
         self.absent.len()
     }

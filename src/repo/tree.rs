@@ -3,8 +3,12 @@
 //! A leaf is a run of entries; which entry ends a leaf depends on its own path only, so adding a file changes one leaf
 //! and the few nodes above it. Damage to a leaf costs the entries in it: the walk reports it and goes on.
 
+mod seek;
+
+pub use seek::{Place, Within};
+
 use super::entry::{self, Entry};
-use super::stream::{self, Child, NodeBuilder, StreamRef};
+use super::stream::{Child, NodeBuilder, StreamRef};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::paths::compare_paths;
@@ -94,11 +98,7 @@ impl<'a> Children<'a> {
     }
 
     fn open_node(&mut self, node: Child, depth: u8) -> Result<()> {
-        let children = stream::parse_node(&(self.fetch)(node.id)?)?;
-        let covered = children.iter().try_fold(0u64, |sum, child| sum.checked_add(child.bytes));
-        if covered != Some(node.bytes) {
-            return Err(Error::damaged(format!("node {} does not cover the {} bytes it should", node.id, node.bytes)));
-        }
+        let children = Children::open(self.fetch, node)?;
         self.ahead.extend(children.into_iter().rev().map(|child| (child, depth - 1)));
         Ok(())
     }

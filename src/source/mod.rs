@@ -10,7 +10,6 @@ mod gear;
 pub mod layout;
 mod levels;
 pub mod open;
-pub mod page_cache;
 pub mod part_file;
 pub mod pieces;
 mod placing;

@@ -1,16 +1,15 @@
 //! Opens one file of the user for reading, after a scan found it.
 //!
 //! The file opened is the very one that was scanned, or an error: never a pipe or device put in its place, never what
-//! a symbolic link leads to. Reading leaves the access time alone where that is allowed, and treats the page cache as
-//! described in [`super::page_cache`]. Whether the content changed meanwhile is answered, not decided, here.
+//! a symbolic link leads to. Reading leaves the access time alone where that is allowed, and leaves the page cache as
+//! it was, see [`crate::page_cache`]. Whether the content changed meanwhile is answered, not decided, here.
 
-use super::page_cache::PageCache;
 use super::scan::Found;
 use super::stat::FileStatus;
 use super::xattrs::{Subject, Xattrs};
-use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::metadata::Metadata;
+use crate::page_cache::{Around, PageCache};
 use crate::read_at::ReadAt;
 use crate::sabotage::is_planted;
 use rustix::fs::{CWD, Mode, OFlags, SeekFrom};
@@ -19,7 +18,6 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The number of extents after which the rest of a file counts as data: reading holes is slow, but not wrong.
@@ -58,8 +56,13 @@ impl SourceFile {
             _ => Error::io(format!("opening {}", path.display()), error.into()),
         };
         let file = File::from(open_for_reading(path).map_err(fail)?);
-        let mut source =
-            SourceFile { file, path: path.clone(), bytes: 0, allocated: 0, page_cache: PageCache::default() };
+        let mut source = SourceFile {
+            file,
+            path: path.clone(),
+            bytes: 0,
+            allocated: 0,
+            page_cache: PageCache::new(found.metadata.size),
+        };
         let status = source.status()?;
         if !status.is_regular() || status.inode != found.metadata.inode || status.device != found.device {
             return Err(replaced(path));
@@ -114,17 +117,14 @@ impl SourceFile {
 
     /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        read_full_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
+        self.page_cache.read_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
     }
 
-    /// True if the pages of `range` were cached before this run reads them; then they must stay. Ask before reading.
-    pub fn note_cached(&self, range: ByteRange) -> bool {
-        self.page_cache.holds(&self.file, range)
-    }
-
-    /// Gives the pages of `range` back, which were not cached before this run read them.
-    pub fn drop_pages(&self, range: ByteRange) {
-        self.page_cache.drop_pages(&self.file, range);
+    /// As [`SourceFile::read_at`], `bytes` of them to `place` in `buffer`, see [`crate::page_cache::place_for`].
+    pub fn read_around(&self, offset: u64, buffer: &mut [u8], place: usize, bytes: usize) -> Result<usize> {
+        let mut around = Around::new(buffer, place, bytes);
+        let read = self.page_cache.read_into(&self.file, offset, bytes, &mut around);
+        read.map_err(|error| self.error("reading", error))
     }
 
     fn status(&self) -> Result<FileStatus> {
@@ -144,22 +144,6 @@ impl ReadAt for SourceFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         SourceFile::read_at(self, offset, buffer)
     }
-}
-
-/// Reads until `buffer` is full or the file ends.
-pub(super) fn read_full_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        // Positions behind the largest file size hold nothing.
-        let Some(position) = offset.checked_add(filled as u64) else { break };
-        match file.read_at(&mut buffer[filled..], position) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 fn replaced(path: &Path) -> Error {
@@ -221,6 +205,7 @@ mod tests {
     use super::super::scan::{ScanOptions, Scanned, scan};
     use super::*;
     use std::fs;
+    use std::os::unix::fs::FileExt;
 
     fn found(path: &Path) -> Found {
         match scan(&[path.to_path_buf()], ScanOptions::default()).next() {

@@ -12,7 +12,6 @@
 
 use super::apply::{Handle, MetadataIssue, system_mode};
 use super::confined::{Place, create_name, open_name};
-use super::open::read_full_at;
 use super::placing::{Overwrite, Placed, Shared, stat_name};
 use super::remove::remove_entry;
 use super::stat::FileStatus;
@@ -20,6 +19,7 @@ use crate::aligned::suits_direct_io;
 use crate::bytes::ByteRange;
 use crate::error::{Error, Result};
 use crate::metadata::Metadata;
+use crate::page_cache::PageCache;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -44,6 +44,7 @@ pub struct TargetFile {
     file: File,
     /// For direct I/O; absent if the file system refuses it.
     direct: OnceLock<Option<File>>,
+    page_cache: PageCache,
     size: u64,
     resumed: bool,
 }
@@ -59,6 +60,7 @@ impl TargetFile {
             part: begun.part,
             file: begun.file,
             direct: OnceLock::new(),
+            page_cache: PageCache::new(size),
             size,
             resumed: begun.resumed,
         };
@@ -124,7 +126,7 @@ impl TargetFile {
 
     /// Fills `buffer` from `offset` with what is written so far; fewer bytes only behind the last of it.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        read_full_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
+        self.page_cache.read_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
     }
 
     /// Reserves space for `range`, so that its later writing cannot fail for want of it and is less fragmented. False

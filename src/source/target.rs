@@ -9,7 +9,6 @@
 
 use super::apply::{Handle, MetadataIssue, path_in, system_mode};
 use super::confined::{Confined, Place, check_path, open_name};
-use super::open::read_full_at;
 pub use super::part_file::{ReadyFile, TargetFile};
 pub use super::placing::{Overwrite, Placed};
 use super::placing::{Shared, stat_name};
@@ -18,6 +17,7 @@ use super::stat::FileStatus;
 use super::xattrs::{Subject, Xattrs};
 use crate::error::{Error, Kind, Result};
 use crate::metadata::Metadata;
+use crate::page_cache::PageCache;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -116,7 +116,12 @@ impl Target {
         let fail = |error| Error::io(format!("examining {}", self.shared.show(path)), error);
         let status = FileStatus::from_std(&file.metadata().map_err(fail)?);
         let shown = self.shared.show(path);
-        Ok(status.is_regular().then_some(ExistingFile { file, size: status.size, shown }))
+        Ok(status.is_regular().then_some(ExistingFile {
+            file,
+            page_cache: PageCache::new(status.size),
+            size: status.size,
+            shown,
+        }))
     }
 
     /// Makes a directory with rights for its owner only; true if it is new, false if a directory stands there already.
@@ -248,6 +253,7 @@ impl Target {
 #[derive(Debug)]
 pub struct ExistingFile {
     file: File,
+    page_cache: PageCache,
     size: u64,
     shown: String,
 }
@@ -261,7 +267,7 @@ impl ExistingFile {
     /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let fail = |error| Error::io(format!("reading {}", self.shown), error);
-        read_full_at(&self.file, offset, buffer).map_err(fail)
+        self.page_cache.read_at(&self.file, offset, buffer).map_err(fail)
     }
 }
 

@@ -14,11 +14,10 @@ use crate::sabotage::is_planted;
 use crate::storage::durable_file::DurableFile;
 use crate::storage::entries::{Entry, entries_of};
 use crate::storage::place::{Place, is_temporary_name, sync_parent_of_root, uninterrupted};
-use crate::storage::readers::{Readers, read_exactly};
+use crate::storage::readers::{Reader, Readers, read_exactly};
 use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage, check_folder, fresh, leftovers};
 use rustix::fs::{self, FileType};
 use rustix::io::Errno;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -74,7 +73,7 @@ impl LocalStorage {
     }
 
     /// Runs `read` on the open object and its length, again with a fresh descriptor after errors that may pass.
-    fn with_object<T>(&self, name: &ObjectName, mut read: impl FnMut(&File, u64) -> Result<T, Errno>) -> Result<T> {
+    fn with_object<T>(&self, name: &ObjectName, mut read: impl FnMut(&Reader, u64) -> Result<T, Errno>) -> Result<T> {
         let path = self.place.path_of(name.as_str());
         let doing = || format!("reading {}", path.display());
         let mut attempts = 0;
@@ -130,6 +129,24 @@ impl LocalStorage {
             }
         }
         Ok(())
+    }
+
+    /// What `list_once` finds, begun again after stale handles.
+    fn listing<T>(&self, folder: &str, list_once: &dyn Fn() -> Result<Vec<T>>) -> Result<Vec<T>> {
+        check_folder(folder)?;
+        let mut attempts = 1;
+        let listed = loop {
+            match list_once() {
+                Err(error) if error.os_code() == Some(Errno::STALE.raw_os_error()) && attempts < READ_ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                listed => break listed?,
+            }
+        };
+        if listed.is_empty() {
+            self.place.check_root()?;
+        }
+        Ok(listed)
     }
 
     /// The objects beneath `folder`, unsorted.
@@ -246,21 +263,20 @@ impl Storage for LocalStorage {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Listed>> {
-        check_folder(folder)?;
-        let mut attempts = 1;
-        let mut listed = loop {
-            match self.list_once(folder) {
-                Err(error) if error.os_code() == Some(Errno::STALE.raw_os_error()) && attempts < READ_ATTEMPTS_MAX => {
-                    attempts += 1;
-                }
-                listed => break listed?,
-            }
-        };
-        if listed.is_empty() {
-            self.place.check_root()?;
-        }
+        let mut listed = self.listing(folder, &|| self.list_once(folder))?;
         listed.sort();
         Ok(listed)
+    }
+
+    fn list_names(&self, folder: &str) -> Result<Vec<ObjectName>> {
+        self.listing(folder, &|| {
+            let mut names = Vec::new();
+            self.walk(folder, &mut |name, _| {
+                names.extend(ObjectName::new(name));
+                Ok(())
+            })?;
+            Ok(names)
+        })
     }
 
     fn list_fresh(&self, folder: &str) -> Result<Vec<Listed>> {

@@ -129,6 +129,12 @@ pub trait Storage: Send + Sync {
     /// A folder that does not exist is empty.
     fn list(&self, folder: &str) -> Result<Vec<Listed>>;
 
+    /// The names that [`Storage::list`] would show, in no order, without a look at each object where that can be spared: for
+    /// folders of very many. What has such a name may turn out to be no object.
+    fn list_names(&self, folder: &str) -> Result<Vec<ObjectName>> {
+        Ok(self.list(folder)?.into_iter().map(|listed| listed.name).collect())
+    }
+
     /// As [`Storage::list`], of the objects right in `folder`, and never from a cache: it shows every name that any host
     /// had published before this was called. Needs the right to write.
     fn list_fresh(&self, folder: &str) -> Result<Vec<Listed>> {

@@ -1,6 +1,7 @@
 //! The integration tests: the library's layers together, and the program as a process.
 
 mod attacks;
+mod background;
 mod bit_flips;
 mod cli_contract;
 mod containers;
@@ -17,7 +18,9 @@ mod hostile_repository;
 mod hosts;
 mod keys;
 mod load_back;
+mod many_files;
 mod old_format;
+mod page_cache;
 mod power_cut;
 mod races;
 mod random_damage;

@@ -86,6 +86,11 @@ impl<'a> Assembly<'a> {
         (self.first + self.slots.len() as u64).saturating_sub(1)
     }
 
+    /// How many entries wait for one before them.
+    pub(super) fn waiting(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Takes the next place for an entry that is complete.
     pub(super) fn push(&mut self, entry: Box<entry::Entry>) {
         self.slots.push_back(Slot::Ready(entry, Origin::Unchanged));

@@ -30,6 +30,11 @@ use std::time::Duration;
 const SMALL_FILES_MAX: usize = 2048;
 /// ... and their bytes, if there is more than one: nearly four shared frames, so that these are filled.
 const SMALL_BYTES_MAX: u64 = 4 * GROUP_BYTES as u64 - (128 << 10);
+/// What a small file costs beside its content, in bytes: the entry, with its path twice.
+const FILE_BYTES: u64 = 1 << 10;
+/// More entries than this do not wait for the content of one before them. More than wait for a pointer
+/// ([`super::deferred`]), or reading would go step by step.
+const ENTRIES_WAITING_MAX: usize = 120_000;
 /// How often an idle coordinator looks whether it is to stop, and tells the progress: often enough that an estimate of
 /// the time left is not misled by what it has not been told yet.
 const STOP_CHECK: Duration = Duration::from_millis(20);
@@ -101,18 +106,26 @@ impl<'a> Coordinator<'a> {
     pub(super) fn run_paths(&mut self, done: &Receiver<Done>) -> Result<()> {
         self.answers = Some(done.clone());
         loop {
-            while self.bytes_under_way < self.budget && !self.feed_ended {
+            while self.bytes_under_way < self.budget && !self.feed_ended && !self.is_crowded() {
                 self.advance()?;
+                self.assembly.emit_ready()?;
             }
-            if self.feed_ended {
+            if self.feed_ended || self.is_crowded() {
                 self.send_small()?;
             }
             self.assembly.emit_ready()?;
-            if self.feed_ended && self.tasks_under_way == 0 {
-                return Ok(());
+            match (self.tasks_under_way, self.feed_ended) {
+                (0, true) => return Ok(()),
+                // All wait for a pointer whose turn comes with more entries.
+                (0, false) => self.advance()?,
+                _ => self.receive(done)?,
             }
-            self.receive(done)?;
         }
+    }
+
+    /// True if so many entries wait for the content of one before them that no more are taken.
+    fn is_crowded(&self) -> bool {
+        self.assembly.waiting() >= ENTRIES_WAITING_MAX
     }
 
     /// Backs up a stream as one file.
@@ -274,7 +287,7 @@ impl<'a> Coordinator<'a> {
         if self.small.is_empty() {
             return Ok(());
         }
-        self.bytes_under_way += std::mem::take(&mut self.small_bytes);
+        self.bytes_under_way += std::mem::take(&mut self.small_bytes) + FILE_BYTES * self.small.len() as u64;
         let files = std::mem::take(&mut self.small);
         self.send(Task::Small(files))
     }
@@ -321,12 +334,12 @@ impl<'a> Coordinator<'a> {
             let existed = self.existed.remove(&sequence).unwrap_or(false);
             match result {
                 Ok(SmallRead { found, expected_bytes, children, changed_while_read }) => {
-                    self.bytes_under_way = self.bytes_under_way.saturating_sub(expected_bytes);
+                    self.bytes_under_way = self.bytes_under_way.saturating_sub(expected_bytes + FILE_BYTES);
                     let content = self.assembly.chunk_list(children)?;
                     self.assembly.complete(sequence, *found, content, changed_while_read, existed);
                 }
                 Err((path, size, error)) => {
-                    self.bytes_under_way = self.bytes_under_way.saturating_sub(size);
+                    self.bytes_under_way = self.bytes_under_way.saturating_sub(size + FILE_BYTES);
                     self.assembly.give_up(sequence, path, error);
                 }
             }

@@ -13,8 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is read at a limited pace is read in pieces of this size: small, so that progress is even.
+/// What is read at a limited pace is read in pieces of at least this size: small, so that progress is even ...
 const PACED_BYTES: usize = 64 << 10;
+/// ... and of at most this one, where the pace is high: each piece is a request of its own to the disk.
+const PACED_BYTES_MAX: usize = 1 << 20;
+/// Pieces a second that are even enough.
+const PACED_PIECES: u64 = 20;
 /// A thread that wakes late may make up for so much: without it, every piece would lose a little of the pace.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
@@ -87,16 +91,30 @@ impl Shared<'_> {
 
     /// Reads from a file of the source at the pace of the run and counts it; fewer bytes only at the end of the file.
     pub(super) fn read(&self, file: &SourceFile, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let piece_bytes = if self.pace.is_some() { PACED_BYTES } else { buffer.len().max(1) };
+        let bytes = buffer.len();
+        self.read_around(file, offset, buffer, 0, bytes)
+    }
+
+    /// The same for a long read: to `place` in `buffer`, see [`crate::page_cache::place_for`].
+    pub(super) fn read_around(
+        &self,
+        file: &SourceFile,
+        offset: u64,
+        buffer: &mut [u8],
+        place: usize,
+        bytes: usize,
+    ) -> Result<usize> {
+        let piece_bytes = self.pace.as_ref().map_or(bytes.max(1), Pace::piece_bytes);
         let mut done = 0;
-        for piece in buffer.chunks_mut(piece_bytes) {
+        while done < bytes {
+            let piece = piece_bytes.min(bytes - done);
             if let Some(pace) = &self.pace {
-                pace.wait(piece.len() as u64, self)?;
+                pace.wait(piece as u64, self)?;
             }
-            let read = file.read_at(offset + done as u64, piece)?;
+            let read = file.read_around(offset + done as u64, buffer, place + done, piece)?;
             self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
             done += read;
-            if read < piece.len() {
+            if read < piece {
                 break;
             }
         }
@@ -118,6 +136,12 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(bytes_per_second: u64) -> Pace {
         Pace { bytes_per_second: bytes_per_second.max(1), free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// How much to read at once.
+    fn piece_bytes(&self) -> usize {
+        let bytes = usize::try_from(self.bytes_per_second / PACED_PIECES).unwrap_or(usize::MAX);
+        bytes.clamp(PACED_BYTES, PACED_BYTES_MAX)
     }
 
     /// Waits until `bytes` more may be read, in slices short enough to notice an interruption.
@@ -158,9 +182,10 @@ impl Buffers {
     }
 }
 
-/// Bytes of a big file: `context` of them before the segment proper.
+/// Bytes of a big file: `context` of them before the segment proper. They begin at `start` of the buffer.
 pub(super) struct Segment {
     buffer: Vec<u8>,
+    start: usize,
     context: usize,
     bytes: usize,
     home: Arc<Buffers>,
@@ -175,17 +200,24 @@ impl Drop for Segment {
 impl Segment {
     /// A segment in a buffer that goes back to `home` when nobody needs it any more.
     pub(super) fn new(buffer: Vec<u8>, context: usize, bytes: usize, home: &Arc<Buffers>) -> Segment {
-        Segment { buffer, context, bytes, home: Arc::clone(home) }
+        Segment { buffer, start: 0, context, bytes, home: Arc::clone(home) }
+    }
+
+    /// The same, where the context begins at `start` of the buffer.
+    pub(super) fn starting_at(mut self, start: usize) -> Segment {
+        self.start = start;
+        self
     }
 
     /// What lies before it, as far as cutting needs it.
     pub(super) fn context(&self) -> &[u8] {
-        &self.buffer[..self.context]
+        &self.buffer[self.start..self.start + self.context]
     }
 
     /// The segment proper.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.context..self.context + self.bytes]
+        let from = self.start + self.context;
+        &self.buffer[from..from + self.bytes]
     }
 }
 

@@ -8,6 +8,7 @@ use super::shared::{Segment, Shared};
 use super::storer::{Incoming, Origin, Storer};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
+use crate::page_cache::{SLACK_BYTES, place_for};
 use crate::repo::stream::Child;
 use crate::source::chunker::Candidates;
 use crate::source::open::{Extent, SourceFile};
@@ -133,11 +134,16 @@ fn read_and_scan(shared: &Shared<'_>, source: SegmentSource) -> Result<Result<(S
         }
         SegmentSource::Fixed { .. } => return Ok(Err(Error::new(Kind::Failed, "fixed cuts are not scanned"))),
         SegmentSource::File { file, offset, bytes, context } => {
-            let mut buffer = shared.buffers.take(context + bytes);
-            let (before, segment) = buffer.split_at_mut(context);
-            let read = file.read_at(offset - context as u64, before);
-            match read.and_then(|_| shared.read(&file, offset, segment)) {
-                Ok(read) => Segment::new(buffer, context, read, &shared.buffers),
+            let (first, wanted) = (offset - context as u64, context + bytes);
+            let mut buffer = shared.buffers.take(wanted + SLACK_BYTES);
+            let start = place_for(first, &buffer);
+            match shared.read_around(&file, first, &mut buffer, start, wanted) {
+                Ok(read) => {
+                    // What lies before it was counted with the segment before.
+                    shared.bytes_read.fetch_sub(read.min(context) as u64, Ordering::Relaxed);
+                    let read = read.saturating_sub(context);
+                    Segment::new(buffer, context, read, &shared.buffers).starting_at(start)
+                }
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),
                 Err(error) => return Ok(Err(error)),
             }
@@ -159,8 +165,9 @@ fn store_fixed(
     origin: Option<&Origin>,
 ) -> Result<Result<(Vec<Child>, bool)>> {
     let bytes: usize = cuts.iter().map(|cut| cut.bytes).sum();
-    let mut buffer = shared.buffers.take(bytes);
-    let read = match shared.read(file, offset, &mut buffer) {
+    let mut buffer = shared.buffers.take(bytes + SLACK_BYTES);
+    let start = place_for(offset, &buffer);
+    let read = match shared.read_around(file, offset, &mut buffer, start, bytes) {
         Ok(read) => read,
         Err(error) if error.kind() == Kind::Interrupted => return Err(error),
         Err(error) => return Ok(Err(error)),
@@ -170,7 +177,8 @@ fn store_fixed(
     for cut in cuts {
         let end = read.min(at + cut.bytes);
         if at < end {
-            chunks.push(Incoming { bytes: &buffer[at..end], offset: offset + at as u64, run: cut.run });
+            let bytes = &buffer[start + at..start + end];
+            chunks.push(Incoming { bytes, offset: offset + at as u64, run: cut.run });
         }
         at = end;
     }

@@ -75,7 +75,8 @@ impl<'a> Selection<'a> {
         let mut pending: Vec<(Vec<u8>, Entry)> = Vec::new();
         let mut excluded: Option<(u32, Vec<u8>)> = None;
         let mut ready = std::collections::VecDeque::new();
-        let mut entries = self.repo.entries(self.fetch.as_ref(), self.snapshot.tree);
+        let places = self.parts.iter().map(|part| (part.root, part.path.clone())).collect();
+        let mut entries = self.repo.entries_within(self.fetch.as_ref(), self.snapshot.tree, places);
         std::iter::from_fn(move || {
             loop {
                 if let Some(item) = ready.pop_front() {

@@ -3,12 +3,13 @@
 use super::Difference;
 use crate::events::{Event, Observer};
 use crate::ids::ChunkId;
+use crate::page_cache::PageCache;
 use crate::repo::keys::Keys;
 use crate::repo::stream::Child;
 use crossbeam_channel::Receiver;
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,12 +74,13 @@ fn compare_chunks(job: &Job, piece: &mut [u8], shared: &Shared<'_>) -> std::io::
     // Not blocking and no links: something else may stand there by now.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(&job.file.path)?;
+    let page_cache = PageCache::new(file.metadata()?.len());
     let mut at = job.offset;
     for chunk in &job.chunks {
         if shared.observer.is_interrupted() {
             return Ok(None);
         }
-        if !holds(shared.keys, &file, at, *chunk, piece)? {
+        if !holds(shared.keys, (&file, &page_cache), at, *chunk, piece)? {
             return Ok(Some(format!("the content differs within bytes {at} to {}", at.saturating_add(chunk.bytes))));
         }
         at += chunk.bytes;
@@ -89,16 +91,20 @@ fn compare_chunks(job: &Job, piece: &mut [u8], shared: &Shared<'_>) -> std::io::
 }
 
 /// True if the file has this chunk, or zeros for a hole, at this offset.
-fn holds(keys: &Keys, file: &File, mut at: u64, chunk: Child, piece: &mut [u8]) -> std::io::Result<bool> {
+fn holds(
+    keys: &Keys,
+    (file, page_cache): (&File, &PageCache),
+    mut at: u64,
+    chunk: Child,
+    piece: &mut [u8],
+) -> std::io::Result<bool> {
     let mut hasher = keys.chunk_hasher();
     let mut left = chunk.bytes;
     while left > 0 {
         let now = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
         let Some(bytes) = piece.get_mut(..now) else { return Ok(false) };
-        match file.read_exact_at(bytes, at) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(error) => return Err(error),
+        if page_cache.read_at(file, at, bytes)? < now {
+            return Ok(false);
         }
         if chunk.id != ChunkId::HOLE {
             hasher.update(bytes);

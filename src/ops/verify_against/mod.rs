@@ -11,7 +11,6 @@ use super::{Problems, Resources};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, FileTime};
-use crate::paths::is_beneath;
 use crate::repo::entry::Entry;
 use crate::repo::frame_cache::FrameCache;
 use crate::repo::pack::PackKind;
@@ -132,7 +131,7 @@ impl Comparison<'_> {
     /// has nothing there.
     fn subtree(&mut self, directory: &Path, under: Vec<u8>, root: u32, prefix: &[u8]) -> Result<bool> {
         let mut local: Option<Local> = None;
-        for entry in self.repo.entries(self.fetch, self.snapshot.tree) {
+        for entry in self.repo.entries_within(self.fetch, self.snapshot.tree, vec![(root, prefix.to_vec())]) {
             if self.shared.observer.is_interrupted() {
                 return Err(Error::new(Kind::Interrupted, "interrupted while comparing"));
             }
@@ -144,12 +143,6 @@ impl Comparison<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            if entry.root != root || !is_beneath(&entry.path, prefix) {
-                if local.is_some() {
-                    break;
-                }
-                continue;
-            }
             let walk = local.get_or_insert_with(|| {
                 let is_file = entry.path == prefix && !entry.is_directory();
                 let name = paths::last_component(&paths::absolute_path(self.snapshot, &entry)).to_vec();

@@ -45,24 +45,9 @@ impl Index {
     /// last; none for one that is not known.
     pub fn homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
         let mut inner = self.lock();
-        let Inner { connection, packs_by_number } = &mut *inner;
-        let found = (|| {
-            let sql = format!("SELECT {HOME_COLUMNS} FROM chunks WHERE id = ?");
-            // In one transaction: else every single look-up locks and unlocks the file.
-            let tx = connection.transaction()?;
-            let mut statement = tx.prepare_cached(&sql)?;
-            let mut found = Vec::with_capacity(ids.len());
-            for id in ids {
-                let mut homes = Vec::new();
-                let mut rows = statement.query(params![id.as_bytes()])?;
-                while let Some(row) = rows.next()? {
-                    homes.extend(home_of(&tx, packs_by_number, row)?);
-                }
-                homes.sort_by_key(|(home, is_dead): &(Home, bool)| (*is_dead, home.base_count > 0));
-                found.push(homes.into_iter().map(|(home, _)| home).collect());
-            }
-            Ok(found)
-        })();
+        let Inner { connection, packs_by_number, .. } = &mut *inner;
+        // In one transaction: else every single look-up locks and unlocks the file.
+        let found = connection.transaction().and_then(|tx| find(&tx, packs_by_number, ids, &|_| true));
         found.map_err(|e| sqlite_error(&self.path, e))
     }
 
@@ -110,10 +95,14 @@ impl Index {
     /// writer decides when it is time for a new anchor. Given the length of the base itself, what stands on it in another
     /// precision does not count. A chunk that is coded so in several packs counts once, at its smallest.
     pub fn deltas_on(&self, base: ChunkId, bytes: u64) -> Result<DeltaUse> {
-        let sql = "SELECT count(*), coalesce(sum(stored), 0) FROM
-                   (SELECT min(c.stored) AS stored FROM bases b
+        let sql = "SELECT count(*), coalesce(sum(stored), 0) FROM (SELECT min(stored) AS stored FROM
+                   (SELECT b.chunk AS chunk, c.stored AS stored FROM bases b
                     CROSS JOIN chunks c ON c.id = b.chunk AND c.pack = b.pack AND c.frame = b.frame
-                    WHERE b.base = ? AND b.ordinal = 0 AND c.bytes = ? GROUP BY b.chunk)";
+                    WHERE b.base = ?1 AND b.ordinal = 0 AND c.bytes = ?2
+                    UNION ALL
+                    SELECT b.chunk AS chunk, c.stored AS stored FROM bases b
+                    CROSS JOIN recent c ON c.id = b.chunk AND c.pack = b.pack AND c.frame = b.frame
+                    WHERE b.base = ?1 AND b.ordinal = 0 AND c.bytes = ?2) GROUP BY chunk)";
         let (count, bytes): (i64, i64) = self.query(|db| {
             db.prepare_cached(sql)?
                 .query_row(params![base.as_bytes(), i64::try_from(bytes).unwrap_or(i64::MAX)], |row| {
@@ -122,6 +111,31 @@ impl Index {
         })?;
         Ok(DeltaUse { count: u64::try_from(count).unwrap_or(0), stored_bytes: u64::try_from(bytes).unwrap_or(0) })
     }
+}
+
+/// The homes of each chunk in `recent`, and in `chunks` if it may be there.
+pub(super) fn find(
+    tx: &Transaction<'_>,
+    packs_by_number: &mut HashMap<i64, (PackId, bool)>,
+    ids: &[ChunkId],
+    may_be_settled: &dyn Fn(&ChunkId) -> bool,
+) -> rusqlite::Result<Vec<Vec<Home>>> {
+    let mut recent = tx.prepare_cached(&format!("SELECT {HOME_COLUMNS} FROM recent WHERE id = ?"))?;
+    let mut settled = tx.prepare_cached(&format!("SELECT {HOME_COLUMNS} FROM chunks WHERE id = ?"))?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let mut homes = Vec::new();
+        let tables = [Some(&mut settled).filter(|_| may_be_settled(id)), Some(&mut recent)];
+        for statement in tables.into_iter().flatten() {
+            let mut rows = statement.query(params![id.as_bytes()])?;
+            while let Some(row) = rows.next()? {
+                homes.extend(home_of(tx, packs_by_number, row)?);
+            }
+        }
+        homes.sort_by_key(|(home, is_dead): &(Home, bool)| (*is_dead, home.base_count > 0));
+        found.push(homes.into_iter().map(|(home, _)| home).collect());
+    }
+    Ok(found)
 }
 
 /// The home in a row that begins with [`HOME_COLUMNS`] and whether its pack is dead; none if that is not known any more.

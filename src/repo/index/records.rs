@@ -36,8 +36,20 @@ impl Index {
 
     /// Caches a snapshot's object.
     pub fn add_snapshot(&self, id: SnapshotId, object: &[u8]) -> Result<()> {
-        self.change(|tx| tx.execute("INSERT OR REPLACE INTO snapshots VALUES(?,?)", params![id.as_bytes(), object]))?;
-        Ok(())
+        self.add_snapshots(&[(id, object)])
+    }
+
+    /// Caches the objects of snapshots.
+    pub fn add_snapshots(&self, objects: &[(SnapshotId, impl AsRef<[u8]>)]) -> Result<()> {
+        if objects.is_empty() {
+            return Ok(());
+        }
+        self.change(|tx| {
+            let mut insert = tx.prepare_cached("INSERT OR REPLACE INTO snapshots VALUES(?,?)")?;
+            objects
+                .iter()
+                .try_for_each(|(id, object)| insert.execute(params![id.as_bytes(), object.as_ref()]).map(|_| ()))
+        })
     }
 
     /// Forgets cached snapshots.

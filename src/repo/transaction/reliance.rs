@@ -1,9 +1,9 @@
 //! What a transaction may rely on, when chunks are coded against others.
 //!
-//! A home may be used if its pack was whole and not condemned when the transaction began, or is the transaction's own. A
-//! chunk may be relied on if it has such a home all of whose bases may be relied on, or if this run is storing it: nothing
-//! is visible before every pack of the run is durable. After a killed run a delta may be durable and its base not; its
-//! home is none then, and the chunk is stored again.
+//! A home may be used if its pack was there and not condemned when the transaction began, and whole when it was first met, or
+//! is the transaction's own. A chunk may be relied on if it has such a home all of whose bases may be relied on, or if this
+//! run is storing it: nothing is visible before every pack of the run is durable. After a killed run a delta may be durable
+//! and its base not; its home is none then, and the chunk is stored again.
 //!
 //! # Why no ring arises
 //!
@@ -24,12 +24,14 @@
 //!   the bases they have; a home that needs nothing is never given up for one that does.
 
 use super::{State, Transaction};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::ids::{ChunkId, PackId};
 use crate::repo::chain::DEPTH_MAX;
 use crate::repo::index::Home;
+use crate::repo::names;
 use crate::sabotage::is_planted;
 use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
 
 /// The most chunks that need one another in a row below one that is being stored. Less than readers accept, since a chunk
 /// underway may come to need others after it has been allowed as a base.
@@ -99,7 +101,9 @@ impl Reliance {
         let index = transaction.repo.index();
         let mut found = Vec::new();
         let mut frames: Vec<(ChunkId, Home)> = Vec::new();
-        for (&id, homes) in ids.iter().zip(index.homes(ids)?) {
+        let all_homes = index.likely_homes(ids)?;
+        transaction.look_at_packs(state, all_homes.iter().flatten())?;
+        for (&id, homes) in ids.iter().zip(all_homes) {
             let is_near = |h: &&Home| state.written.contains(&h.pack) || state.relied.contains_key(&h.pack);
             let usable = || homes.iter().filter(|h| transaction.may_use(state, h.pack));
             let alone = usable().find(|h| h.base_count == 0 && is_near(h)).or(usable().find(|h| h.base_count == 0));
@@ -180,6 +184,23 @@ impl Footing {
 impl Transaction<'_> {
     /// Packs that another run on this host adds meanwhile are left alone: that run may yet be revoked.
     fn may_use(&self, state: &State, pack: PackId) -> bool {
-        state.written.contains(&pack) || (state.sizes.contains_key(&pack) && !self.absent.contains(&pack))
+        let is_whole = || self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).get(&pack) == Some(&true);
+        state.written.contains(&pack) || (state.sizes.contains_key(&pack) && !self.absent.contains(&pack) && is_whole())
+    }
+
+    /// Finds out which of the packs of these homes are there and whole, once for each: one that was cut short is as good as
+    /// missing. Before the commit those that are relied on are looked at again.
+    fn look_at_packs<'h>(&self, state: &State, homes: impl Iterator<Item = &'h Home>) -> Result<()> {
+        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        for pack in homes.map(|home| home.pack).filter(|pack| !self.absent.contains(pack)) {
+            let Some(&bytes) = state.sizes.get(&pack).filter(|_| !looked_at.contains_key(&pack)) else { continue };
+            let found = match self.repo.storage().size(&names::pack(pack)?) {
+                // Something that is no object has the name.
+                Err(error) if error.kind() == Kind::Damaged => None,
+                found => found?,
+            };
+            looked_at.insert(pack, found == Some(bytes) || is_planted("missing-packs-relied-on"));
+        }
+        Ok(())
     }
 }

@@ -31,6 +31,8 @@ impl Survey<'_> {
         if self.is_settled.load(Ordering::Relaxed) {
             return Ok(());
         }
+        // What is usable was added before, so it is seen here.
+        self.index.settle()?;
         self.temporary_change(|tx| {
             tx.execute_batch("DELETE FROM pending; DELETE FROM ground; DELETE FROM coded; DELETE FROM carried;")?;
             gather(tx)?;

@@ -1,0 +1,133 @@
+//! Real files of some MiB; where the file system cannot tell what is cached, or keeps all, nothing can be shown.
+
+use super::*;
+use std::path::Path;
+
+const MIB: usize = 1 << 20;
+
+/// A file of so many bytes, none of them cached; none if this cannot be had here.
+fn uncached(folder: &Path, bytes: usize) -> Option<File> {
+    let path = folder.join("f");
+    std::fs::write(&path, content(bytes)).expect("written");
+    let file = File::open(path).expect("opened");
+    file.sync_all().expect("synced");
+    forget(&file);
+    let present = cached(&file);
+    if present.iter().any(|is_cached| *is_cached) {
+        println!("NOT RUN: the file system of {} keeps all pages, or cannot tell", folder.display());
+        return None;
+    }
+    Some(file)
+}
+
+fn content(bytes: usize) -> Vec<u8> {
+    let mut content = vec![0; bytes];
+    blake3::Hasher::new().finalize_xof().fill(&mut content);
+    content
+}
+
+fn forget(file: &File) {
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).expect("dropped");
+}
+
+/// For each 64 KiB, whether its first page is cached; asked through a descriptor of its own, and leaves all as it is.
+fn cached(file: &File) -> Vec<bool> {
+    let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("opened once more");
+    rustix::fs::fadvise(&file, 0, None, Advice::Random).expect("no read-ahead");
+    let look = |at: u64| match read_without_waiting(&file, at, &mut [0]) {
+        Ok(_) => true,
+        Err(_) => {
+            // Waits until the page is there, so that it can be dropped.
+            file.read_at(&mut [0], at).expect("read");
+            rustix::fs::fadvise(&file, at, NonZeroU64::new(PAGE_BYTES), Advice::DontNeed).expect("dropped");
+            false
+        }
+    };
+    (0..file.metadata().expect("a length").len()).step_by(64 << 10).map(look).collect()
+}
+
+#[test]
+fn what_was_cached_stays_and_what_was_not_stays_out() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let bytes = 24 * MIB + 12_345;
+    let Some(file) = uncached(folder.path(), bytes) else { return };
+    // Stretches that begin and end anywhere.
+    let mut stretch = vec![0; 5 * MIB + 70_000];
+    for at in [3 * MIB + 300_000, 14 * MIB] {
+        file.read_exact_at(&mut stretch, at as u64).expect("read");
+    }
+    let before = cached(&file);
+    assert!(before.iter().any(|is_cached| *is_cached));
+    for piece_bytes in [4 * MIB, MIB + 13, 300_000, 9_000] {
+        let (cache, mut piece, mut all) = (PageCache::new(bytes as u64), vec![0; piece_bytes], Vec::new());
+        while let read @ 1.. = cache.read_at(&file, all.len() as u64, &mut piece).expect("read") {
+            all.extend_from_slice(&piece[..read]);
+        }
+        assert!(cache.can_tell());
+        assert!(all == content(bytes), "read in pieces of {piece_bytes}");
+        let after = cached(&file);
+        let changed = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        // At each of four edges a step at most.
+        assert!(changed <= 8, "read in pieces of {piece_bytes}, {changed} of {} places have changed", before.len());
+    }
+}
+
+#[test]
+fn every_range_is_read_as_it_is_whether_cached_or_not() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let bytes = 2 * MIB + 4_097;
+    let Some(file) = uncached(folder.path(), bytes) else { return };
+    let content = content(bytes);
+    for cached in [false, true] {
+        let cache = PageCache::new(bytes as u64);
+        for offset in [0, 1, 4_095, 4_096, MIB - 1, MIB, MIB + 5_000, bytes - 1, bytes, bytes + 9_000] {
+            for wanted in [0, 1, 4_096, 65_535, 65_536, MIB - 1, MIB, MIB + 4_097, 3 * MIB] {
+                if cached {
+                    std::io::copy(&mut &file, &mut std::io::sink()).expect("read");
+                } else {
+                    forget(&file);
+                }
+                let here = content.get(offset..).unwrap_or_default();
+                let here = &here[..here.len().min(wanted)];
+                let mut slice = vec![7; wanted];
+                assert_eq!(cache.read_at(&file, offset as u64, &mut slice).expect("read"), here.len());
+                assert!(&slice[..here.len()] == here, "{wanted} bytes at {offset}");
+                let mut into = vec![1, 2, 3];
+                let read = cache.read_into(&file, offset as u64, wanted, &mut Appending::new(&mut into));
+                assert_eq!(read.expect("read"), here.len());
+                assert!(into[..3] == [1, 2, 3] && into[3..] == *here, "{wanted} bytes at {offset}, appended");
+                let mut buffer = vec![7; wanted + SLACK_BYTES];
+                let place = place_for(offset as u64, &buffer);
+                let around = &mut Around::new(&mut buffer, place, wanted);
+                assert_eq!(cache.read_into(&file, offset as u64, wanted, around).expect("read"), here.len());
+                assert!(buffer[place..place + here.len()] == *here, "{wanted} bytes at {offset}, in place");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_past_the_cache_is_read_through_it_and_dropped() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let bytes = 3 * MIB + 5;
+    let Some(file) = uncached(folder.path(), bytes) else { return };
+    let cache = PageCache::new(bytes as u64);
+    cache.state.direct.set(None).expect("first");
+    let mut all = vec![0; bytes];
+    assert_eq!(cache.read_at(&file, 0, &mut all).expect("read"), bytes);
+    assert!(all == content(bytes));
+    assert!(!cached(&file).iter().any(|is_cached| *is_cached));
+}
+
+#[test]
+fn an_error_of_reading_is_reported() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("f");
+    std::fs::write(&path, content(MIB)).expect("written");
+    // Open for writing only.
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("opened");
+    for wanted in [10, MIB] {
+        let cache = PageCache::new(MIB as u64);
+        cache.read_at(&file, 0, &mut vec![0; wanted]).expect_err("not readable");
+    }
+}

@@ -1,0 +1,324 @@
+//! The index against a simple model, by random operations: what it answers does not depend on where rows lie, on who
+//! brought them together when, or on a filter.
+
+use super::*;
+use crate::ids::SnapshotId;
+use crate::repo::pack::{PackKind, TRAILER_BYTES};
+use crate::repo::pack_table::{self, FrameRecord};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+const REPOSITORY: RepositoryId = RepositoryId::from_bytes([4; 16]);
+/// So few that chunks come to have several homes.
+const CHUNKS: u64 = 120;
+
+/// Numbers that follow from a seed.
+struct Dice(blake3::OutputReader);
+
+impl Dice {
+    fn new(seed: u64) -> Dice {
+        Dice(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        u64::from_le_bytes(bytes) % end
+    }
+}
+
+fn chunk(number: u64) -> ChunkId {
+    ChunkId::of(&number.to_le_bytes())
+}
+
+/// A pack of a few frames, some of several chunks, some with bases.
+fn pack(number: u64, dice: &mut Dice) -> PackSummary {
+    let mut table = Vec::new();
+    let mut bytes = 64 + TRAILER_BYTES;
+    for _ in 0..1 + dice.below(6) {
+        let stored = 10 + usize::try_from(dice.below(90)).expect("small");
+        let first = dice.below(CHUNKS);
+        let base = chunk((first + 1 + dice.below(CHUNKS - 1)) % CHUNKS);
+        let frame = match dice.below(3) {
+            0 => FrameRecord::delta(chunk(first), 100, stored, 4, vec![base]),
+            1 => FrameRecord::group((0..3).map(|n| (chunk((first + n) % CHUNKS), 7)).collect(), stored, 2),
+            _ => FrameRecord::single(chunk(first), 100, stored, 3),
+        };
+        let frame = frame.expect("a record");
+        pack_table::append(&mut table, &frame).expect("adds up");
+        bytes += u64::from(frame.stored_bytes);
+    }
+    bytes += table.len() as u64;
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&number.to_le_bytes());
+    let transaction = SnapshotId::from_bytes([8; 16]);
+    PackSummary { id: PackId::from_bytes(id), bytes, kind: PackKind::Data, transaction, is_sealed: false, table }
+}
+
+/// What should be known.
+#[derive(Default)]
+struct Model {
+    packs: BTreeMap<PackId, (PackSummary, bool, BTreeSet<IndexId>)>,
+}
+
+/// A home in an order of its own.
+fn key(home: &Home) -> (PackId, u64, u32, u32, u32, u32, u8, u8) {
+    let Home { pack, frame_offset, frame_stored, frame_raw, at, bytes, codec, base_count } = *home;
+    (pack, frame_offset, at, frame_stored, frame_raw, bytes, codec, base_count)
+}
+
+impl Model {
+    fn homes(&self, id: ChunkId) -> Vec<(Home, Vec<ChunkId>)> {
+        let mut homes = Vec::new();
+        for (pack, _, _) in self.packs.values() {
+            for frame in pack.frames().expect("sound") {
+                for (_, at, bytes) in with_positions(&frame).filter(|(found, ..)| *found == id) {
+                    let home = Home {
+                        pack: pack.id,
+                        frame_offset: frame.offset,
+                        frame_stored: frame.stored_bytes,
+                        frame_raw: frame.raw_bytes,
+                        at,
+                        bytes,
+                        codec: frame.codec,
+                        base_count: u8::try_from(frame.bases.len()).expect("few"),
+                    };
+                    homes.push((home, frame.bases.clone()));
+                }
+            }
+        }
+        homes.sort_by_key(|(home, _)| key(home));
+        homes
+    }
+
+    fn is_dead(&self, pack: PackId) -> bool {
+        self.packs[&pack].1
+    }
+
+    /// Every question has the answer that it should have.
+    fn check(&self, index: &Index, doing: &str) {
+        let known = index.packs().expect("an index");
+        let expected = self.packs.values().filter(|(_, is_dead, _)| !is_dead);
+        let listed = |pack: &KnownPack| (pack.id, pack.bytes, pack.is_listed);
+        let expected: Vec<_> = expected.map(|(pack, _, by)| (pack.id, pack.bytes, !by.is_empty())).collect();
+        assert_eq!(known.iter().map(listed).collect::<Vec<_>>(), expected, "{doing}");
+        let ids: Vec<ChunkId> = (0..CHUNKS + 5).map(chunk).collect();
+        let (homes, likely) = (index.homes(&ids).expect("an index"), index.likely_homes(&ids).expect("an index"));
+        for ((id, homes), likely) in ids.iter().zip(homes).zip(likely) {
+            let expected = self.homes(*id);
+            for found in [&homes, &likely] {
+                assert!(found.is_sorted_by_key(|h| (self.is_dead(h.pack), h.base_count > 0)), "{doing}");
+                let mut found: Vec<_> = found.iter().map(key).collect();
+                found.sort_unstable();
+                assert_eq!(found, expected.iter().map(|(home, _)| key(home)).collect::<Vec<_>>(), "{doing}: {id}");
+            }
+            let asked: Vec<_> = expected.iter().map(|(home, _)| (*id, *home)).collect();
+            let bases: Vec<_> = expected.into_iter().map(|(_, bases)| bases).collect();
+            assert_eq!(index.bases_at(&asked).expect("an index"), bases, "{doing}");
+        }
+    }
+
+    /// What is added up over everything; this brings all rows together.
+    fn check_totals(&self, index: &Index, doing: &str) {
+        let living = |homes: Vec<(Home, Vec<ChunkId>)>| homes.into_iter().filter(|(h, _)| !self.is_dead(h.pack));
+        let mut expected: Vec<_> = (0..CHUNKS)
+            .flat_map(|n| living(self.homes(chunk(n))).map(move |(home, _)| (chunk(n), key(&home))))
+            .collect();
+        let mut found = Vec::new();
+        index.for_each_chunk(&mut |id, home| found.push((id, key(&home)))).expect("an index");
+        expected.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{doing}");
+        let different: BTreeSet<_> = expected.iter().map(|(id, _)| *id).collect();
+        assert_eq!(index.unique_chunks().expect("an index").0, different.len() as u64, "{doing}");
+        let frames: u64 = index.codec_totals().expect("an index").iter().map(|codec| codec.frames).sum();
+        let packs = self.packs.values().filter(|(_, is_dead, _)| !is_dead);
+        assert_eq!(frames, packs.map(|(pack, ..)| pack.frames().expect("sound").len() as u64).sum::<u64>(), "{doing}");
+    }
+}
+
+/// A host with a second run that has the database open all the time, or not.
+struct Scene {
+    folder: tempfile::TempDir,
+    dice: Dice,
+    model: Model,
+    packs_made: u64,
+}
+
+impl Scene {
+    fn open(&self) -> Index {
+        Index::open(self.folder.path(), REPOSITORY).expect("opens")
+    }
+
+    fn some_packs(&mut self) -> Vec<PackId> {
+        let ids: Vec<PackId> = self.model.packs.keys().copied().collect();
+        ids.into_iter().filter(|_| self.dice.below(4) == 0).collect()
+    }
+
+    /// One operation on the index and on the model; what it was.
+    fn step(&mut self, index: &mut Index) -> &'static str {
+        match self.dice.below(10) {
+            0..4 => {
+                let count = 1 + self.dice.below(3);
+                let packs: Vec<_> =
+                    (self.packs_made..self.packs_made + count).map(|n| pack(n, &mut self.dice)).collect();
+                self.packs_made += count;
+                let by = (self.dice.below(2) == 0).then(|| IndexId::from_bytes([1; 16]));
+                index.add_packs(&packs, by).expect("added");
+                index.add_packs(&packs[..1], by).expect("known already");
+                self.model.packs.extend(packs.into_iter().map(|p| (p.id, (p, false, by.into_iter().collect()))));
+                "adding"
+            }
+            4 => {
+                let gone = self.some_packs();
+                index.remove_packs_keeping(&gone, 3).expect("removed");
+                self.model.packs.retain(|id, _| !gone.contains(id));
+                "removing"
+            }
+            5 => {
+                let dead = self.some_packs();
+                index.mark_dead(&dead).expect("marked");
+                dead.iter().for_each(|id| self.model.packs.get_mut(id).expect("known").1 = true);
+                "marking as dead"
+            }
+            6 => {
+                index.remove_index_objects(&[1, 2].map(|n| IndexId::from_bytes([n; 16]))).expect("removed");
+                self.model.packs.values_mut().for_each(|(.., by)| by.clear());
+                "removing index objects"
+            }
+            7 => {
+                index.settle_filtering([0, 1 << 20][usize::from(self.dice.below(3) == 0)]).expect("settled");
+                "settling"
+            }
+            8 => {
+                *index = self.open();
+                "opening"
+            }
+            _ => {
+                self.make_anew(index);
+                "making anew"
+            }
+        }
+    }
+
+    /// As after the index was lost: a build that dies, then one that does not.
+    fn make_anew(&mut self, index: &mut Index) {
+        Index::remove(self.folder.path(), REPOSITORY);
+        *index = self.open();
+        let object = IndexId::from_bytes([2; 16]);
+        index.add_snapshots(&[(SnapshotId::from_bytes([3; 16]), [5])]).expect("kept");
+        for is_killed in [true, false] {
+            let mut build = index.begin_build().expect("locks").expect("nobody else has it open");
+            build.filtered_rows_min = self.dice.below(2) << 20;
+            let packs = self.model.packs.values_mut();
+            for (pack, is_dead, by) in packs {
+                build.add(pack, object).expect("added");
+                build.add(pack, object).expect("known already");
+                (*is_dead, *by) = (false, [object].into());
+            }
+            build.finish_index_object(object).expect("recorded");
+            if is_killed {
+                let dying: Result<()> = Err(Error::new(Kind::Failed, "killed"));
+                let mut dying = Some(dying);
+                let ended = build.finish(&mut |_| dying.take().unwrap_or(Ok(())));
+                assert!(ended.is_err() || self.model.packs.is_empty());
+                if ended.is_err() {
+                    assert!(index.is_empty().expect("an index"), "nothing is taken for complete");
+                    fs::write(index.path().with_extension("building"), "left by a kill").expect("written");
+                } else {
+                    return;
+                }
+            } else {
+                build.finish(&mut |_| Ok(())).expect("made");
+            }
+        }
+        assert_eq!(index.index_objects().expect("an index"), [object].into());
+        assert_eq!(index.snapshots().expect("an index").len(), 1, "what comes from elsewhere is kept");
+    }
+}
+
+#[test]
+fn whatever_is_done_to_it_the_index_answers_as_a_simple_model() {
+    let mut counts = BTreeMap::new();
+    for seed in 0..12 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut scene = Scene { folder, dice: Dice::new(seed), model: Model::default(), packs_made: 0 };
+        let mut index = scene.open();
+        let mut doing = format!("seed {seed}");
+        for _ in 0..20 {
+            let done = scene.step(&mut index);
+            *counts.entry(done).or_insert(0) += 1;
+            doing = format!("{doing}, {done}");
+            scene.model.check(&index, &doing);
+        }
+        scene.model.check_totals(&index, &doing);
+        scene.model.check(&index, &doing);
+    }
+    assert_eq!(counts.len(), 7, "each operation was done: {counts:?}");
+}
+
+#[test]
+fn a_run_that_had_it_open_before_sees_what_another_settles() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut scene = Scene { folder, dice: Dice::new(99), model: Model::default(), packs_made: 0 };
+    let (one, other) = (scene.open(), scene.open());
+    for round in 0..6 {
+        let new = pack(round, &mut scene.dice);
+        one.add_packs(std::slice::from_ref(&new), None).expect("added");
+        scene.model.packs.insert(new.id, (new, false, BTreeSet::new()));
+        scene.model.check(&other, "added");
+        one.settle_filtering(0).expect("settled");
+        // The other run holds the filter of an earlier state.
+        scene.model.check(&other, "settled");
+        assert!(one.filter_path().is_some_and(|path| path.exists()));
+    }
+    // Without the filter, or with a damaged one, answers are the same.
+    let path = one.filter_path().expect("a file");
+    fs::write(&path, b"damaged").expect("written");
+    scene.model.check(&scene.open(), "damaged");
+    fs::remove_file(&path).expect("removed");
+    scene.model.check(&scene.open(), "removed");
+}
+
+#[test]
+fn a_filter_spares_the_look_into_the_large_table() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let index = Index::open(folder.path(), REPOSITORY).expect("opens");
+    let mut dice = Dice::new(1);
+    let packs: Vec<_> = (0..40).map(|number| pack(number, &mut dice)).collect();
+    index.add_packs(&packs, None).expect("added");
+    index.settle_filtering(0).expect("settled");
+    let ids: Vec<_> = (0..CHUNKS).map(chunk).collect();
+    let known = || index.likely_homes(&ids).expect("an index").iter().filter(|homes| !homes.is_empty()).count();
+    assert!(known() > 50);
+    // An empty filter of the right state hides everything: it is what is asked.
+    let mark = index.query(levels::levels).expect("an index").mark.expect("a filter");
+    filter::Filter::for_ids(10, mark).save(&index.filter_path().expect("a file")).expect("written");
+    index.lock().filter = levels::Held::Unknown;
+    assert_eq!(known(), 0);
+    assert!(index.homes(&ids).expect("an index").iter().any(|homes| !homes.is_empty()), "reading never asks it");
+}
+
+#[test]
+fn who_is_not_alone_or_has_packs_already_does_not_build() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let index = Index::open(folder.path(), REPOSITORY).expect("opens");
+    let other = Index::open(folder.path(), REPOSITORY).expect("opens");
+    assert!(index.begin_build().expect("locks").is_none(), "another has it open");
+    drop(other);
+    drop(index.begin_build().expect("locks").expect("alone"));
+    let other = Index::open(folder.path(), REPOSITORY).expect("nobody holds it alone any more");
+    drop(other);
+    index.add_packs(&[pack(1, &mut Dice::new(1))], None).expect("added");
+    assert!(index.begin_build().expect("locks").is_none(), "there is something in it");
+    assert!(Index::in_memory().expect("memory").begin_build().expect("none").is_none());
+    // Who goes on with a removed database keeps nobody from making the next one.
+    Index::remove(folder.path(), REPOSITORY);
+    let next = Index::open(folder.path(), REPOSITORY).expect("opens");
+    next.begin_build().expect("locks").expect("alone").finish(&mut |_| Ok(())).expect("made");
+    assert!(next.is_empty().expect("an index") && !index.is_empty().expect("an index"));
+    assert_eq!(index.packs().expect("an index").len(), 1);
+    drop(index);
+    next.add_packs(&[pack(2, &mut Dice::new(1))], None).expect("the one that closed took nothing with it");
+    assert_eq!(Index::open(folder.path(), REPOSITORY).expect("opens").packs().expect("an index").len(), 1);
+}
