@@ -7,6 +7,7 @@ use std::path::Path;
 const MIB: usize = 1 << 20;
 
 /// A file of so many bytes, none of them cached; none if this cannot be had here.
+#[expect(clippy::print_stdout, reason = "what the machine does not permit is said")]
 fn uncached(folder: &Path, bytes: usize) -> Option<File> {
     let path = folder.join("f");
     std::fs::write(&path, content(bytes)).expect("written");
