@@ -65,6 +65,13 @@ impl Error {
         Error { kind: kind_of_io(&source), context: context.into(), hint: None, source: Some(Box::new(source)) }
     }
 
+    /// True if it tells of this run and not of what it was about to read: it was interrupted, or the system gave it no
+    /// memory or no descriptor.
+    pub fn is_about_this_run(&self) -> bool {
+        const NO_MEMORY_OR_DESCRIPTOR: [i32; 3] = [12, 23, 24];
+        self.kind == Kind::Interrupted || self.os_code().is_some_and(|code| NO_MEMORY_OR_DESCRIPTOR.contains(&code))
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {

@@ -26,5 +26,6 @@ pub mod read_at;
 pub mod repo;
 pub mod source;
 pub mod storage;
+pub mod threads;
 
 mod sabotage;

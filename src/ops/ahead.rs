@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::ChunkId;
 use crate::repo::frame_cache::FrameCache;
+use crate::threads;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::VecDeque;
 
@@ -54,15 +55,15 @@ pub fn read_in_order(
     let ahead_max = (resources.memory_bytes / 4).min(AHEAD_BYTES_MAX);
     let (send, jobs) = unbounded::<Job>();
     std::thread::scope(|scope| {
-        for _ in 0..resources.threads.max(1) {
+        threads::start_some(scope, resources.threads, || {
             let jobs = jobs.clone();
-            scope.spawn(move || {
+            move || {
                 for job in jobs {
                     // Nobody listens any more once the run has failed elsewhere.
                     let _ = job.done.send(frames.read(job.id));
                 }
-            });
-        }
+            }
+        })?;
         // Dropped with this closure, however it ends: that is what lets the threads end.
         let send = send;
         let mut ahead = VecDeque::new();

@@ -16,6 +16,7 @@ use crate::repo::keys::{Bundle, Role};
 use crate::repo::names;
 use crate::source::chunker::{ChunkSizes, PLAIN_KEY};
 use crate::storage::{self, ObjectName, Published, Storage};
+use crate::threads;
 use std::cell::Cell;
 use std::path::Path;
 
@@ -176,12 +177,12 @@ fn probe_exclusive_create(storage: &dyn Storage) -> Result<bool> {
         let writers: Vec<_> = (0..WRITERS)
             .map(|n| {
                 let name = &name;
-                scope.spawn(move || storage::create_new(storage, name, &[n]))
+                threads::start(scope, move || storage::create_new(storage, name, &[n]))
             })
             .collect();
         writers
             .into_iter()
-            .map(|w| w.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a probing thread failed"))))
+            .map(|w| w?.join().unwrap_or_else(|_| Err(Error::new(Kind::Failed, "a probing thread failed"))))
             .collect()
     });
     let mut created = 0;

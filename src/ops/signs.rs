@@ -5,6 +5,7 @@
 
 use crate::error::Result;
 use crate::events::Observer;
+use crate::threads;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use std::time::Duration;
 
@@ -20,14 +21,14 @@ pub(super) fn giving<T>(
 ) -> Result<T> {
     std::thread::scope(|scope| {
         let (ended, is_ended) = bounded::<()>(0);
-        let giver = scope.spawn(move || {
+        let giver = threads::start(scope, move || {
             while is_ended.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 if observer.is_sign_due() {
                     sign()?;
                 }
             }
             Ok(())
-        });
+        })?;
         let done = work();
         drop(ended);
         // A panic of the giver has lost signs and nothing else.

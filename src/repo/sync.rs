@@ -11,6 +11,7 @@ use super::{Repo, index_object, names};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::{IndexId, PackId, SnapshotId};
+use crate::threads;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::mpsc;
 use std::thread;
@@ -149,7 +150,7 @@ fn build_from(
     // One thread reads and checks objects, this one takes them apart.
     let (give, take) = mpsc::sync_channel(PACKS_AHEAD);
     thread::scope(|scope| {
-        scope.spawn(move || {
+        threads::start(scope, move || {
             for &id in fresh {
                 let gone = || Error::new(Kind::Failed, "the index is no longer being made");
                 let visit = &mut |pack| give.send((id, Ok(pack))).map_err(|_| gone());
@@ -158,7 +159,7 @@ fn build_from(
                     return;
                 }
             }
-        });
+        })?;
         for (id, next) in take {
             match next {
                 Ok(pack) => build.add(&pack, id)?,

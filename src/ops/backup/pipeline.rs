@@ -22,6 +22,7 @@ use crate::repo::config::Config;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::transaction::{OPEN_PACK_BYTES, Transaction};
 use crate::source::scan::{Found, ScanOptions};
+use crate::threads;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,20 +74,16 @@ fn store_all(
     let (full_sender, full_receiver) = bounded(lanes + BATCHES_WAITING);
     let (empty_sender, empty_receiver) = unbounded();
     std::thread::scope(|scope| {
-        let lane_threads: Vec<_> = (0..lanes)
-            .map(|_| {
-                let (full, empty) = (full_receiver.clone(), empty_sender.clone());
-                scope.spawn(move || {
-                    packs::run(transaction, &full, &empty).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))
-                })
-            })
-            .collect();
+        let lane_threads = threads::start_some(scope, lanes, || {
+            let (full, empty) = (full_receiver.clone(), empty_sender.clone());
+            move || packs::run(transaction, &full, &empty).inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))
+        })?;
         drop(full_receiver);
-        for _ in 0..threads {
+        threads::start_some(scope, threads, || {
             let (tasks, done) = (task_receiver.clone(), done_sender.clone());
             let (full, empty) = (full_sender.clone(), empty_receiver.clone());
-            scope.spawn(move || worker::run(shared, &tasks, &done, &full, &empty));
-        }
+            move || worker::run(shared, &tasks, &done, &full, &empty)
+        })?;
         drop((task_receiver, done_sender, full_sender));
         let harvest = drive(shared, &gate, task_sender, &done_receiver, input, parent, options);
         shared.stop.store(true, Ordering::Relaxed);
@@ -129,10 +126,12 @@ fn drive(
     std::thread::scope(|scope| {
         if shared.observer.wants_totals() && !roots.is_empty() {
             let (merge, stop) = (merge(Box::new(gate.scan())), &forecast_stop);
-            scope.spawn(move || forecast::run(merge, options.reread, stop, shared.observer));
+            // Without it, no time that is left is told.
+            let _ = threads::start(scope, move || forecast::run(merge, options.reread, stop, shared.observer));
         }
         let (batches, scanned) = scan_ahead::ends();
-        scope.spawn(move || scan_ahead::run(gate.scan(), &batches));
+        threads::start(scope, move || scan_ahead::run(gate.scan(), &batches))
+            .inspect_err(|_| forecast_stop.store(true, Ordering::Relaxed))?;
         let feed = Feed::new(merge(Box::new(scanned.into_iter().flatten())), shared.transaction, options.reread);
         let policy = Policy {
             cuts_by_content: options.cuts_by_content,

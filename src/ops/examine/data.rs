@@ -21,6 +21,7 @@ use crate::repo::quarantine::Quarantine;
 use crate::repo::{Repo, names};
 use crate::sabotage::is_planted;
 use crate::storage::ObjectName;
+use crate::threads;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -145,7 +146,7 @@ impl Run<'_> {
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
         let bases = FrameCache::new(self.repo);
-        let failures: Vec<Error> = std::thread::scope(|scope| {
+        let failures = std::thread::scope(|scope| -> Result<Vec<Error>> {
             let work = || -> Result<()> {
                 let mut reader = Reader::new(self.repo, &bases, self.observer, window_bytes)?;
                 while let Some(&(id, bytes)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -157,10 +158,10 @@ impl Run<'_> {
                 }
                 Ok(())
             };
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let running = threads::start_some(scope, threads, || work)?;
             let lost = || Error::new(Kind::Failed, "a thread that reads packs has ended");
-            running.into_iter().filter_map(|t| t.join().map_or_else(|_| Some(lost()), Result::err)).collect()
-        });
+            Ok(running.into_iter().filter_map(|t| t.join().map_or_else(|_| Some(lost()), Result::err)).collect())
+        })?;
         if let Some(error) = failures.into_iter().next() {
             return Err(error);
         }
@@ -235,8 +236,7 @@ impl<'a> Reader<'a> {
             unread_bases: HashSet::new(),
         };
         if let Err(error) = self.read_pack(&mut checked) {
-            // Neither says anything about the pack.
-            if matches!(error.kind(), Kind::Interrupted | Kind::WrongKey) {
+            if error.kind() == Kind::WrongKey || error.is_about_this_run() {
                 return Err(error);
             }
             checked.faults.push(error.to_string());

@@ -118,8 +118,8 @@ pub(crate) fn check_one(repo: &Repo, folder: &str, name: &ObjectName) -> Result<
 
 /// Adds an error of one object to the damage; one that says that nothing can be read at all is passed on.
 pub(crate) fn report(found: &mut Found, name: &ObjectName, error: &Error) -> Result<usize> {
-    if error.kind() == Kind::Interrupted {
-        return Err(Error::new(Kind::Interrupted, error.to_string()));
+    if error.is_about_this_run() {
+        return Err(Error::new(error.kind(), error.to_string()));
     }
     let text = error.to_string();
     Ok(found.add(name.as_str(), text.strip_prefix(&format!("{name}: ")).unwrap_or(&text)))

@@ -12,6 +12,7 @@ use crate::repo::pack::{self, PackSummary};
 use crate::repo::quarantine::Quarantine;
 use crate::repo::{Repo, index_object, names};
 use crate::sabotage::is_planted;
+use crate::threads;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -149,24 +150,23 @@ fn check_tables(
     let next = AtomicUsize::new(0);
     let collected = Mutex::new((Vec::new(), Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..resources.threads.max(1) {
-            scope.spawn(|| {
-                while let Some(&(id, bytes)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if observer.is_interrupted() {
-                        return;
-                    }
-                    let checked = check_table(repo, id, bytes, listed.get(&id), cached.get(&id).copied());
-                    observer.on_event(&Event::Progress { bytes: 0, files: 1 });
-                    let mut collected = collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    match checked {
-                        Ok(None) => {}
-                        Ok(Some(stale)) => collected.1.push(stale),
-                        Err(error) => collected.0.push((id, error)),
-                    }
+        let work = || {
+            while let Some(&(id, bytes)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if observer.is_interrupted() {
+                    return;
                 }
-            });
-        }
-    });
+                let checked = check_table(repo, id, bytes, listed.get(&id), cached.get(&id).copied());
+                observer.on_event(&Event::Progress { bytes: 0, files: 1 });
+                let mut collected = collected.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                match checked {
+                    Ok(None) => {}
+                    Ok(Some(stale)) => collected.1.push(stale),
+                    Err(error) => collected.0.push((id, error)),
+                }
+            }
+        };
+        threads::start_some(scope, resources.threads, || work).map(drop)
+    })?;
     check_interrupt(observer)?;
     let (mut damaged, stale) = collected.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     damaged.sort_by_key(|(id, _)| *id);

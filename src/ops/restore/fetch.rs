@@ -17,6 +17,7 @@ use crate::ids::PackId;
 use crate::repo::Repo;
 use crate::sabotage::is_planted;
 use crate::source::target::TargetFile;
+use crate::threads;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -62,13 +63,15 @@ impl Fetch<'_> {
     /// Carries out all units with `threads` threads; an error only if the whole run must end.
     pub(super) fn run(&self, units: &[Unit], threads: usize) -> Result<()> {
         let next = AtomicUsize::new(0);
-        let results: Vec<Result<()>> = std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..threads.clamp(1, units.len().max(1))).map(|_| scope.spawn(|| self.work(units, &next))).collect();
+        std::thread::scope(|scope| {
+            let work = || self.work(units, &next);
+            let workers = threads::start_some(scope, threads.min(units.len()), || work)?;
             let panicked = || Err(Error::new(Kind::Failed, "a thread of the restore ended unexpectedly"));
-            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| panicked())).collect()
-        });
-        results.into_iter().collect()
+            // Each is waited for, whatever the others have met.
+            let results: Vec<Result<()>> =
+                workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| panicked())).collect();
+            results.into_iter().collect()
+        })
     }
 
     fn work(&self, units: &[Unit], next: &AtomicUsize) -> Result<()> {

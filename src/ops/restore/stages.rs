@@ -16,6 +16,7 @@ use crate::ops::Resources;
 use crate::repo::Repo;
 use crate::sabotage::is_planted;
 use crate::source::target::{Overwrite, ReadyFile, Target, TargetFile};
+use crate::threads;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -102,8 +103,8 @@ impl<'a> Stages<'a> {
         let (ready, ready_taken) = bounded(0);
         let (settled, outcomes) = unbounded();
         std::thread::scope(|scope| {
-            let fetching = scope.spawn(move || self.fetch_all(&windows_taken, &ready));
-            let settling = scope.spawn(move || self.settle_all(&ready_taken, &settled));
+            let fetching = threads::start(scope, move || self.fetch_all(&windows_taken, &ready))?;
+            let settling = threads::start(scope, move || self.settle_all(&ready_taken, &settled))?;
             let filled = fill(Line { windows, outcomes });
             let panicked = || Err(Error::new(Kind::Failed, "a stage of the restore ended unexpectedly"));
             let settled = settling.join().unwrap_or_else(|_| panicked());

@@ -13,6 +13,7 @@ use crate::ops::examine::found::Found;
 use crate::ops::examine::packs::Packs;
 use crate::repo::parity::{self, ParityState};
 use crate::repo::{Repo, names};
+use crate::threads;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -77,25 +78,24 @@ fn check_states(
     let next = AtomicUsize::new(0);
     let collected = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..resources.threads.clamp(1, all.len()) {
-            scope.spawn(|| {
-                while let Some(&(id, bytes)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if observer.is_interrupted() {
-                        return;
-                    }
-                    // Of a pack that is not what it was, the length says nothing about its parity.
-                    let bytes = (!packs.bad.is_whole_bad(&id)).then_some(bytes);
-                    let what = match parity::check(repo, id, bytes, read.contains(&id)) {
-                        Ok(ParityState::Damaged(what)) => Error::damaged(what),
-                        Ok(_) => continue,
-                        Err(error) => error,
-                    };
-                    collected.lock().unwrap_or_else(PoisonError::into_inner).push((id, what));
-                    observer.on_event(&Event::Progress { bytes: 0, files: 1 });
+        let work = || {
+            while let Some(&(id, bytes)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if observer.is_interrupted() {
+                    return;
                 }
-            });
-        }
-    });
+                // Of a pack that is not what it was, the length says nothing about its parity.
+                let bytes = (!packs.bad.is_whole_bad(&id)).then_some(bytes);
+                let what = match parity::check(repo, id, bytes, read.contains(&id)) {
+                    Ok(ParityState::Damaged(what)) => Error::damaged(what),
+                    Ok(_) => continue,
+                    Err(error) => error,
+                };
+                collected.lock().unwrap_or_else(PoisonError::into_inner).push((id, what));
+                observer.on_event(&Event::Progress { bytes: 0, files: 1 });
+            }
+        };
+        threads::start_some(scope, resources.threads.min(all.len()), || work).map(drop)
+    })?;
     check_interrupt(observer)?;
     let mut collected = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
     collected.sort_by_key(|(id, _)| *id);

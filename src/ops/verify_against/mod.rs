@@ -16,6 +16,7 @@ use crate::repo::frame_cache::FrameCache;
 use crate::repo::pack::PackKind;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::{Repo, paths};
+use crate::threads;
 use content::{Compared, Job, Shared};
 use crossbeam_channel::{Sender, bounded};
 use local::Local;
@@ -84,10 +85,10 @@ pub fn verify_against(
     let (send, receive) = bounded(resources.threads.max(1) * 4);
     let mut report = AgainstReport::default();
     std::thread::scope(|scope| {
-        for _ in 0..resources.threads.max(1) {
+        threads::start_some(scope, resources.threads, || {
             let (receive, shared) = (receive.clone(), &shared);
-            scope.spawn(move || content::work(&receive, shared));
-        }
+            move || content::work(&receive, shared)
+        })?;
         drop(receive);
         let mut comparison = Comparison { repo, fetch: &fetch, snapshot, shared: &shared, send, report: &mut report };
         let mut is_there = false;

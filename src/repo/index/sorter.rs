@@ -7,6 +7,7 @@
 //! handed out is in order within a part only. Who uses the order may gain speed by it and nothing else.
 
 use crate::error::{Error, Result};
+use crate::threads;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -68,10 +69,10 @@ impl<const BYTES: usize> Sorter<BYTES> {
     pub(super) fn drain(self, visit: &mut dyn FnMut(&[[u8; BYTES]]) -> Result<()>) -> Result<()> {
         let (give, take) = mpsc::sync_channel(0);
         std::thread::scope(|scope| {
-            let sorting = scope.spawn(move || {
+            let sorting = threads::start(scope, move || {
                 // Whoever takes them may have failed and gone away.
                 self.sort(&mut |part| give.send(part).is_ok())
-            });
+            })?;
             let mut visited = take.iter().try_for_each(|part| visit(&part));
             drop(take);
             let sorted = sorting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
