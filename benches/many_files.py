@@ -3,7 +3,7 @@
 
     benches/many_files.py --work DIR [--files 1000000] [--ckpt target/release/ckpt]
 
-In DIR it makes `files/` with the files (1,000 in a folder, 8 to 40 bytes each; kept from run to run), a repository and a
+In DIR it makes `files/` with the files (1,000 in a folder, 2 to 32 bytes each; kept from run to run), a repository and a
 cache, and prints for each command wall-clock and processor seconds, the largest resident memory, and for `ls` the time
 to the first line. `find -printf` over the same files, with as many questions about each, stands beside the unchanged
 backup. Everything but the result can be deleted afterwards. Python 3.9 or newer, no packages.

@@ -1,11 +1,13 @@
 //! Real files of some MiB; where the file system cannot tell what is cached, or keeps all, nothing can be shown.
 
 use super::*;
+use std::io::Write;
 use std::path::Path;
 
 const MIB: usize = 1 << 20;
 
 /// A file of so many bytes, none of them cached; none if this cannot be had here.
+#[expect(clippy::print_stdout, reason = "what the machine does not permit is said")]
 fn uncached(folder: &Path, bytes: usize) -> Option<File> {
     let path = folder.join("f");
     std::fs::write(&path, content(bytes)).expect("written");
@@ -14,7 +16,9 @@ fn uncached(folder: &Path, bytes: usize) -> Option<File> {
     forget(&file);
     let present = cached(&file);
     if present.iter().any(|is_cached| *is_cached) {
-        println!("NOT RUN: the file system of {} keeps all pages, or cannot tell", folder.display());
+        // The handle, unlike the macro, is not captured.
+        let place = folder.display();
+        let _ = writeln!(io::stderr(), "NOT RUN: the file system of {place} keeps all pages, or cannot tell");
         return None;
     }
     Some(file)

@@ -33,6 +33,7 @@ mod round_trip;
 mod sabotage;
 mod sealed;
 mod small_disks;
+mod small_files;
 mod storage_conformance;
 mod support;
 mod syscalls;

@@ -33,6 +33,9 @@ pub(super) struct Incoming<'b> {
     pub(super) run: Option<u32>,
 }
 
+/// A chunk that nobody has stored, and its id.
+type NewChunk<'c, 'b> = (&'c Incoming<'b>, ChunkId);
+
 /// The file that chunks come from.
 #[derive(Clone)]
 pub(super) struct Origin {
@@ -163,7 +166,7 @@ impl<'a> Storer<'a> {
     }
 
     /// The ids of chunks, and which of them are for this storer to store.
-    fn claim<'c, 'b>(&self, chunks: &'c [Incoming<'b>]) -> Result<(Vec<Child>, Vec<(&'c Incoming<'b>, ChunkId)>)> {
+    fn claim<'c, 'b>(&self, chunks: &'c [Incoming<'b>]) -> Result<(Vec<Child>, Vec<NewChunk<'c, 'b>>)> {
         let transaction = self.shared.transaction;
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| transaction.repo().chunk_id(chunk.bytes)).collect();
         let claims = transaction.claim(&ids)?;
