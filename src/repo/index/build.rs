@@ -13,7 +13,6 @@ use super::{Index, packs, sqlite_error};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{ChunkId, IndexId, PackId};
 use crate::repo::pack::PackSummary;
-use crate::sabotage::is_planted;
 use rusqlite::{Connection, Statement, params};
 use std::collections::HashMap;
 use std::fs::File;
@@ -210,10 +209,8 @@ impl Build<'_> {
         let nowhere = || Connection::open_in_memory().map_err(|e| sqlite_error(&self.path, e));
         let (built, old) = (nowhere()?, nowhere()?);
         drop(std::mem::replace(&mut self.connection, built));
-        if !is_planted("built-index-unsynced") {
-            let synced = File::open(&self.path).and_then(|file| file.sync_all());
-            synced.map_err(|e| failure(&self.path, e))?;
-        }
+        let synced = File::open(&self.path).and_then(|file| file.sync_all());
+        synced.map_err(|e| failure(&self.path, e))?;
         // Closed by the last that has it open, the old one takes its journal with it: none is left for the new one.
         drop(index.replace_connection(old));
         for extension in ["sqlite3-wal", "sqlite3-shm"] {
