@@ -145,7 +145,7 @@ impl<'r> Transaction<'r> {
         let mut state = State::default();
         for known in known {
             let is_present = present.binary_search(&known.id).is_ok();
-            let is_missing = !is_present && !is_planted("missing-packs-relied-on");
+            let is_missing = !is_present && !is_missing_overlooked();
             if is_missing || condemned.contains(&known.id) || set_aside.contains(&known.id) {
                 self.absent.insert(known.id);
             }
@@ -389,6 +389,11 @@ impl<'r> Transaction<'r> {
     pub fn abandon(self) -> Result<()> {
         if self.is_rehearsal { Ok(()) } else { revoke(self.repo, self.id, self.last_sign()) }
     }
+}
+
+/// A defect for tests: what is missing, or cut short, is relied on.
+fn is_missing_overlooked() -> bool {
+    is_planted("missing-packs-relied-on")
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ const ASK: &str = "while [ $(ls /proc/$PPID/task | wc -l) -lt 4 ]; do :; done; \
 fn threads(place: &Place, options: &[&str]) -> Vec<String> {
     let command = ["--threads", "2", "--stdin", "answer", "--stdin-from-command", "--", "sh", "-c", ASK];
     place.succeed(&[&["backup"], options, &command].concat());
-    place.succeed(&["dump", "latest", "answer"]).lines().map(str::to_owned).collect()
+    // A thread that has ended while it was asked about says nothing, or half of it.
+    let answer = place.succeed(&["dump", "latest", "answer"]);
+    answer.lines().filter(|line| line.contains(' ')).map(str::to_owned).collect()
 }
 
 #[test]
