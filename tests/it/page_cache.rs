@@ -5,7 +5,7 @@
 //! tell what is cached, or keeps all of it, nothing of this can be shown.
 
 use crate::support::program::Place;
-use crate::support::{noise, not_run};
+use crate::support::{noise, not_run, say};
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// How often it is tried.
+const ATTEMPTS: usize = 8;
 const MIB: usize = 1 << 20;
 /// One page in so many bytes is looked at.
 const SAMPLE_BYTES: usize = 64 << 10;
@@ -64,10 +66,16 @@ fn drop_beneath(folder: &Path) {
 
 /// Brings the first half of the file into the cache.
 fn warm_half(path: &Path) {
+    warm(path, 2);
+}
+
+/// Brings the first of so many equal parts of the file into the cache. Not by reading ahead, which leaves marks on some pages: of
+/// those the kernel says that they are not there.
+fn warm(path: &Path, parts: u64) {
     let file = File::open(path).expect("opened");
     rustix::fs::fadvise(&file, 0, None, Advice::Random).expect("no read-ahead");
-    let half = file.metadata().expect("a length").len() / 2;
-    std::io::copy(&mut file.take(half), &mut std::io::sink()).expect("read");
+    let part = file.metadata().expect("a length").len() / parts;
+    std::io::copy(&mut file.take(part), &mut std::io::sink()).expect("read");
 }
 
 fn share(cached: &Cached) -> f64 {
@@ -76,14 +84,18 @@ fn share(cached: &Cached) -> f64 {
 }
 
 /// The same but for one sample in forty: a stretch of the cache ends somewhere within a window, and tables stay cached.
-fn assert_as_before(what: &str, before: &Cached, after: &Cached) {
+fn as_before(what: &str, before: &Cached, after: &Cached) -> Result<(), String> {
     let mut changed = 0;
     for (path, before) in before {
         changed += before.iter().zip(&after[path]).filter(|(before, after)| before != after).count();
     }
     let samples: usize = before.values().map(Vec::len).sum();
     let text = format!("{what}: {changed} of {samples} samples changed, {:.3} -> {:.3}", share(before), share(after));
-    assert!(changed * 40 <= samples, "{text}");
+    if changed * 40 <= samples { Ok(()) } else { Err(text) }
+}
+
+fn within(what: &str, range: std::ops::Range<f64>, share: f64) -> Result<(), String> {
+    if range.contains(&share) { Ok(()) } else { Err(format!("{what}: {share:.3}, not in {range:?}")) }
 }
 
 /// Sources of three kinds: tensors of which nothing is cached, bytes of which half is, and others that are.
@@ -98,7 +110,7 @@ fn sources(place: &Place) -> PathBuf {
     fs::write(folder.join("present"), noise(3, 6 * MIB)).expect("a file");
     drop_beneath(&folder);
     warm_half(&folder.join("half"));
-    fs::read(folder.join("present")).expect("read");
+    warm(&folder.join("present"), 1);
     folder
 }
 
@@ -109,7 +121,7 @@ fn place_that_tells() -> Option<Place> {
     fs::write(&probe, noise(1, 2 * MIB)).expect("a file");
     let is_all_cached = cached(&probe).iter().all(|is_cached| *is_cached);
     drop_beneath(&probe);
-    if !is_all_cached || cached(&probe).iter().any(|is_cached| *is_cached) {
+    if !is_all_cached || cached(&probe).iter().filter(|is_cached| **is_cached).count() > 4 {
         not_run("what stays in the page cache", "the file system of the test folder does not tell, or keeps all");
         return None;
     }
@@ -119,31 +131,42 @@ fn place_that_tells() -> Option<Place> {
 
 #[test]
 fn a_run_leaves_the_page_cache_as_it_was() {
-    let Some(place) = place_that_tells() else { return };
-    let data = sources(&place);
+    // A kernel may take pages away, or hold on to them, for reasons of its own at any moment. What a run does, it does each time.
+    for attempt in 1..=ATTEMPTS {
+        let Some(place) = place_that_tells() else { return };
+        match all_as_before(&place) {
+            Ok(()) => return,
+            Err(text) if attempt == ATTEMPTS => panic!("{text}"),
+            Err(text) => say(&format!("page cache, attempt {attempt}: {text}")),
+        }
+    }
+}
+
+fn all_as_before(place: &Place) -> Result<(), String> {
+    let data = sources(place);
     let before = cached_beneath(&data);
-    assert!((0.2..0.5).contains(&share(&before)), "{}", share(&before));
+    within("source", 0.2..0.5, share(&before))?;
     place.backup("data");
-    assert_as_before("source after a backup", &before, &cached_beneath(&data));
+    as_before("source after a backup", &before, &cached_beneath(&data))?;
 
     let packs = place.path("repository/packs");
     let written = cached_beneath(&packs);
-    assert!(share(&written) < 0.025, "{} of what was written stays in the cache", share(&written));
+    within("packs as they were written", 0.0..0.025, share(&written))?;
     let largest = written.keys().max_by_key(|path| fs::metadata(path).expect("a length").len()).expect("a pack");
     warm_half(largest);
     let before_packs = cached_beneath(&packs);
-    assert!((0.2..0.6).contains(&share(&before_packs)), "{}", share(&before_packs));
+    within("packs", 0.2..0.6, share(&before_packs))?;
 
     place.succeed(&["verify", "--read-data"]);
-    assert_as_before("packs after a verification", &before_packs, &cached_beneath(&packs));
+    as_before("packs after a verification", &before_packs, &cached_beneath(&packs))?;
     place.succeed(&["restore", "latest", "--target", &place.text("restored")]);
-    assert_as_before("packs after a restore", &before_packs, &cached_beneath(&packs));
+    as_before("packs after a restore", &before_packs, &cached_beneath(&packs))?;
     let restored = cached_beneath(&place.path("restored"));
     assert_eq!(restored.len(), 3);
-    assert!(share(&restored) < 0.025, "{} of what was restored stays in the cache", share(&restored));
+    within("restored files", 0.0..0.025, share(&restored))?;
 
     place.succeed(&["verify", "latest", "--against", &place.text("data")]);
-    assert_as_before("source after a comparison", &before, &cached_beneath(&data));
+    as_before("source after a comparison", &before, &cached_beneath(&data))?;
     assert_eq!(place.run(&["dump", "latest", "half"]).stdout.len(), 20 * MIB + 5);
-    assert_as_before("packs after a dump", &before_packs, &cached_beneath(&packs));
+    as_before("packs after a dump", &before_packs, &cached_beneath(&packs))
 }
