@@ -7,15 +7,17 @@ use std::path::Path;
 const MIB: usize = 1 << 20;
 
 /// A file of so many bytes, none of them cached; none if this cannot be had here.
-#[expect(clippy::print_stdout, reason = "what the machine does not permit is said")]
 fn uncached(folder: &Path, bytes: usize) -> Option<File> {
     let path = folder.join("f");
     std::fs::write(&path, content(bytes)).expect("written");
     let file = File::open(path).expect("opened");
     file.sync_all().expect("synced");
-    forget(&file);
-    let present = cached(&file);
-    if present.iter().any(|is_cached| *is_cached) {
+    // A kernel that is about to take a page away by itself does not drop it when asked to.
+    let is_gone = (0..20).any(|_| {
+        forget(&file);
+        !cached(&file).iter().any(|is_cached| *is_cached)
+    });
+    if !is_gone {
         // The handle, unlike the macro, is not captured.
         let place = folder.display();
         let _ = writeln!(io::stderr(), "NOT RUN: the file system of {place} keeps all pages, or cannot tell");
@@ -50,11 +52,25 @@ fn cached(file: &File) -> Vec<bool> {
     (0..file.metadata().expect("a length").len()).step_by(64 << 10).map(look).collect()
 }
 
+/// A kernel may take pages away, or hold on to them, for reasons of its own at any moment: what reading does, it does each time.
+fn some_time(mut check: impl FnMut() -> Result<(), String>) {
+    for attempt in 1..=10 {
+        match check() {
+            Ok(()) => return,
+            Err(text) => assert!(attempt < 10, "{text}"),
+        }
+    }
+}
+
 #[test]
 fn what_was_cached_stays_and_what_was_not_stays_out() {
+    some_time(read_half_cached);
+}
+
+fn read_half_cached() -> Result<(), String> {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let bytes = 24 * MIB + 12_345;
-    let Some(file) = uncached(folder.path(), bytes) else { return };
+    let Some(file) = uncached(folder.path(), bytes) else { return Ok(()) };
     // Stretches that begin and end anywhere.
     let mut stretch = vec![0; 5 * MIB + 70_000];
     for at in [3 * MIB + 300_000, 14 * MIB] {
@@ -72,8 +88,11 @@ fn what_was_cached_stays_and_what_was_not_stays_out() {
         let after = cached(&file);
         let changed = before.iter().zip(&after).filter(|(before, after)| before != after).count();
         // At each of four edges a step at most.
-        assert!(changed <= 8, "read in pieces of {piece_bytes}, {changed} of {} places have changed", before.len());
+        if changed > 8 {
+            return Err(format!("read in pieces of {piece_bytes}, {changed} of {} places have changed", before.len()));
+        }
     }
+    Ok(())
 }
 
 #[test]
@@ -114,13 +133,16 @@ fn every_range_is_read_as_it_is_whether_cached_or_not() {
 fn a_file_that_cannot_be_read_past_the_cache_is_read_through_it_and_dropped() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let bytes = 3 * MIB + 5;
-    let Some(file) = uncached(folder.path(), bytes) else { return };
-    let cache = PageCache::new(bytes as u64);
-    cache.state.direct.set(None).expect("first");
-    let mut all = vec![0; bytes];
-    assert_eq!(cache.read_at(&file, 0, &mut all).expect("read"), bytes);
-    assert!(all == content(bytes));
-    assert!(!cached(&file).iter().any(|is_cached| *is_cached));
+    some_time(|| {
+        let Some(file) = uncached(folder.path(), bytes) else { return Ok(()) };
+        let cache = PageCache::new(bytes as u64);
+        cache.state.direct.set(None).expect("first");
+        let mut all = vec![0; bytes];
+        assert_eq!(cache.read_at(&file, 0, &mut all).expect("read"), bytes);
+        assert!(all == content(bytes));
+        let left = cached(&file).iter().filter(|is_cached| **is_cached).count();
+        if left == 0 { Ok(()) } else { Err(format!("{left} places stay cached")) }
+    });
 }
 
 #[test]
