@@ -6,7 +6,7 @@
 //! The kernel is asked window by window, by reading a byte without waiting. Such a question has the page read in that was
 //! asked for, and with it whatever read-ahead adds; hence read-ahead is switched off for the descriptor, and the page
 //! dropped afterwards. So answers are about what others have cached, never about what this run has done itself. What is
-//! wrong at the edge of a cached stretch amounts to [`STEP_BYTES`] at most.
+//! wrong at the edge of a cached stretch amounts to 128 KiB at most.
 //!
 //! All of this is manners: no answer and no failure of it changes what is read. Where the kernel cannot answer (network file
 //! systems, other systems than Linux), everything goes through the cache and stays there.
