@@ -23,8 +23,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "benches" / "instructions.tsv"
-# What a loop may take more before that counts as a step back: counts vary by less than a tenth of it.
-TOLERANCE = 0.03
+# What a loop may take more before that counts as a step back. Counts repeat, but the compiler divides the code anew with every
+# change anywhere, which has moved one by 4 %.
+TOLERANCE = 0.06
 SET_MIB = 4
 ROUNDS = (1, 2)
 
