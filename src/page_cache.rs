@@ -11,8 +11,10 @@
 //! All of this is manners: no answer and no failure of it changes what is read. Where the kernel cannot answer (network file
 //! systems, other systems than Linux), everything goes through the cache and stays there.
 //!
-//! Deliberately not here: which reads are worth it, and writing.
+//! Deliberately not here: which reads are worth it, reading past the cache itself (`direct`), and writing.
 
+#[cfg(target_os = "linux")]
+mod direct;
 mod sink;
 
 pub use sink::{Appending, Around, SLACK_BYTES, Sink, place_for};
@@ -23,13 +25,12 @@ use std::os::unix::fs::FileExt;
 
 #[cfg(target_os = "linux")]
 use {
-    crate::aligned::{ALIGNMENT, AlignedBuffer},
+    crate::aligned::ALIGNMENT,
     crate::sabotage::is_planted,
-    rustix::fs::{Advice, CWD, Mode, OFlags},
+    direct::{open_direct, read_directly},
+    rustix::fs::Advice,
     rustix::io::{Errno, ReadWriteFlags},
-    std::cell::RefCell,
     std::num::NonZeroU64,
-    std::os::fd::AsRawFd,
     std::sync::OnceLock,
     std::sync::atomic::{AtomicBool, Ordering},
 };
@@ -40,12 +41,6 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// How much is read at once from the cache, and what is read in for nothing where a cached stretch ends.
 #[cfg(target_os = "linux")]
 const STEP_BYTES: u64 = 128 << 10;
-/// What is read past the cache at once, if it has to be copied then: more no longer fits the processor's own cache.
-#[cfg(target_os = "linux")]
-const DIRECT_BYTES: usize = 1 << 20;
-/// What is read past the cache at once where it is to stay. More is no faster where it was measured.
-#[cfg(target_os = "linux")]
-const IN_PLACE_BYTES: usize = 4 << 20;
 /// Shorter reads are not worth going past the cache: they go through it, and what they brought is dropped.
 #[cfg(target_os = "linux")]
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
@@ -122,8 +117,10 @@ fn read_plainly(file: &File, offset: u64, bytes: usize, sink: &mut impl Sink) ->
 }
 
 #[cfg(target_os = "linux")]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Reads without waiting what is cached.
+    read_cached: fn(&File, u64, &mut [u8]) -> rustix::io::Result<usize>,
     /// The kernel does not say what is cached.
     cannot_tell: AtomicBool,
     /// The whole file is a short read.
@@ -135,7 +132,21 @@ struct State {
     direct_refused: AtomicBool,
 }
 
-/// Whether a position is cached.
+#[cfg(target_os = "linux")]
+impl Default for State {
+    fn default() -> Self {
+        State {
+            read_cached: read_without_waiting,
+            cannot_tell: AtomicBool::default(),
+            is_small: false,
+            is_calmed: OnceLock::default(),
+            direct: OnceLock::default(),
+            direct_refused: AtomicBool::default(),
+        }
+    }
+}
+
+/// What stands at a position.
 #[cfg(target_os = "linux")]
 #[derive(PartialEq)]
 enum Found {
@@ -143,13 +154,8 @@ enum Found {
     Absent,
     /// The file ends before it.
     End,
+    /// The kernel does not say.
     Unknown,
-}
-
-#[cfg(target_os = "linux")]
-thread_local! {
-    /// What is read past the cache arrives here: it begins and ends at whole blocks, which callers do not ask for.
-    static BLOCKS: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::new(0));
 }
 
 #[cfg(target_os = "linux")]
@@ -165,48 +171,56 @@ impl State {
         if (bytes as u64) < DIRECT_BYTES_MIN {
             return self.read_short(file, offset, end, sink);
         }
-        let mut at = offset;
-        while at < end {
-            let (read, expected) = match self.look(file, at) {
-                Found::End => break,
-                Found::Unknown => {
-                    self.cannot_tell.store(true, Ordering::Relaxed);
-                    let rest = usize::try_from(end - at).unwrap_or(usize::MAX);
-                    (read_plainly(file, at, rest, sink)?, end - at)
-                }
-                Found::Cached => {
-                    let window_end = next_multiple(at, WINDOW_BYTES).min(end);
-                    let cached = self.read_cached(file, at, window_end, sink)? as u64;
-                    let absent = at + cached;
-                    let mut read = cached;
-                    if absent < window_end {
-                        read += self.read_absent(file, absent, window_end, sink)? as u64;
-                        // The step that failed has been read in as far as it was absent.
-                        drop_pages(file, absent, next_multiple(absent, STEP_BYTES).min(window_end));
-                    }
-                    (usize::try_from(read).unwrap_or(0), window_end - at)
-                }
-                Found::Absent => {
-                    let mut run_end = next_multiple(at, WINDOW_BYTES).min(end);
-                    while run_end < end && self.look(file, run_end) == Found::Absent {
-                        run_end = next_multiple(run_end, WINDOW_BYTES).min(end);
-                    }
-                    let read = self.read_absent(file, at, run_end, sink)?;
-                    // The pages that the questions have had read in.
-                    let mut asked = at;
-                    while asked < run_end {
-                        drop_pages(file, asked, asked + 1);
-                        asked = next_multiple(asked, WINDOW_BYTES);
-                    }
-                    (read, run_end - at)
-                }
+        let mut done = 0;
+        while done < bytes {
+            let at = offset + done as u64;
+            let read = match self.look(file, at) {
+                Found::End => 0,
+                Found::Unknown => self.read_for_good(file, at, end, sink)?,
+                Found::Cached => self.read_window(file, at, end, sink)?,
+                Found::Absent => self.read_absent_windows(file, at, end, sink)?,
             };
-            at += read as u64;
-            if (read as u64) < expected {
+            // Only the end of the file gives nothing.
+            if read == 0 {
                 break;
             }
+            done += read;
         }
-        Ok(usize::try_from(at - offset).unwrap_or(bytes))
+        Ok(done)
+    }
+
+    /// Reads the rest of a window that begins cached.
+    fn read_window(&self, file: &File, at: u64, end: u64, sink: &mut impl Sink) -> io::Result<usize> {
+        let end = next_multiple(at, WINDOW_BYTES).min(end);
+        let (read, stopped) = self.read_cached(file, at, end, sink)?;
+        let absent = at + read as u64;
+        let more = match stopped {
+            Found::Cached | Found::End => 0,
+            Found::Unknown => self.read_for_good(file, absent, end, sink)?,
+            Found::Absent => {
+                let more = self.read_absent(file, absent, end, sink)?;
+                // The step that failed has been read in as far as it was absent.
+                drop_pages(file, absent, next_multiple(absent, STEP_BYTES).min(end));
+                more
+            }
+        };
+        Ok(read + more)
+    }
+
+    /// Reads all windows from `at` on that begin absent.
+    fn read_absent_windows(&self, file: &File, at: u64, end: u64, sink: &mut impl Sink) -> io::Result<usize> {
+        let mut run_end = next_multiple(at, WINDOW_BYTES).min(end);
+        while run_end < end && self.look(file, run_end) == Found::Absent {
+            run_end = next_multiple(run_end, WINDOW_BYTES).min(end);
+        }
+        let read = self.read_absent(file, at, run_end, sink)?;
+        // The pages that the questions have had read in.
+        let mut asked = at;
+        while asked < run_end {
+            drop_pages(file, asked, asked + 1);
+            asked = next_multiple(asked, WINDOW_BYTES);
+        }
+        Ok(read)
     }
 
     /// Reads little: through the cache, and drops what was not there.
@@ -215,43 +229,59 @@ impl State {
         // page, hence its last one, and so on.
         let last_page = (end - 1) / PAGE_BYTES * PAGE_BYTES;
         let keeps_last = !self.is_small && last_page > at && self.look(file, last_page) == Found::Cached;
-        let read = self.read_cached(file, at, end, sink)?;
+        let (read, stopped) = self.read_cached(file, at, end, sink)?;
         let absent = at + read as u64;
-        if absent == end {
-            return Ok(read);
+        let more = match stopped {
+            Found::Cached | Found::End => 0,
+            Found::Unknown => self.read_for_good(file, absent, end, sink)?,
+            Found::Absent => {
+                let more = read_plainly(file, absent, usize::try_from(end - absent).unwrap_or(usize::MAX), sink);
+                drop_pages(file, absent, if keeps_last { last_page } else { end });
+                more?
+            }
+        };
+        Ok(read + more)
+    }
+
+    /// Reads through the cache where the kernel does not say what is in it, now and from now on: dropping pages would take
+    /// them from others, and without read-ahead this would be slow.
+    fn read_for_good(&self, file: &File, at: u64, end: u64, sink: &mut impl Sink) -> io::Result<usize> {
+        if !self.cannot_tell.swap(true, Ordering::Relaxed) && !self.is_small {
+            let _ = rustix::fs::fadvise(file, 0, None, Advice::Normal);
         }
-        let more = read_plainly(file, absent, usize::try_from(end - absent).unwrap_or(usize::MAX), sink);
-        drop_pages(file, absent, if keeps_last { last_page } else { end });
-        Ok(read + more?)
+        read_plainly(file, at, usize::try_from(end - at).unwrap_or(usize::MAX), sink)
     }
 
     /// Is this position cached? If not, its page is on its way into the cache afterwards.
     fn look(&self, file: &File, at: u64) -> Found {
-        let mut byte = [0u8; 1];
-        match read_without_waiting(file, at, &mut byte) {
+        match (self.read_cached)(file, at, &mut [0]) {
             Ok(0) => Found::End,
             Ok(_) => Found::Cached,
-            Err(Errno::AGAIN) => Found::Absent,
-            Err(_) => Found::Unknown,
+            Err(error) => Found::after(error),
         }
     }
 
-    /// Reads from `at` on what is cached without a gap, up to `end`. Where it stops early, the rest of that step is on
-    /// its way into the cache.
-    fn read_cached(&self, file: &File, mut at: u64, end: u64, sink: &mut impl Sink) -> io::Result<usize> {
-        let begin = at;
-        while at < end {
-            let step = usize::try_from(next_multiple(at, STEP_BYTES).min(end) - at).unwrap_or(usize::MAX);
+    /// Reads from `at` on what is cached without a gap, up to `end`, and says what stopped it. Where that is an absent page,
+    /// the rest of the step is on its way into the cache.
+    fn read_cached(&self, file: &File, at: u64, end: u64, sink: &mut impl Sink) -> io::Result<(usize, Found)> {
+        let mut reached = at;
+        let mut stopped = Found::Cached;
+        while reached < end && stopped == Found::Cached {
+            let step = usize::try_from(next_multiple(reached, STEP_BYTES).min(end) - reached).unwrap_or(usize::MAX);
             let room = sink.room(step);
             let asked = room.len();
-            let read = read_without_waiting(file, at, room).unwrap_or(0);
+            let answer = (self.read_cached)(file, reached, room);
+            let read = *answer.as_ref().unwrap_or(&0);
             sink.fill(read);
-            at += read as u64;
-            if read < asked || asked == 0 {
-                break;
-            }
+            reached += read as u64;
+            stopped = match answer {
+                Err(error) => Found::after(error),
+                Ok(read) if read == asked && asked > 0 => Found::Cached,
+                // Whether the file ends here or a page is absent, the next read says.
+                Ok(_) => Found::Absent,
+            };
         }
-        Ok(usize::try_from(at - begin).unwrap_or(0))
+        Ok((usize::try_from(reached - at).unwrap_or(0), stopped))
     }
 
     /// Reads what is not cached, past the cache if possible.
@@ -282,59 +312,12 @@ impl State {
     }
 }
 
-/// The file opened once more, for reading past the cache. By way of `/proc` it is surely the same, whatever has its name.
 #[cfg(target_os = "linux")]
-fn open_direct(file: &File) -> Option<File> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let open = |flags| loop {
-        match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
-            Err(Errno::INTR) => {}
-            opened => return opened,
-        }
-    };
-    // Only the owner and the superuser may leave the access time alone.
-    open(flags | OFlags::NOATIME).or_else(|_| open(flags)).ok().map(File::from)
-}
-
-/// Reads whole blocks around `at..end`, and what was read before an error.
-#[cfg(target_os = "linux")]
-fn read_directly(direct: &File, mut at: u64, end: u64, sink: &mut impl Sink) -> (usize, Option<io::Error>) {
-    let mut done = 0;
-    while at < end {
-        let lead = usize::try_from(at % PAGE_BYTES).unwrap_or(0);
-        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
-        let first = at - lead as u64;
-        let in_place = wanted.min(IN_PLACE_BYTES - lead);
-        let read = match sink.blocks(lead, (lead + in_place).next_multiple_of(ALIGNMENT)) {
-            Some(blocks) => direct.read_at(blocks, first).map(|read| {
-                let useful = read.saturating_sub(lead).min(in_place);
-                sink.fill(useful);
-                useful
-            }),
-            None => BLOCKS.with_borrow_mut(|blocks| {
-                if blocks.is_empty() {
-                    *blocks = AlignedBuffer::new(DIRECT_BYTES);
-                }
-                let wanted = wanted.min(blocks.len() - lead);
-                let around = (lead + wanted).next_multiple_of(ALIGNMENT);
-                let read = direct.read_at(&mut blocks.as_mut_slice()[..around], first)?;
-                let useful = read.saturating_sub(lead).min(wanted);
-                sink.append(&blocks.as_slice()[lead..lead + useful]);
-                Ok(useful)
-            }),
-        };
-        match read {
-            Ok(0) => break,
-            Ok(useful) => {
-                done += useful;
-                at += useful as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (done, Some(error)),
-        }
+impl Found {
+    /// After reading without waiting has failed. What else is wrong, reading in the usual way will say.
+    fn after(error: Errno) -> Found {
+        if error == Errno::AGAIN { Found::Absent } else { Found::Unknown }
     }
-    (done, None)
 }
 
 #[cfg(target_os = "linux")]

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 const MIB: usize = 1 << 20;
@@ -156,4 +157,75 @@ fn an_error_of_reading_is_reported() {
         let cache = PageCache::new(MIB as u64);
         cache.read_at(&file, 0, &mut vec![0; wanted]).expect_err("not readable");
     }
+}
+
+/// As on a network file system.
+fn refusing(file_bytes: usize) -> PageCache {
+    let mut cache = PageCache::new(file_bytes as u64);
+    cache.state.read_cached = |_, _, _| Err(Errno::OPNOTSUPP);
+    cache
+}
+
+#[test]
+fn where_the_kernel_does_not_say_what_is_cached_nothing_is_dropped() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for file_bytes in [10_000, 60_000, 3 * MIB] {
+        some_time(|| {
+            let Some(file) = uncached(folder.path(), file_bytes) else { return Ok(()) };
+            std::io::copy(&mut &file, &mut std::io::sink()).expect("read");
+            for wanted in [9_000, 65_000, MIB] {
+                let (cache, mut piece, mut all) = (refusing(file_bytes), vec![0; wanted], Vec::new());
+                while let read @ 1.. = cache.read_at(&file, all.len() as u64, &mut piece).expect("read") {
+                    all.extend_from_slice(&piece[..read]);
+                }
+                assert!(all == content(file_bytes));
+                assert!(!cache.can_tell());
+            }
+            let gone = cached(&file).iter().filter(|is_cached| !**is_cached).count();
+            if gone == 0 { Ok(()) } else { Err(format!("{gone} places of {file_bytes} bytes are gone")) }
+        });
+    }
+}
+
+#[test]
+fn where_the_kernel_does_not_say_what_is_cached_it_reads_ahead_as_usual() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let Some(_) = uncached(folder.path(), 3 * MIB) else { return };
+    // Places that reading the first MiB in small pieces has left in the cache beyond it.
+    let ahead = |cache: Option<PageCache>| {
+        let file = uncached(folder.path(), 3 * MIB).expect("as before");
+        let mut piece = vec![0; 16 << 10];
+        for at in (0..MIB).step_by(piece.len()) {
+            match &cache {
+                Some(cache) => cache.read_at(&file, at as u64, &mut piece).expect("read"),
+                None => file.read_at(&mut piece, at as u64).expect("read"),
+            };
+        }
+        cached(&file)[MIB >> 16..].iter().filter(|is_cached| **is_cached).count()
+    };
+    some_time(|| {
+        if ahead(None) == 0 {
+            let _ = writeln!(io::stderr(), "NOT RUN: nothing is read ahead here");
+            return Ok(());
+        }
+        if ahead(Some(refusing(3 * MIB))) > 0 { Ok(()) } else { Err("nothing is read ahead".to_owned()) }
+    });
+}
+
+#[test]
+fn what_goes_wrong_only_when_it_is_not_waited_for_is_read_all_the_same() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("f");
+    std::fs::write(&path, content(2 * MIB)).expect("written");
+    let file = File::open(path).expect("opened");
+    let mut cache = PageCache::new(2 * MIB as u64);
+    // The first pages are cached; behind them the kernel does not say.
+    cache.state.read_cached = |file, at, room| match at {
+        0 => read_without_waiting(file, at, room),
+        _ => Err(Errno::OPNOTSUPP),
+    };
+    let mut all = vec![0; 2 * MIB];
+    assert_eq!(cache.read_at(&file, 0, &mut all).expect("read"), 2 * MIB);
+    assert!(all == content(2 * MIB));
+    assert!(!cache.can_tell());
 }
