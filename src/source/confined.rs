@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 const DIRECTORIES_KEPT: usize = 64;
 /// The longest path given to the kernel in one piece, below its limit of 4096 with the end mark.
 #[cfg(target_os = "linux")]
-const PATH_BYTES_MAX: usize = 4000;
+pub(super) const PATH_BYTES_MAX: usize = 4000;
 /// How often the kernel is asked again when a rename elsewhere interfered with the check that a path stays below.
 #[cfg(target_os = "linux")]
 const ATTEMPTS_MAX: u32 = 64;
@@ -125,7 +125,7 @@ impl Confined {
             Resolver::WholePath if path.len() <= PATH_BYTES_MAX => {
                 whole_path(&self.root, path, flags | OFlags::DIRECTORY)
             }
-            _ => component_wise(&self.root, path, flags),
+            _ => component_wise(&self.root, path, flags | OFlags::DIRECTORY),
         }
     }
 }
@@ -154,12 +154,13 @@ pub(super) fn create_name(directory: &OwnedFd, name: &[u8], flags: OFlags, mode:
     }
 }
 
-fn component_wise(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+/// Opens what stands at `path` below `root` with `flags`, no directory on the way being a symbolic link, nor what is opened.
+pub(super) fn component_wise(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let mut names = path.split(|&byte| byte == b'/').peekable();
     let mut directory: Option<OwnedFd> = None;
     while let Some(name) = names.next() {
-        let flags = if names.peek().is_some() { LOCATE } else { flags };
-        directory = Some(open_name(directory.as_ref().unwrap_or(root), name, flags | OFlags::DIRECTORY)?);
+        let flags = if names.peek().is_some() { LOCATE | OFlags::DIRECTORY } else { flags };
+        directory = Some(open_name(directory.as_ref().unwrap_or(root), name, flags)?);
     }
     directory.ok_or(Errno::NOENT)
 }
@@ -177,6 +178,21 @@ fn whole_path(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<
         }
     }
     component_wise(root, path, flags)
+}
+
+/// Opens what stands at `path`, absolute or below `root`, with `flags`; a symbolic link anywhere in it is an error.
+#[cfg(target_os = "linux")]
+pub(super) fn no_link(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::ResolveFlags;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let resolve = if is_planted("links-of-source-followed") { ResolveFlags::empty() } else { resolve };
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    loop {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
 }
 
 /// `openat2` is absent before Linux 5.6, and some containers forbid what they do not know.

@@ -1,6 +1,7 @@
 //! The user's files: walking, reading, cutting and writing them.
 
 pub mod apply;
+mod beneath;
 pub mod chunker;
 pub mod complete;
 mod confined;

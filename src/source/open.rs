@@ -12,7 +12,7 @@ use crate::metadata::Metadata;
 use crate::page_cache::{Around, PageCache};
 use crate::read_at::ReadAt;
 use crate::sabotage::is_planted;
-use rustix::fs::{CWD, Mode, OFlags, SeekFrom};
+use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::convert::Infallible;
 use std::fs::File;
@@ -51,11 +51,11 @@ impl SourceFile {
     pub fn open(found: &Found) -> Result<SourceFile> {
         let path = &found.absolute;
         let fail = |error: Errno| match error {
-            // What `O_NOFOLLOW` says when a symbolic link is in the place of the file.
+            // What the kernel says when a symbolic link is in the place of the file, or of a directory above it.
             Errno::LOOP => replaced(path),
             _ => Error::io(format!("opening {}", path.display()), error.into()),
         };
-        let file = File::from(open_for_reading(path).map_err(fail)?);
+        let file = File::from(open_for_reading(found).map_err(fail)?);
         let mut source = SourceFile {
             file,
             path: path.clone(),
@@ -151,10 +151,10 @@ fn replaced(path: &Path) -> Error {
 }
 
 /// A pipe put in the place of the file must not block the opening, nor a link lead elsewhere.
-fn open_for_reading(path: &Path) -> rustix::io::Result<std::os::fd::OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+fn open_for_reading(found: &Found) -> rustix::io::Result<std::os::fd::OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let open = |flags| loop {
-        match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        match found.open(flags) {
             Err(Errno::INTR) => {}
             other => return other,
         }
@@ -204,8 +204,9 @@ fn extents_by_seeking(
 mod tests {
     use super::super::scan::{ScanOptions, Scanned, scan};
     use super::*;
+    use rustix::fs::{CWD, Mode};
     use std::fs;
-    use std::os::unix::fs::FileExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     fn found(path: &Path) -> Found {
         match scan(&[path.to_path_buf()], ScanOptions::default()).next() {
@@ -253,6 +254,36 @@ mod tests {
         fs::write(&path, b"other").expect("write");
         refused("another file");
         assert_eq!(SourceFile::open(&found).expect_err("nothing").kind(), Kind::Missing);
+    }
+
+    #[test]
+    fn a_link_put_in_the_place_of_a_directory_leads_to_no_file() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (root, secret) = (dir.path().join("root"), dir.path().join("secret"));
+        for folder in [&root.join("a"), &secret] {
+            fs::create_dir_all(folder).expect("mkdir");
+            fs::write(folder.join("f"), b"mine").expect("write");
+        }
+        let mut found = scan(std::slice::from_ref(&root), ScanOptions::default())
+            .find_map(|scanned| match scanned {
+                Scanned::Entry(found) if found.path == b"a/f" => Some(found),
+                _ => None,
+            })
+            .expect("found");
+        assert_eq!(found.look_again().expect("still there").metadata, found.metadata);
+        SourceFile::open(&found).expect("still there");
+        fs::rename(root.join("a"), root.join("moved")).expect("rename");
+        std::os::unix::fs::symlink("moved", root.join("a")).expect("symlink");
+        // The very file, by way of a link.
+        assert!(SourceFile::open(&found).expect_err("a link").to_string().contains("replaced"));
+        found.look_again().expect_err("a link");
+        found.read_xattrs().expect_err("a link");
+        fs::remove_file(root.join("a")).expect("remove");
+        std::os::unix::fs::symlink(&secret, root.join("a")).expect("symlink");
+        found.look_again().expect_err("a link");
+        // Also if it were taken for what was found.
+        found.metadata.inode = fs::metadata(secret.join("f")).expect("there").ino();
+        assert!(SourceFile::open(&found).expect_err("a link").to_string().contains("replaced"));
     }
 
     #[test]

@@ -4,20 +4,25 @@
 //! in one pass. What cannot be read is reported and the walk goes on. A regular file costs one `lstat`; extended
 //! attributes are read only when asked for, because an unchanged ctime proves that they are the same.
 //!
-//! No file is ever opened here, and symbolic links are not followed, with one exception: a root that is a symbolic
-//! link to a directory stands for that directory, as in `cp -r link/ to`. A root that is a symbolic link to anything
-//! else is stored as a link. At any moment the names of one directory for each level of depth are in memory.
+//! No file is ever opened here but on behalf of [`super::open`], and symbolic links are not followed, also when a path is come
+//! back to, with one exception: a root that is a symbolic link to a directory stands for that directory, as in
+//! `cp -r link/ to`. A root that is a symbolic link to anything else is stored as a link. At any moment the names of one directory for each level of depth are in memory.
 
+use super::apply::path_in;
+use super::beneath::Beneath;
 use super::excludes::Excludes;
-use super::levels::{Levels, is_directory};
+use super::levels::{Levels, status_in, target_in};
 use super::stat::FileStatus;
 use super::xattrs::{Subject, Xattrs};
 use crate::error::{Error, Kind, Result};
 use crate::metadata::{FileKind, Metadata};
-use rustix::fs::FileType;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a scan leaves out.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +46,13 @@ pub struct Found {
     pub device: u64,
     /// What it is, without extended attributes: [`Found::read_xattrs`] asks for those.
     pub metadata: Metadata,
+    /// How to come back to it.
+    pub way: Way,
 }
+
+/// How to come back to what a scan has found. By default its name is all there is, as for a root or a stream.
+#[derive(Debug, Clone, Default)]
+pub struct Way(Option<Arc<Beneath>>);
 
 impl Found {
     /// Reads the extended attributes, sorted by name; those of a symbolic link are its own.
@@ -52,14 +63,34 @@ impl Found {
             let resolved = self.absolute.canonicalize();
             return Subject::Path(resolved.as_deref().unwrap_or(&self.absolute)).read_all();
         }
-        Subject::Path(&self.absolute).read_all()
+        let Way(Some(beneath)) = &self.way else { return Subject::Path(&self.absolute).read_all() };
+        let fail = |error: Errno| Error::io(format!("reading {}", self.absolute.display()), error.into());
+        let (parent, name) = beneath.parent(&self.path).map_err(fail)?;
+        let by_descriptor = path_in(parent.as_fd(), name);
+        match Subject::Path(&by_descriptor).read_all() {
+            // Without the table of descriptors only the name is left.
+            Err(_) if !has_table(&by_descriptor) => Subject::Path(&self.absolute).read_all(),
+            read => read.map_err(|error| error.while_doing(self.absolute.display())),
+        }
+    }
+
+    /// Opens it with `flags`, no symbolic link below its root being followed.
+    pub(super) fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        match &self.way {
+            Way(Some(beneath)) => beneath.open(&self.path, flags),
+            Way(None) => rustix::fs::openat(CWD, &self.absolute, flags | OFlags::NOFOLLOW, Mode::empty()),
+        }
     }
 
     /// The same path looked at again, for a file that was replaced while it was about to be read; extended attributes
     /// are not read. An error if nothing that can be stored is there any more.
     pub fn look_again(&self) -> Result<Found> {
         let path = self.absolute.display();
-        match examine(&self.absolute, self.path.is_empty()) {
+        let seen = match &self.way {
+            Way(Some(beneath)) => examine_beneath(beneath, &self.path),
+            Way(None) => examine_root(&self.absolute),
+        };
+        match seen {
             Ok(Seen { metadata: Some(metadata), device }) => Ok(Found { metadata, device, ..self.clone() }),
             Ok(Seen { metadata: None, .. }) => Err(Error::new(Kind::Failed, format!("{path} became a socket"))),
             Err(error) => Err(Error::io(format!("reading {path}"), error)),
@@ -163,7 +194,13 @@ impl Walk {
         loop {
             let level = self.levels.deepest()?;
             match level.next() {
-                None => self.levels.leave(),
+                None => {
+                    if let (Err(error), Some(level)) = (self.levels.leave(), self.levels.deepest()) {
+                        let text = format!("coming back to {}", level.absolute().display());
+                        let (root, path) = (self.root, level.path().to_vec());
+                        return Some(Scanned::Problem { root, path, error: Error::io(text, error) });
+                    }
+                }
                 Some((name, FileType::RegularFile)) if !wanted(&name) => {}
                 Some((name, listed)) => return Some(self.entry(&name, listed, options)),
             }
@@ -171,10 +208,10 @@ impl Walk {
     }
 
     fn entry(&mut self, name: &[u8], listed: FileType, options: &ScanOptions) -> Scanned {
-        let root = self.root;
+        let (root, way) = (self.root, Way(self.levels.beneath()));
         let Some(level) = self.levels.deepest() else { return Scanned::Excluded { root, path: Vec::new() } };
         let (path, absolute) = (level.path_of(name), level.absolute_of(name));
-        let listed_as_directory = is_directory(&absolute, listed);
+        let listed_as_directory = level.is_directory(name, listed);
         if options.excludes.excludes(&path, listed_as_directory) {
             return Scanned::Excluded { root, path };
         }
@@ -189,7 +226,7 @@ impl Walk {
                     if listed_as_directory && !(options.one_file_system && device != self.root_device) {
                         self.ahead = Some((absolute.clone(), path.clone()));
                     }
-                    return Scanned::Entry(Found { root, path, absolute, device, metadata });
+                    return Scanned::Entry(Found { root, path, absolute, device, metadata, way });
                 }
                 Error::new(Kind::Failed, format!("{} changed its type while it was read", absolute.display()))
             }
@@ -201,7 +238,7 @@ impl Walk {
 
 /// The root itself, and the walk below it if it is a directory.
 fn begin_root(root: u32, path: &Path) -> (Scanned, Option<Walk>) {
-    let (metadata, device) = match examine(path, true) {
+    let (metadata, device) = match examine_root(path) {
         Ok(Seen { metadata: Some(metadata), device }) => (metadata, device),
         Ok(Seen { metadata: None, .. }) => return (Scanned::SkippedSocket { root, path: Vec::new() }, None),
         Err(error) => {
@@ -216,7 +253,8 @@ fn begin_root(root: u32, path: &Path) -> (Scanned, Option<Walk>) {
         levels: Levels::default(),
         ahead,
     });
-    (Scanned::Entry(Found { root, path: Vec::new(), absolute: path.to_path_buf(), device, metadata }), walk)
+    let absolute = path.to_path_buf();
+    (Scanned::Entry(Found { root, path: Vec::new(), absolute, device, metadata, way: Way::default() }), walk)
 }
 
 /// What stands at a path; `metadata` is absent for a socket.
@@ -225,10 +263,10 @@ struct Seen {
     device: u64,
 }
 
-/// Looks at `path` without opening it. A root that is a symbolic link to a directory is seen as that directory.
-fn examine(path: &Path, is_root: bool) -> io::Result<Seen> {
+/// Looks at a root without opening it. One that is a symbolic link to a directory is seen as that directory.
+fn examine_root(path: &Path) -> io::Result<Seen> {
     let mut status = FileStatus::from_std(&std::fs::symlink_metadata(path)?);
-    if is_root && status.is_symlink() {
+    if status.is_symlink() {
         // A link that leads nowhere is stored as the link that it is.
         if let Ok(target) = std::fs::metadata(path).map(|m| FileStatus::from_std(&m))
             && target.is_directory()
@@ -238,6 +276,19 @@ fn examine(path: &Path, is_root: bool) -> io::Result<Seen> {
     }
     let symlink_target = || std::fs::read_link(path).map(|target| target.into_os_string().into_vec());
     Ok(Seen { metadata: status.into_metadata(symlink_target)?, device: status.device })
+}
+
+/// Looks at what stands below a root without opening it.
+fn examine_beneath(beneath: &Beneath, path: &[u8]) -> io::Result<Seen> {
+    let (parent, name) = beneath.parent(path)?;
+    let status = status_in(parent.as_fd(), name)?;
+    let target = || target_in(parent.as_fd(), name);
+    Ok(Seen { metadata: status.into_metadata(target)?, device: status.device })
+}
+
+/// Is there a table of open descriptors, in which this path is?
+fn has_table(by_descriptor: &Path) -> bool {
+    by_descriptor.parent().is_some_and(Path::exists)
 }
 
 #[cfg(test)]

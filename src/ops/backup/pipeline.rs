@@ -21,7 +21,7 @@ use crate::ops::{Resources, signs};
 use crate::repo::config::Config;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::transaction::{OPEN_PACK_BYTES, Transaction};
-use crate::source::scan::{Found, ScanOptions};
+use crate::source::scan::{Found, ScanOptions, Way};
 use crate::threads;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::path::PathBuf;
@@ -174,5 +174,6 @@ fn stream_found(name: &str, now: FileTime) -> Box<Found> {
             link_group: None,
             xattrs: Vec::new(),
         },
+        way: Way::default(),
     })
 }
