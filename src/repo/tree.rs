@@ -209,7 +209,8 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    fn build(count: usize) -> (Option<StreamRef>, HashMap<ChunkId, Vec<u8>>) {
+    /// The tree of a list, and its chunks.
+    pub(super) fn stored(list: &[Entry]) -> (Option<StreamRef>, HashMap<ChunkId, Vec<u8>>) {
         let mut kept = HashMap::new();
         let mut store = |chunk: Vec<u8>| {
             let id = ChunkId::of(&chunk);
@@ -217,11 +218,13 @@ mod tests {
             Ok(id)
         };
         let mut builder = TreeBuilder::default();
-        for i in 0..count {
-            builder.push(&file(&format!("{i:08}"), 1), &mut store).expect("in order");
-        }
+        list.iter().for_each(|entry| builder.push(entry, &mut store).expect("in order"));
         let tree = builder.finish(&mut store).expect("fits");
         (tree, kept)
+    }
+
+    fn build(count: usize) -> (Option<StreamRef>, HashMap<ChunkId, Vec<u8>>) {
+        stored(&(0..count).map(|i| file(&format!("{i:08}"), 1)).collect::<Vec<_>>())
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Children<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::TreeBuilder;
+    use super::super::tests::stored;
     use super::*;
     use crate::ids::ChunkId;
     use crate::repo::entry::tests::file;
@@ -126,16 +126,8 @@ mod tests {
             }
         }
         list.sort_by(|a, b| compare(a, &(b.root, b.path.clone())));
-        let mut kept = HashMap::new();
-        let mut store = |chunk: Vec<u8>| {
-            let id = ChunkId::of(&chunk);
-            kept.insert(id, chunk);
-            Ok(id)
-        };
-        let mut builder = TreeBuilder::default();
-        list.iter().for_each(|entry| builder.push(entry, &mut store).expect("in order"));
-        let tree = builder.finish(&mut store).expect("fits").expect("entries");
-        (list, tree, kept)
+        let (tree, kept) = stored(&list);
+        (list, tree.expect("entries"), kept)
     }
 
     fn beneath(list: &[Entry], place: &Place) -> Vec<Vec<u8>> {
