@@ -105,6 +105,34 @@ pub struct BackupOptions<'a> {
     pub resources: Resources,
 }
 
+impl<'a> BackupOptions<'a> {
+    /// A backup that begins now and of which nothing special is asked: no checkpoint has to have been left alone for a time.
+    pub fn usual(host: &str, now: &'a (dyn Fn() -> FileTime + Sync), resources: Resources) -> Self {
+        BackupOptions {
+            host: host.to_owned(),
+            source: None,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            excludes: Vec::new(),
+            exclude_from: Vec::new(),
+            one_file_system: false,
+            dry_run: false,
+            skip_if_unchanged: false,
+            reread: false,
+            compression: Compression::Auto,
+            cuts_by_content: false,
+            delta_depth: 4,
+            limit_read: None,
+            settle: Duration::ZERO,
+            unfinished: Unfinished::Skip,
+            writer: WriterRecord::of_this_process(now()),
+            started: now(),
+            now,
+            resources,
+        }
+    }
+}
+
 /// What was done.
 #[derive(Debug, Default)]
 pub struct BackupReport {

@@ -3,12 +3,11 @@
 use super::keys::{KeysOf, init_simulated};
 use super::setting;
 use super::trees::{Content, Tree};
-use ckpt::codec::Compression;
 use ckpt::error::Result;
 use ckpt::events::Silent;
 use ckpt::ids::{ChunkId, PackId};
 use ckpt::metadata::FileTime;
-use ckpt::ops::backup::{self, BackupOptions, BackupReport, Input, Unfinished};
+use ckpt::ops::backup::{self, BackupOptions, BackupReport, Input};
 use ckpt::ops::init::{self, InitOptions};
 use ckpt::ops::prune::{MaxUnused, PruneOptions};
 use ckpt::ops::restore::{self, Destination, Overwrite, RestoreOptions, RestoreReport};
@@ -92,28 +91,7 @@ pub fn open_as(storage: &SimulatedStorage, role: Role) -> Result<Repo> {
 
 /// The usual options of a backup.
 pub fn backup_options(threads: usize) -> BackupOptions<'static> {
-    BackupOptions {
-        host: "host".to_owned(),
-        source: None,
-        tags: Vec::new(),
-        meta: BTreeMap::new(),
-        excludes: Vec::new(),
-        exclude_from: Vec::new(),
-        one_file_system: false,
-        dry_run: false,
-        skip_if_unchanged: false,
-        reread: false,
-        compression: Compression::Auto,
-        cuts_by_content: false,
-        delta_depth: 4,
-        limit_read: None,
-        settle: Duration::ZERO,
-        unfinished: Unfinished::Skip,
-        writer: WriterRecord::of_this_process(now()),
-        started: now(),
-        now: &now,
-        resources: resources(threads),
-    }
+    BackupOptions::usual("host", &now, resources(threads))
 }
 
 /// Backs up one path with usual options.
