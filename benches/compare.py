@@ -314,6 +314,9 @@ def one_round(tool, arguments, data, place, log):
         if arguments.cold:
             drop_from_cache(data)
             drop_from_cache(repo)
+        elif phase in ("verify", "restore"):
+            # Some programs write past the page cache: warm is to mean the same for all.
+            warm(repo)
         result[phase], memory = run(command, env, log, cwd)
         peak = max(peak, memory)
         if phase == "again":
@@ -375,7 +378,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="seed of the synthetic data (default 1)")
     parser.add_argument("--ckpt", default=str(ROOT / "target/release/ckpt"), help="the ckpt program")
     parser.add_argument("--tools", help="only these, separated by commas: ckpt,sealed,bare,cp,restic,rustic,borg,bupstash")
-    parser.add_argument("--cold", action="store_true", help="drop data and repository from the page cache first")
+    parser.add_argument("--cold", action="store_true", help="drop data and repository from the page cache before each phase; without it both are read into it before what reads them")
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare restored data")
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
