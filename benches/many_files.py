@@ -3,7 +3,7 @@
 
     benches/many_files.py --work DIR [--files 1000000] [--ckpt target/release/ckpt]
 
-In DIR it makes `files/` with the files (1,000 in a folder, 2 to 32 bytes each; kept from run to run), a repository and a
+In DIR it makes `files/` with the files (1,000 in a folder, 2 to 32 bytes each; kept from run to run, as `files.done` says), a repository and a
 cache, and prints for each command wall-clock and processor seconds, the largest resident memory, and for `ls` the time
 to the first line. `find -printf` over the same files, with as many questions about each, stands beside the unchanged
 backup. Everything but the result can be deleted afterwards. Python 3.9 or newer, no packages.
@@ -19,9 +19,11 @@ import time
 
 def make(folder, count):
     """The files; their names and contents follow from their numbers."""
-    done = folder / ".done"
+    # Beside them: what stands among them is backed up.
+    done = folder.with_name("files.done")
     if done.exists() and done.read_text() == str(count):
         return
+    done.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     for first in range(0, count, 1000):
         inner = folder / f"{first // 100000:03}" / f"{first // 1000:06}"
