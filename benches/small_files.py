@@ -81,7 +81,7 @@ def make(folder, count, sources, seed):
     dice = random.Random(seed)
     for number in range(len(paths), count):
         path = paths[number % len(paths)]
-        content = edited(path.read_bytes(), dice)
+        content = edited(path.read_bytes(), dice, known)
         total += write(folder / str(number // len(paths)) / path.relative_to("/"), content)
     for parent, _, _ in os.walk(folder, topdown=False):
         os.utime(parent, (LONG_AGO, LONG_AGO))
@@ -96,11 +96,15 @@ def write(path, content):
     return len(content)
 
 
-def edited(content, dice):
-    """One line in ten is gone or stands twice."""
+def edited(content, dice, known):
+    """One line in ten is gone or stands twice. Where that gives a file that is there already, as for one of few lines, a line is added."""
     lines = content.splitlines(keepends=True)
     changes = [dice.random() for _ in lines]
-    return b"".join(line * (0 if c < 0.05 else 2 if c > 0.95 else 1) for line, c in zip(lines, changes)) or content
+    new = b"".join(line * (0 if c < 0.05 else 2 if c > 0.95 else 1) for line, c in zip(lines, changes)) or content
+    while (digest := hashlib.sha256(new).digest()) in known:
+        new += b"%016x\n" % dice.getrandbits(64)
+    known.add(digest)
+    return new
 
 
 # Measuring. ----------------------------------------------------------------------------------------------------------
