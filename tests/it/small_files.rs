@@ -9,11 +9,13 @@ use ckpt::ops::init::{InitOptions, init_storage};
 use ckpt::ops::restore::{RestoreOptions, restore};
 use ckpt::ops::verify::Damage;
 use ckpt::repo::pack_table::FrameRecord;
+use ckpt::repo::snapshots::Snapshot;
 use ckpt::repo::{Repo, names};
 use ckpt::storage::simulated::SimulatedStorage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// The most content of a frame that is shared, and the smallest chunk that is cut by content.
 const SHARED_BYTES_MAX: u64 = 1 << 20;
@@ -65,12 +67,31 @@ fn write(files: &BTreeMap<String, Vec<u8>>, source: &Path) {
     }
 }
 
-/// A repository with the usual sizes of chunks and packs.
-fn usual() -> SimulatedStorage {
-    let storage = SimulatedStorage::new();
-    let options = InitOptions { chunk_sizes: None, ..runs::init_options("simulated", 64 << 20) };
-    init_storage(&storage, &options).expect("an empty storage takes a repository");
-    storage
+/// The files in a folder, and an empty repository with the usual sizes of chunks and packs.
+struct Scene {
+    folder: TempDir,
+    source: PathBuf,
+    files: BTreeMap<String, Vec<u8>>,
+    storage: SimulatedStorage,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let (folder, files) = (quick_folder(), source_files());
+        let source = folder.path().join("source");
+        write(&files, &source);
+        let storage = SimulatedStorage::new();
+        let options = InitOptions { chunk_sizes: None, ..runs::init_options("simulated", 64 << 20) };
+        init_storage(&storage, &options).expect("an empty storage takes a repository");
+        Scene { folder, source, files, storage }
+    }
+
+    /// Saves the files, and what frames there are then.
+    fn save(&self) -> (Snapshot, Vec<Held>) {
+        let repo = runs::open(&self.storage).expect("opens");
+        let snapshot = runs::save(&repo, &self.source);
+        (snapshot, frames_of(&self.storage, &repo, &self.files))
+    }
 }
 
 /// A frame, its pack, and the files that it holds.
@@ -101,13 +122,7 @@ fn frames_of(storage: &SimulatedStorage, repo: &Repo, files: &BTreeMap<String, V
 
 #[test]
 fn files_of_several_directories_share_filled_frames_and_numbers_have_their_own() {
-    let (folder, files) = (quick_folder(), source_files());
-    let source = folder.path().join("source");
-    write(&files, &source);
-    let storage = usual();
-    let repo = runs::open(&storage).expect("opens");
-    runs::save(&repo, &source);
-    let frames = frames_of(&storage, &repo, &files);
+    let (_, frames) = Scene::new().save();
     let shared: Vec<&Held> = frames.iter().filter(|held| held.is_shared()).collect();
     let raw = |held: &Held| u64::from(held.frame.raw_bytes);
     let bytes: u64 = shared.iter().map(|held| raw(held)).sum();
@@ -126,12 +141,9 @@ fn files_of_several_directories_share_filled_frames_and_numbers_have_their_own()
 
 #[test]
 fn any_number_of_threads_brings_back_the_same_with_hard_links_and_one_frame_for_one_file() {
-    let (folder, files) = (quick_folder(), source_files());
-    let source = folder.path().join("source");
-    write(&files, &source);
+    let Scene { folder, source, files, storage } = Scene::new();
     fs::hard_link(source.join("0/001"), source.join("4/linked")).expect("a link");
     let wanted = Tree::read(&source);
-    let storage = usual();
     for threads in [1, 3] {
         let repo = runs::open(&storage).expect("opens");
         let saved = runs::backup(&repo, &source, threads).expect("saves").snapshot.expect("a snapshot");
@@ -153,13 +165,9 @@ fn any_number_of_threads_brings_back_the_same_with_hard_links_and_one_frame_for_
 
 #[test]
 fn a_damaged_shared_frame_costs_its_own_files_and_no_other() {
-    let (folder, files) = (quick_folder(), source_files());
-    let source = folder.path().join("source");
-    write(&files, &source);
-    let storage = usual();
-    let repo = runs::open(&storage).expect("opens");
-    let snapshot = runs::save(&repo, &source);
-    let frames = frames_of(&storage, &repo, &files);
+    let scene = Scene::new();
+    let (snapshot, frames) = scene.save();
+    let Scene { folder, source, files, storage } = scene;
     let shared = frames.iter().filter(|held| held.is_shared());
     let Held { pack, frame, paths: lost } = shared.min_by_key(|held| held.paths.len()).expect("some are shared");
     let middle = usize::try_from(frame.offset + u64::from(frame.stored_bytes) / 2).expect("fits");
