@@ -1,8 +1,9 @@
-//! `cargo bench --bench index -- --generate DIR --chunks 50M`, then `cargo bench --bench index -- --measure DIR --chunks 50M`: what the
+//! `cargo bench --bench index -- --generate DIR --chunks 50M`, then `cargo bench --bench index -- --measure DIR`: what the
 //! index costs in a repository of many chunks.
 //!
 //! The repository is made without data (`synthetic.rs`); every step is measured in a process of its own (`steps.rs`), the
-//! database in the page cache and not. `docs/BENCHMARKS.md` says how to read the table.
+//! database in the page cache and not. What a step adds to the repository or the database is taken away behind it, and what a
+//! killed run has left before the first. `docs/BENCHMARKS.md` says how to read the table.
 
 #![expect(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
@@ -27,13 +28,13 @@ use steps::{ASKED, Place, Step};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Make a repository in DIR/repository, and nothing else
+    /// Make a repository in DIR/repository, and a list of its objects in DIR/objects
     #[arg(long, value_name = "DIR")]
     generate: Option<PathBuf>,
-    /// Measure with the repository in DIR/repository; takes DIR/cache, and for the backups DIR/saved, DIR/empty and DIR/source
+    /// Measure with the repository in DIR/repository; takes DIR/cache, DIR/saved, DIR/empty and DIR/source
     #[arg(long, value_name = "DIR", required_unless_present = "generate")]
     measure: Option<PathBuf>,
-    /// How many chunks the repository has, with K or M for powers of 1000
+    /// How many chunks the repository that is made has, with K or M for powers of 1000
     #[arg(long, default_value = "5M", value_parser = parse_count)]
     chunks: u64,
     /// Measured runs of each step
@@ -66,6 +67,7 @@ fn main() -> Outcome<()> {
     if let Some(folder) = &arguments.generate {
         let made = timing::time(|| synthetic::generate(&folder.join("repository"), arguments.chunks));
         let (elapsed, (packs, bytes)) = (made.0, made.1.map_err(|error| error.to_string())?);
+        list_objects(folder)?;
         println!(
             "{} chunks, {packs} packs, {bytes} bytes of content, {:.0} s",
             arguments.chunks,
@@ -77,7 +79,8 @@ fn main() -> Outcome<()> {
     if let Some(step) = arguments.step {
         return run_step(folder, step, &arguments);
     }
-    let mut bench = Bench { folder, arguments: &arguments, rows: BTreeMap::new() };
+    let mut bench =
+        Bench { folder, arguments: &arguments, objects: listed_objects(folder)?, chunks: 0, rows: BTreeMap::new() };
     bench.measure()?;
     bench.print();
     Ok(())
@@ -113,6 +116,9 @@ struct Row {
 struct Bench<'a> {
     folder: &'a Path,
     arguments: &'a Arguments,
+    /// The files of the repository as it was made.
+    objects: BTreeSet<PathBuf>,
+    chunks: u64,
     rows: BTreeMap<String, Row>,
 }
 
@@ -122,10 +128,16 @@ impl Bench<'_> {
         let (open, back_up) = (wanted(Step::Open), wanted(Step::Backup));
         let others: Vec<Step> = [Step::Missing, Step::Known, Step::Add].into_iter().filter(|&s| wanted(s)).collect();
         let cache = self.folder.join("cache");
+        self.take_objects_away()?;
         for run in 0..self.arguments.runs {
-            if open || !cache.exists() {
+            if open || run == 0 {
                 remove(&cache)?;
                 self.step("made anew", Step::Open, "repository", run)?;
+                self.save_cache()?;
+            }
+            if run == 0 {
+                self.chunks =
+                    steps::count(&self.folder.join("repository"), &cache).map_err(|error| error.to_string())?;
             }
             for (state, is_cold) in [("warm", false), ("cold", true)] {
                 let steps = open.then_some(Step::Open).into_iter().chain(others.iter().copied());
@@ -134,22 +146,25 @@ impl Bench<'_> {
                         evict(&cache)?;
                     }
                     self.step(state, step, "repository", 2 * run + u64::from(is_cold))?;
+                    if step == Step::Add {
+                        self.put_cache_back()?;
+                    }
                 }
             }
         }
-        if back_up { self.measure_backups() } else { Ok(()) }
+        if back_up {
+            self.measure_backups()?;
+        }
+        remove(&self.folder.join("saved"))
     }
 
     /// Backs up the same into an empty repository and into the big one, in turns.
     fn measure_backups(&mut self) -> Outcome<()> {
         let place = |name: &str| self.folder.join(name);
-        let (source, cache, saved, big) = (place("source"), place("cache"), place("saved"), place("repository"));
+        let (source, cache) = (place("source"), place("cache"));
         let (empty, empty_cache) = (place("empty"), place("empty-cache"));
         remove(&source)?;
         checkpoint::generate(&source, self.arguments.gib << 30, 1)?;
-        remove(&saved)?;
-        copy(&cache, &saved)?;
-        let objects = files(&big)?;
         for run in 0..self.arguments.runs {
             for (state, repository) in [("empty", "empty"), ("warm", "repository"), ("cold", "repository")] {
                 remove(&empty)?;
@@ -163,21 +178,38 @@ impl Bench<'_> {
                 }
                 self.step(state, Step::Backup, repository, run)?;
                 if repository == "repository" {
-                    for new in files(&big)?.difference(&objects) {
-                        fs::remove_file(new)?;
-                    }
-                    remove(&cache)?;
-                    copy(&saved, &cache)?;
+                    self.take_objects_away()?;
+                    self.put_cache_back()?;
                 }
             }
         }
-        [&source, &saved, &empty, &empty_cache].into_iter().try_for_each(|folder| remove(folder))
+        [&source, &empty, &empty_cache].into_iter().try_for_each(|folder| remove(folder))
+    }
+
+    /// Removes from the repository what it did not have when it was made.
+    fn take_objects_away(&self) -> Outcome<()> {
+        for new in files(&self.folder.join("repository"))?.difference(&self.objects) {
+            fs::remove_file(new)?;
+        }
+        Ok(())
+    }
+
+    fn save_cache(&self) -> Outcome<()> {
+        remove(&self.folder.join("saved"))?;
+        copy(&self.folder.join("cache"), &self.folder.join("saved"))
+    }
+
+    fn put_cache_back(&self) -> Outcome<()> {
+        remove(&self.folder.join("cache"))?;
+        copy(&self.folder.join("saved"), &self.folder.join("cache"))?;
+        rustix::fs::sync();
+        Ok(())
     }
 
     /// Does a step in a process of its own and keeps its figures.
     fn step(&mut self, state: &str, step: Step, repository: &str, seed: u64) -> Outcome<()> {
         let name = format!("{step:?}").to_lowercase();
-        let (chunks, seed) = (self.arguments.chunks.to_string(), seed.to_string());
+        let (chunks, seed) = (self.chunks.to_string(), seed.to_string());
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--measure").arg(self.folder).args(["--step", &name, "--repository", repository]);
         let output = command.args(["--chunks", &chunks, "--seed", &seed]).output()?;
@@ -204,7 +236,7 @@ impl Bench<'_> {
         let bytes: u64 = bytes.iter().filter_map(|path| fs::metadata(path).ok()).map(|found| found.len()).sum();
         println!(
             "\n{} chunks, {} runs, {ASKED} asked for; database {} MiB",
-            self.arguments.chunks,
+            self.chunks,
             self.arguments.runs,
             bytes >> 20
         );
@@ -214,7 +246,7 @@ impl Bench<'_> {
             println!("{name:<28} {seconds:>10.4} {processor:>12.4} {:>10}", row.peak_kib >> 10);
         }
         if let Some(row) = self.rows.get("open made anew: open") {
-            let rate = self.arguments.chunks as f64 / timing::median_seconds(&row.times) / 1e6;
+            let rate = self.chunks as f64 / timing::median_seconds(&row.times) / 1e6;
             println!("made anew: {rate:.3} million chunks/s");
         }
     }
@@ -241,6 +273,25 @@ fn copy(from: &Path, to: &Path) -> Outcome<()> {
         fs::copy(path, target)?;
     }
     Ok(())
+}
+
+/// Writes down which files the repository has.
+fn list_objects(folder: &Path) -> Outcome<()> {
+    let repository = folder.join("repository");
+    let mut list = String::new();
+    for path in files(&repository)? {
+        let name = path.strip_prefix(&repository)?.to_str().ok_or("a name of no text")?;
+        list.push_str(name);
+        list.push('\n');
+    }
+    Ok(fs::write(folder.join("objects"), list)?)
+}
+
+fn listed_objects(folder: &Path) -> Outcome<BTreeSet<PathBuf>> {
+    let list = folder.join("objects");
+    let text =
+        fs::read_to_string(&list).map_err(|error| format!("{}: {error}; make it by --generate", list.display()))?;
+    Ok(text.lines().map(|name| folder.join("repository").join(name)).collect())
 }
 
 /// Every file beneath `folder`.

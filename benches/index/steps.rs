@@ -1,7 +1,6 @@
 //! What is measured, each step in a process of its own, so that its peak memory is its own.
 
 use crate::synthetic::{self, text};
-use ckpt::codec::Compression;
 use ckpt::error::{Error, Result};
 use ckpt::events::Silent;
 use ckpt::ids::{ChunkId, SnapshotId};
@@ -9,7 +8,6 @@ use ckpt::metadata::FileTime;
 use ckpt::ops::Resources;
 use ckpt::ops::backup::{BackupOptions, Input, backup};
 use ckpt::ops::info::info;
-use ckpt::repo::records::WriterRecord;
 use ckpt::repo::transaction::Transaction;
 use ckpt::repo::{Cache, Repo};
 use clap::ValueEnum;
@@ -113,7 +111,13 @@ impl Place<'_> {
     }
 }
 
-/// Adds packs one by one, as a backup does, and takes them away again, untimed.
+/// The chunks of a repository.
+pub fn count(repository: &Path, cache: &Path) -> Result<u64> {
+    let repo = Repo::open(&text(repository), &Cache::Folder(cache.to_owned()), &Silent)?;
+    repo.index().unique_chunks().map(|(chunks, _)| chunks)
+}
+
+/// Adds packs one by one, as a backup does.
 fn add(repo: &Repo, seed: u64) -> Result<()> {
     for number in 0..PACKS_ADDED {
         let first = (1 << 60) + (seed * PACKS_ADDED + number) * CHUNKS_OF_PACK;
@@ -129,27 +133,6 @@ fn back_up(repo: &Repo, source: &Path) -> Result<()> {
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         FileTime { seconds: i64::try_from(elapsed.as_secs()).unwrap_or(0), nanoseconds: 0 }
     };
-    let options = BackupOptions {
-        host: "bench".into(),
-        source: None,
-        tags: Vec::new(),
-        meta: Default::default(),
-        excludes: Vec::new(),
-        exclude_from: Vec::new(),
-        one_file_system: false,
-        dry_run: false,
-        skip_if_unchanged: false,
-        reread: false,
-        compression: Compression::Auto,
-        cuts_by_content: false,
-        delta_depth: 4,
-        limit_read: None,
-        settle: Duration::ZERO,
-        unfinished: ckpt::ops::backup::Unfinished::Keep,
-        writer: WriterRecord::of_this_process(now()),
-        started: now(),
-        now: &now,
-        resources: Resources { threads: 2, memory_bytes: 512 << 20 },
-    };
+    let options = BackupOptions::usual("bench", &now, Resources { threads: 2, memory_bytes: 512 << 20 });
     backup(repo, Input::Paths(vec![source.to_owned()]), &options, &Silent).map(|_| ())
 }
