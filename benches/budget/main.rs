@@ -26,7 +26,7 @@ use std::time::Duration;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Directory on the disk that matters; a folder of its own is made in it and deleted at the end
+    /// Directory on the disk that matters; a new folder `budget` is made in it and deleted at the end
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The program whose commands are measured as a whole
@@ -64,11 +64,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         (0..arguments.rounds).for_each(|_| stage.run());
         return Ok(());
     }
+    let work = arguments.dir.as_ref().map(|dir| dir.join("budget"));
+    if let Some(work) = &work {
+        // It is deleted at the end: nothing may have been in it.
+        std::fs::create_dir(work).map_err(|error| format!("{}: {error}", work.display()))?;
+    }
     println!("medians of {} rounds, one core unless said otherwise; GB is 10^9 bytes\n", arguments.rounds);
     print_stages(arguments.set << 20, arguments.rounds);
-    let Some(dir) = &arguments.dir else { return Ok(()) };
-    let work = dir.join("budget");
-    std::fs::create_dir_all(&work)?;
+    let Some(work) = work else { return Ok(()) };
     let measured = machine::print_disk(&work, arguments.rounds)
         .and_then(|()| whole::print(&work, &arguments.ckpt, arguments.mib, arguments.rounds));
     std::fs::remove_dir_all(&work)?;
