@@ -152,7 +152,7 @@ impl Default for State {
 enum Found {
     Cached,
     Absent,
-    /// The file ends before it.
+    /// The file ends before it, if the kernel is right.
     End,
     /// The kernel does not say.
     Unknown,
@@ -175,7 +175,7 @@ impl State {
         while done < bytes {
             let at = offset + done as u64;
             let read = match self.look(file, at) {
-                Found::End => 0,
+                Found::End => self.read_behind(file, at, end, sink)?,
                 Found::Unknown => self.read_for_good(file, at, end, sink)?,
                 Found::Cached => self.read_window(file, at, end, sink)?,
                 Found::Absent => self.read_absent_windows(file, at, end, sink)?,
@@ -187,6 +187,16 @@ impl State {
             done += read;
         }
         Ok(done)
+    }
+
+    /// Reads where the kernel says that the file has ended. Some say so of what is only not cached (Linux 5.9 and 5.10; see
+    /// BUGS in preadv2(2)): only a read that may wait is believed, and a kernel that it proves wrong is not asked again.
+    fn read_behind(&self, file: &File, at: u64, end: u64, sink: &mut impl Sink) -> io::Result<usize> {
+        let read = read_plainly(file, at, usize::try_from(end - at).unwrap_or(usize::MAX), sink)?;
+        if read > 0 {
+            self.cannot_tell.store(true, Ordering::Relaxed);
+        }
+        Ok(read)
     }
 
     /// Reads the rest of a window that begins cached.

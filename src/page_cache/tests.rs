@@ -159,6 +159,42 @@ fn an_error_of_reading_is_reported() {
     }
 }
 
+/// Linux 5.9 and 5.10 may give nothing, instead of an error, where a file is not cached.
+#[test]
+fn a_kernel_that_says_the_end_for_what_is_not_cached_is_not_believed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("f");
+    let all = content(3 * MIB + 7);
+    std::fs::write(&path, &all).expect("written");
+    let file = File::open(&path).expect("opened");
+    for piece_bytes in [4000, 200_000, 4 * MIB] {
+        // Nothing at all, and nothing from somewhere within a piece on.
+        let says: [fn(&File, u64, &mut [u8]) -> rustix::io::Result<usize>; 2] = [
+            |_, _, _| Ok(0),
+            |file, at, room| match at {
+                ..1_000_000 => {
+                    let room_bytes = room.len().min(usize::try_from(1_000_000 - at).expect("small"));
+                    Ok(file.read_at(&mut room[..room_bytes], at).expect("read"))
+                }
+                _ => Ok(0),
+            },
+        ];
+        for says in says {
+            let mut cache = PageCache::new(all.len() as u64);
+            cache.state.read_cached = says;
+            let (mut read, mut piece) = (Vec::new(), vec![0; piece_bytes]);
+            loop {
+                let count = cache.read_at(&file, read.len() as u64, &mut piece).expect("readable");
+                read.extend_from_slice(&piece[..count]);
+                if count < piece_bytes {
+                    break;
+                }
+            }
+            assert!(read == all, "{} bytes of {} in pieces of {piece_bytes}", read.len(), all.len());
+        }
+    }
+}
+
 /// As on a network file system.
 fn refusing(file_bytes: usize) -> PageCache {
     let mut cache = PageCache::new(file_bytes as u64);
