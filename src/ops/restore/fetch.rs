@@ -28,6 +28,8 @@ const BATCH_BYTES: usize = 8 << 20;
 pub(super) struct Destination {
     /// None once it has failed to open.
     pub(super) file: Option<TargetFile>,
+    /// What no chunk is written to in a file that may hold something there.
+    pub(super) gaps: Vec<ByteRange>,
     /// Why it will not be restored.
     pub(super) failure: Mutex<Option<Failure>>,
 }
@@ -46,7 +48,7 @@ impl Destination {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
     }
 
-    fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }

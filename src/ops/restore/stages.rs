@@ -8,6 +8,7 @@
 use super::fetch::{Destination, Failure, Fetch};
 use super::plan::{Chains, Want, plan};
 use super::window::{Job, Outcome, Window};
+use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::ids::ChunkId;
@@ -133,7 +134,8 @@ impl<'a> Stages<'a> {
     /// Brings the content of a window; an error only if the whole run must end.
     fn fetch(&self, window: Window) -> Result<Ready> {
         let Window { jobs, wants, .. } = window;
-        let destinations = self.open_parts(&jobs);
+        let mut destinations = self.open_parts(&jobs);
+        find_gaps(&jobs, &wants, &mut destinations);
         let wants = self.drop_held(&destinations, wants);
         let located = self.locate(&destinations, wants)?;
         let fetch =
@@ -148,8 +150,10 @@ impl<'a> Stages<'a> {
 
     fn open_parts(&self, jobs: &[Job]) -> Vec<Destination> {
         let open = |job: &Job| match open_part(self.target, job) {
-            Ok(file) => Destination { file: Some(file), failure: Mutex::new(None) },
-            Err(error) => Destination { file: None, failure: Mutex::new(Some(Failure::Failed(error))) },
+            Ok(file) => Destination { file: Some(file), gaps: Vec::new(), failure: Mutex::new(None) },
+            Err(error) => {
+                Destination { file: None, gaps: Vec::new(), failure: Mutex::new(Some(Failure::Failed(error))) }
+            }
         };
         self.pool.install(|| jobs.par_iter().map(open).collect())
     }
@@ -236,28 +240,62 @@ fn open_part(target: &Target, job: &Job) -> Result<TargetFile> {
     }
 }
 
+/// Notes which parts of files that hold something already belong to holes. `wants` come in the order of files and offsets.
+fn find_gaps(jobs: &[Job], mut wants: &[Want], destinations: &mut [Destination]) {
+    for ((number, job), destination) in (0u32..).zip(jobs).zip(destinations) {
+        let own;
+        (own, wants) = wants.split_at(wants.partition_point(|want| want.job <= number));
+        if !destination.file.as_ref().is_some_and(TargetFile::resumed) || is_planted("old-bytes-left-in-holes") {
+            continue;
+        }
+        let end = std::iter::once((job.metadata.size, 0));
+        let mut at = 0u64;
+        for (offset, bytes) in own.iter().map(|want| (want.offset, u64::from(want.bytes))).chain(end) {
+            let gap = ByteRange::new(at, offset.saturating_sub(at)).ok().filter(|gap| !gap.is_empty());
+            destination.gaps.extend(gap);
+            at = offset.saturating_add(bytes);
+        }
+    }
+}
+
 fn make_ready(job: Job, destination: Destination) -> (Vec<u8>, Result<ReadyFile, Outcome>) {
     let failure = destination.failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let ready = match (failure, destination.file) {
-        (None, Some(file)) => prepare(&job, file).map_err(Outcome::Failed),
+        (None, Some(file)) => prepare(&job, file, &destination.gaps).map_err(Outcome::Failed),
+        (Some(Failure::Damaged(error)), Some(file)) if file.resumed() => {
+            Err(Outcome::Damaged(with_part(file.leaves_part(), error)))
+        }
         (Some(Failure::Damaged(error)), file) => {
-            // A part that was begun here is of no use; one that was taken over is the user's own file.
-            if let Some(file) = file.filter(|file| !file.resumed()) {
+            // A part that was begun here is of no use.
+            if let Some(file) = file {
                 let _ = file.discard();
             }
             Err(Outcome::Damaged(error))
         }
-        (Some(Failure::Failed(error)), _) => Err(Outcome::Failed(error)),
+        (Some(Failure::Failed(error)), file) => {
+            Err(Outcome::Failed(with_part(file.as_ref().and_then(TargetFile::leaves_part), error)))
+        }
         (None, None) => Err(Outcome::Failed(Error::new(Kind::Failed, "the file could not be begun"))),
     };
     (job.path, ready)
 }
 
-fn prepare(job: &Job, file: TargetFile) -> Result<ReadyFile> {
-    if job.metadata.size >= SYNC_ALONE_BYTES {
-        file.sync()?;
+/// The error of a file that stood there and is not restored: where it is now, if it no longer is what it was.
+fn with_part(part: Option<&[u8]>, error: Error) -> Error {
+    let Some(part) = part else { return error };
+    let part = String::from_utf8_lossy(part);
+    error.while_doing(format!(
+        "what there is of it, partly overwritten, is {part} beside it until the same restore succeeds or you remove it"
+    ))
+}
+
+fn prepare(job: &Job, file: TargetFile, gaps: &[ByteRange]) -> Result<ReadyFile> {
+    let cleared = gaps.iter().try_for_each(|gap| file.clear(*gap));
+    let is_large = job.metadata.size >= SYNC_ALONE_BYTES;
+    match cleared.and_then(|()| if is_large { file.sync() } else { Ok(()) }) {
+        Ok(()) => file.apply(&job.metadata),
+        Err(error) => Err(with_part(file.leaves_part(), error)),
     }
-    file.apply(&job.metadata)
 }
 
 /// How much content a thread may keep for frames that stand on it: at most a quarter of the memory for all of them.
