@@ -104,6 +104,24 @@ fn a_hole_is_a_hole_again_whatever_stood_there() {
 }
 
 #[test]
+fn further_names_of_a_file_that_is_not_restored_are_left_out_with_it() {
+    let scene = Scene::new();
+    fs::write(scene.source("x"), noise(1, 10_000)).expect("a file");
+    fs::hard_link(scene.source("x"), scene.source("y")).expect("a link");
+    let snapshot = scene.save();
+    scene.packs().iter().for_each(|pack| assert!(scene.storage.remove(pack)));
+    fs::write(scene.target("x"), b"old").expect("a file");
+    fs::hard_link(scene.target("x"), scene.target("other")).expect("a link");
+    fs::write(scene.target("y"), b"older").expect("a file");
+    let report = scene.restore(&snapshot);
+    assert_eq!((report.files_restored, report.damaged.count, report.failed.count), (0, 2, 0), "{report:?}");
+    assert!(report.damaged.kept.iter().all(|problem| problem.error.kind() == Kind::Damaged), "{report:?}");
+    assert!(report.damaged.kept[1].error.to_string().contains("another name of x"), "{report:?}");
+    assert_eq!(fs::read(scene.target("x")).expect("there"), b"old");
+    assert_eq!(fs::read(scene.target("y")).expect("there"), b"older");
+}
+
+#[test]
 fn a_file_that_cannot_be_restored_stays_as_it_was_if_nothing_was_written_to_it() {
     let scene = Scene::new();
     let content = noise(1, 300_000);

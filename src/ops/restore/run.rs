@@ -2,9 +2,10 @@
 
 use super::action::{Action, Fresh, action};
 use super::holes::Holes;
+use super::links::{Later, Links};
 use super::selection::Selection;
 use super::stages::{Counters, Line, Outcomes, Stages};
-use super::window::{Job, Outcome, Window};
+use super::window::{Job, Name, Outcome, Window};
 use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport, delete};
 use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
@@ -17,7 +18,6 @@ use crate::source::apply::{IssueSummary, MetadataIssue};
 use crate::source::complete::is_pointer;
 use crate::source::target::{Overwrite as Replacing, Target};
 use rayon::prelude::*;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A pointer is a short text.
@@ -49,10 +49,7 @@ pub(super) struct Run<'a> {
     issues: IssueSummary,
     /// Directories that get their metadata at the end, when nothing below them changes any more.
     directories: Vec<(Vec<u8>, Metadata)>,
-    /// Files with several names: where the first of them is restored.
-    links: HashMap<(u64, u64), Vec<u8>>,
-    /// Further names (existing, new), made when the first are in place.
-    later_links: Vec<(Vec<u8>, Vec<u8>)>,
+    links: Links,
     /// Files that name the newest checkpoint: written when everything that they may name is durable.
     pointers: Vec<Job>,
 }
@@ -73,8 +70,7 @@ impl<'a> Run<'a> {
             fresh: Fresh::default(),
             issues: IssueSummary::default(),
             directories: Vec::new(),
-            links: HashMap::new(),
-            later_links: Vec::new(),
+            links: Links::default(),
             pointers: Vec::new(),
         }
     }
@@ -187,7 +183,7 @@ impl<'a> Run<'a> {
         match (&entry.metadata.kind, action) {
             (FileKind::Regular, Action::Unchanged) => {
                 self.report.files_unchanged += 1;
-                self.remember_link(&path, &entry.metadata);
+                self.links.remember(entry.metadata.link_group, &path);
                 Ok(())
             }
             (FileKind::Regular, Action::Keep) => {
@@ -209,11 +205,8 @@ impl<'a> Run<'a> {
         path: Vec<u8>,
         entry: Entry,
     ) -> Result<()> {
-        if let Some(first) = entry.metadata.link_group.and_then(|group| self.links.get(&group)) {
-            self.later_links.push((first.clone(), path));
-            return Ok(());
-        }
-        self.remember_link(&path, &entry.metadata);
+        let Some(path) = self.links.keep_later(entry.metadata.link_group, path) else { return Ok(()) };
+        self.links.remember(entry.metadata.link_group, &path);
         let is_fresh = self.fresh.covers(entry.root, &path);
         let (content, compare) = (entry.content, self.options.overwrite != Overwrite::Never);
         let job = Job { path, metadata: entry.metadata, content, compare, is_fresh };
@@ -225,7 +218,10 @@ impl<'a> Run<'a> {
     }
 
     fn add(&mut self, window: &mut Window, selection: &Selection<'_>, job: Job) -> Result<()> {
-        window.add(job, self.repo, selection.fetch()).or_else(|refused| self.damaged(refused.0.path, refused.1))
+        window.add(job, self.repo, selection.fetch()).or_else(|refused| {
+            let (job, error) = *refused;
+            self.book(vec![(job.name(), Outcome::Damaged(error))])
+        })
     }
 
     /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
@@ -245,12 +241,6 @@ impl<'a> Run<'a> {
             self.push(&line, &mut window)?;
             line.finish(&mut |outcomes| self.book(outcomes))
         })
-    }
-
-    fn remember_link(&mut self, path: &[u8], metadata: &Metadata) {
-        if let Some(group) = metadata.link_group {
-            self.links.entry(group).or_insert_with(|| path.to_vec());
-        }
     }
 
     fn place_directory(
@@ -284,14 +274,20 @@ impl<'a> Run<'a> {
     }
 
     fn book(&mut self, outcomes: Outcomes) -> Result<()> {
-        for (path, outcome) in outcomes {
+        for (Name { path, link_group }, outcome) in outcomes {
             match outcome {
                 Outcome::Restored(issues) => {
                     self.report.files_restored += 1;
                     self.note_issues(&path, &issues);
                 }
-                Outcome::Damaged(error) => self.damaged(path, error)?,
-                Outcome::Failed(error) => self.failed(path, error)?,
+                Outcome::Damaged(error) => {
+                    self.links.lose(link_group, true, &error);
+                    self.damaged(path, error)?;
+                }
+                Outcome::Failed(error) => {
+                    self.links.lose(link_group, false, &error);
+                    self.failed(path, error)?;
+                }
             }
         }
         Ok(())
@@ -299,10 +295,12 @@ impl<'a> Run<'a> {
 
     /// Further names, pointers, deletions, metadata of directories, and durability: in this order.
     pub(super) fn conclude(&mut self, selection: &Selection<'_>, target: &Target, stages: &Stages<'_>) -> Result<()> {
-        for (existing, path) in std::mem::take(&mut self.later_links) {
-            match target.hard_link(&existing, &path, Replacing::Replace) {
-                Ok(_) => self.report.files_restored += 1,
-                Err(error) => self.failed(path, error)?,
+        for Later { path, first } in self.links.take() {
+            let linked = first.map(|first| target.hard_link(&first, &path, Replacing::Replace));
+            match linked {
+                Ok(Ok(_)) => self.report.files_restored += 1,
+                Ok(Err(error)) | Err((false, error)) => self.failed(path, error)?,
+                Err((true, error)) => self.damaged(path, error)?,
             }
         }
         self.place_pointers(selection, target, stages)?;

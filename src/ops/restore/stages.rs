@@ -7,7 +7,7 @@
 
 use super::fetch::{Destination, Failure, Fetch};
 use super::plan::{Chains, Want, plan};
-use super::window::{Job, Outcome, Window};
+use super::window::{Job, Name, Outcome, Window};
 use crate::bytes::ByteRange;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
@@ -41,9 +41,9 @@ pub(super) struct Counters {
 }
 
 /// The files of a window whose content and metadata are complete, and those that have failed.
-type Ready = Vec<(Vec<u8>, Result<ReadyFile, Outcome>)>;
+type Ready = Vec<(Name, Result<ReadyFile, Outcome>)>;
 /// How the files of a window fared.
-pub(super) type Outcomes = Vec<(Vec<u8>, Outcome)>;
+pub(super) type Outcomes = Vec<(Name, Outcome)>;
 
 /// What all stages share.
 pub(super) struct Stages<'a> {
@@ -210,14 +210,14 @@ impl<'a> Stages<'a> {
         if !is_planted("restored-names-before-durable") {
             self.target.sync_all()?;
         }
-        let settle = |(path, ready): (Vec<u8>, Result<ReadyFile, Outcome>)| {
+        let settle = |(name, ready): (Name, Result<ReadyFile, Outcome>)| {
             let outcome = match ready.map(|ready| ready.place(Overwrite::Replace).map(|placed| placed.issues)) {
                 Ok(Ok(issues)) => Outcome::Restored(issues),
                 Ok(Err(error)) => Outcome::Failed(error),
                 Err(outcome) => outcome,
             };
             self.observer.on_event(&Event::Progress { bytes: 0, files: 1 });
-            (path, outcome)
+            (name, outcome)
         };
         Ok(self.pool.install(|| files.into_par_iter().map(settle).collect()))
     }
@@ -258,7 +258,7 @@ fn find_gaps(jobs: &[Job], mut wants: &[Want], destinations: &mut [Destination])
     }
 }
 
-fn make_ready(job: Job, destination: Destination) -> (Vec<u8>, Result<ReadyFile, Outcome>) {
+fn make_ready(job: Job, destination: Destination) -> (Name, Result<ReadyFile, Outcome>) {
     let failure = destination.failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let ready = match (failure, destination.file) {
         (None, Some(file)) => prepare(&job, file, &destination.gaps).map_err(Outcome::Failed),
@@ -277,7 +277,7 @@ fn make_ready(job: Job, destination: Destination) -> (Vec<u8>, Result<ReadyFile,
         }
         (None, None) => Err(Outcome::Failed(Error::new(Kind::Failed, "the file could not be begun"))),
     };
-    (job.path, ready)
+    (job.name(), ready)
 }
 
 /// The error of a file that stood there and is not restored: where it is now, if it no longer is what it was.

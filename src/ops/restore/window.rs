@@ -26,6 +26,21 @@ pub(super) struct Job {
     pub(super) is_fresh: bool,
 }
 
+impl Job {
+    /// What is booked under.
+    pub(super) fn name(self) -> Name {
+        Name { link_group: self.metadata.link_group, path: self.path }
+    }
+}
+
+/// A file whose outcome is known.
+pub(super) struct Name {
+    /// Relative to the target.
+    pub(super) path: Vec<u8>,
+    /// Set if it has other names.
+    pub(super) link_group: Option<(u64, u64)>,
+}
+
 /// How a file fared.
 pub(super) enum Outcome {
     Restored(Vec<MetadataIssue>),
