@@ -170,8 +170,9 @@ impl TargetFile {
 
     /// Gives the part its metadata; its content is complete.
     pub fn apply(mut self, metadata: &Metadata) -> Result<ReadyFile> {
-        // Many files may wait to be placed: each holds one descriptor only.
+        // Many files may wait to be placed: each holds one descriptor only, and its directory.
         self.direct = OnceLock::new();
+        self.page_cache = PageCache::default();
         self.touched = AtomicBool::new(true);
         let status = self.set_size()?;
         self.shared.note_device(status.device, &self.file);
@@ -275,7 +276,8 @@ impl Drop for TargetFile {
     }
 }
 
-/// A file whose content and metadata are complete, still under the name of its part. It holds one descriptor.
+/// A file whose content and metadata are complete, still under the name of its part. It holds one descriptor, and one of its
+/// directory, which may be shared.
 #[derive(Debug)]
 pub struct ReadyFile {
     file: TargetFile,

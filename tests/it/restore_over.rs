@@ -1,8 +1,9 @@
 //! Restores over files that stand in the target, as they fare when something is odd: holes, further names, damage.
 
+use crate::support::program::{Place, expect, runs};
 use crate::support::runs::{self, PACK_BYTES_MIN, init_options, restore_options};
 use crate::support::trees::Tree;
-use crate::support::{disk_folder, noise};
+use crate::support::{disk_folder, noise, not_run};
 use ckpt::error::Kind;
 use ckpt::events::Silent;
 use ckpt::ops::init;
@@ -14,6 +15,7 @@ use ckpt::storage::simulated::SimulatedStorage;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A source, a target, and a repository without parity, in which damage stays damage.
 struct Scene {
@@ -162,4 +164,28 @@ fn a_file_that_was_partly_written_over_is_named_and_the_next_restore_goes_on_wit
     let report = scene.restore(&snapshot);
     assert!(report.bytes_reused > 1_000_000, "{report:?}");
     Tree::read(&scene.target("")).assert_is(&wanted, "gone on");
+}
+
+#[test]
+fn few_descriptors_are_enough_to_restore_over_many_files() {
+    let script = "ulimit -n 400; exec \"$@\"";
+    if !runs("sh", &["-c", "ulimit -n 400"]) {
+        return not_run("few_descriptors_are_enough_to_restore_over_many_files", "the shell cannot bound descriptors");
+    }
+    let place = Place::with_repository();
+    // Large enough to be read and written past the page cache, each in a directory of its own: four descriptors.
+    let write = |seed: u64| {
+        for n in 0..120 {
+            let folder = place.path(&format!("data/{n}"));
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join("f"), noise(seed + n, 300_000)).expect("a file");
+        }
+        place.backup("data")
+    };
+    let (first, second, target) = (write(0), write(1000), place.text("target"));
+    place.succeed(&["restore", &first, "--target", &target]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]);
+    expect(place.command_by(shell, &["restore", &second, "--target", &target, "--threads", "2"]), 0);
+    Tree::read(&place.path("target")).assert_is(&Tree::read(&place.path("data")), "with few descriptors");
 }

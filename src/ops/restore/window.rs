@@ -117,8 +117,8 @@ fn files_max() -> usize {
         Ok(()) => maximum,
         Err(_) => current,
     };
-    // Two descriptors for a file written past the page cache and one for its directory, two for each file of the window
-    // before, and room for everything else.
+    // A file that is read and written past the page cache has three descriptors and one for its directory, a file of the
+    // window before two; and room for everything else.
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    (limit.saturating_sub(128) / 5).clamp(16, FILES_MAX)
+    (limit.saturating_sub(128) / 6).clamp(16, FILES_MAX)
 }
