@@ -96,9 +96,9 @@ impl Fetch<'_> {
         self.destinations.get(usize::try_from(job).ok()?)
     }
 
-    /// Books the failure to write to a target; that it is full ends the run.
+    /// Books the failure to write to a target; that it is full, or that this run lacks means, ends the run.
     pub(super) fn write_failed(&self, job: u32, error: Error) -> Result<()> {
-        if error.kind() == Kind::NoSpace {
+        if error.kind() == Kind::NoSpace || error.is_about_this_run() {
             return Err(error);
         }
         if let Some(destination) = self.destination(job) {
@@ -217,6 +217,7 @@ impl<'a> Worker<'a> {
                 elsewhere = match self.fetch.repo.read_chunk(id) {
                     Ok(chunk) if chunk.len() == bytes => chunk,
                     Ok(_) => return damaged(destination, Error::damaged(format!("chunk {id} has another length"))),
+                    Err(error) if error.is_about_this_run() => return Err(error),
                     Err(error) => return damaged(destination, error),
                 };
                 &elsewhere

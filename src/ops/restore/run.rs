@@ -11,8 +11,8 @@ use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, Metadata};
-use crate::repo::Repo;
 use crate::repo::entry::Entry;
+use crate::repo::{Repo, names};
 use crate::sabotage::is_planted;
 use crate::source::apply::{IssueSummary, MetadataIssue};
 use crate::source::complete::is_pointer;
@@ -350,20 +350,30 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Books a file that is damaged in the repository. One that another key opens is not: that ends the run.
+    /// Books a file that is damaged in the repository. What says nothing about the file ends the run: another key, a
+    /// repository that is gone altogether, a run without means.
     fn damaged(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
-        if error.kind() != Kind::WrongKey {
-            self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
-            self.report.damaged.push(path, error);
-            return Ok(());
+        let ends = match error.kind() {
+            Kind::WrongKey => true,
+            // One bad place of a disk is damage; a mount that is lost does not list the snapshots either.
+            Kind::Unreachable => is_unreachable(self.repo),
+            _ => error.is_about_this_run(),
+        };
+        if ends {
+            return Err(error);
         }
-        Err(error)
+        self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
+        self.report.damaged.push(path, error);
+        Ok(())
     }
 
-    /// A full or read-only target fails the run; anything else only this path.
+    /// A full target or a run without means fails the run; anything else only this path.
     fn failed(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
         if error.kind() == Kind::NoSpace {
             return Err(error.with_hint("the target is full; free some space there, then run the same restore again"));
+        }
+        if error.is_about_this_run() {
+            return Err(error);
         }
         self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
         self.report.failed.push(path, error);
@@ -379,6 +389,10 @@ impl<'a> Run<'a> {
 fn is_pointer_job(job: &Job) -> bool {
     let name = job.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
     is_pointer(name) && job.metadata.size <= POINTER_BYTES_MAX && job.metadata.link_group.is_none()
+}
+
+fn is_unreachable(repo: &Repo) -> bool {
+    repo.storage().list(names::SNAPSHOTS).is_err_and(|error| error.kind() == Kind::Unreachable)
 }
 
 /// The error of a run that the user has asked to end.

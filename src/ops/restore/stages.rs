@@ -266,8 +266,8 @@ fn make_ready(job: Job, destination: Destination) -> (Name, Result<ReadyFile, Ou
             Err(Outcome::Damaged(with_part(file.leaves_part(), error)))
         }
         (Some(Failure::Damaged(error)), file) => {
-            // A part that was begun here is of no use.
-            if let Some(file) = file {
+            // A part that was begun here is of no use, unless the repository only does not answer now.
+            if let Some(file) = file.filter(|_| error.kind() != Kind::Unreachable) {
                 let _ = file.discard();
             }
             Err(Outcome::Damaged(error))

@@ -7,7 +7,7 @@ use crate::ids::SnapshotId;
 use crate::repo::Cache;
 use crate::repo::pack::{PackKind, PackSummary};
 use crate::repo::test_support::{self, CHUNK_BYTES, Node, noise, store};
-use crate::storage::simulated::SimulatedStorage;
+use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -119,7 +119,16 @@ impl Fixture {
         let watched = Arc::new(Watched { storage: self.storage.clone(), ranges: Mutex::default() });
         let repo = Repo::open_storage(watched.clone(), &Cache::Memory, &Silent).expect("opens");
         watched.ranges.lock().expect("whole").clear();
-        let options = RestoreOptions {
+        let options = self.options(Resources { threads, memory_bytes: 1 << 26 });
+        let report = restore(&repo, self.snapshot.as_ref().expect("saved"), &options, &Silent).expect("restores");
+        let names: Vec<String> = self.packs.iter().map(|pack| self.name(pack).as_str().to_owned()).collect();
+        let mut ranges = std::mem::take(&mut *watched.ranges.lock().expect("whole"));
+        ranges.retain(|(name, _)| names.contains(name));
+        (report, ranges)
+    }
+
+    fn options(&self, resources: Resources) -> RestoreOptions {
+        RestoreOptions {
             target: Destination::Directory(self.target.path().to_owned()),
             subpath: None,
             includes: vec![],
@@ -127,13 +136,24 @@ impl Fixture {
             overwrite: Overwrite::IfChanged,
             delete: false,
             dry_run: false,
-            resources: Resources { threads, memory_bytes: 1 << 26 },
+            resources,
+        }
+    }
+
+    /// Restores all while reads of content, and listings if so, fail with errors of this kind.
+    fn restore_failing(&self, kind: Kind, lists_fail: bool) -> Result<RestoreReport> {
+        let repo = test_support::open(&self.storage);
+        // What the list of files is read from is still there.
+        let packs: Vec<String> = self.packs.iter().map(|pack| self.name(pack).as_str().to_owned()).collect();
+        let is_meant = move |operation, name: &str| match operation {
+            Operation::ReadRange => packs.iter().any(|pack| pack == name),
+            operation => lists_fail && operation == Operation::List,
         };
-        let report = restore(&repo, self.snapshot.as_ref().expect("saved"), &options, &Silent).expect("restores");
-        let names: Vec<String> = self.packs.iter().map(|pack| self.name(pack).as_str().to_owned()).collect();
-        let mut ranges = std::mem::take(&mut *watched.ranges.lock().expect("whole"));
-        ranges.retain(|(name, _)| names.contains(name));
-        (report, ranges)
+        let resources = Resources { threads: 2, memory_bytes: 1 << 26 };
+        self.storage.fail(0..u64::MAX, is_meant, Fault::Error(kind));
+        let report = restore(&repo, self.snapshot.as_ref().expect("saved"), &self.options(resources), &Silent);
+        self.storage.heal();
+        report
     }
 
     fn name(&self, pack: &PackSummary) -> ObjectName {
@@ -376,4 +396,18 @@ fn a_restore_goes_on_where_it_ended_with_the_bases_of_what_is_missing() {
     let halves = [0, 2, 3].map(|pack| frames(&fixture.packs[pack])[..10].iter().map(|(_, bytes)| bytes).sum::<u64>());
     assert_eq!(report.bytes_fetched, halves.iter().sum::<u64>());
     assert_eq!(ranges.len(), 3);
+}
+
+#[test]
+fn what_is_wrong_with_the_run_or_its_storage_is_no_damage_and_ends_it() {
+    let fixture = family();
+    let error = fixture.restore_failing(Kind::Interrupted, false).expect_err("no verdict on the repository");
+    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    let error = fixture.restore_failing(Kind::Unreachable, true).expect_err("nothing answers");
+    assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+    // As long as the rest answers, it is the places that are bad.
+    let report = fixture.restore_failing(Kind::Unreachable, false).expect("leaves out what cannot be read");
+    assert_eq!((report.damaged.count, report.failed.count), (5, 0), "{report:?}");
+    assert_eq!(fixture.restore(2).0.files_restored, 5);
+    fixture.assert_content(&[]);
 }
