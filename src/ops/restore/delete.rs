@@ -4,7 +4,7 @@
 //! looked into. Never called when anything of the snapshot could not be read.
 
 use super::selection::Selection;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::paths::is_beneath;
 use crate::source::target::Target;
 use std::collections::VecDeque;
@@ -16,8 +16,11 @@ struct Open {
     names: VecDeque<Vec<u8>>,
 }
 
+/// Books what could not be looked into or removed; an error ends the run.
+type Failed<'a> = dyn FnMut(Vec<u8>, Error) -> Result<()> + 'a;
+
 /// Removes the surplus and returns how many entries that were, not counting what lay beneath them.
-pub(super) fn surplus(selection: &Selection<'_>, target: &Target) -> Result<u64> {
+pub(super) fn surplus(selection: &Selection<'_>, target: &Target, failed: &mut Failed<'_>) -> Result<u64> {
     let mut open: Vec<Open> = Vec::new();
     let mut deleted = 0;
     for item in selection.entries() {
@@ -25,23 +28,26 @@ pub(super) fn surplus(selection: &Selection<'_>, target: &Target) -> Result<u64>
         let (parent, name) = split(&path);
         // What is not in any open directory (its own was not selected) must not close those it lies beneath.
         while open.last().is_some_and(|d| path.is_empty() || !is_beneath(parent, &d.path)) {
-            deleted += open.pop().map_or(Ok(0), |mut directory| delete_below(target, &mut directory, None))?;
+            deleted += open.pop().map_or(Ok(0), |mut directory| delete_below(target, &mut directory, None, failed))?;
         }
         if let Some(directory) = open.last_mut().filter(|d| d.path == parent) {
-            deleted += delete_below(target, directory, Some(name))?;
+            deleted += delete_below(target, directory, Some(name), failed)?;
         }
         if entry.is_directory() {
-            open.push(Open { names: target.list_children(&path)?.into(), path });
+            match target.list_children(&path) {
+                Ok(names) => open.push(Open { names: names.into(), path }),
+                Err(error) => failed(path, error)?,
+            }
         }
     }
     while let Some(mut directory) = open.pop() {
-        deleted += delete_below(target, &mut directory, None)?;
+        deleted += delete_below(target, &mut directory, None, failed)?;
     }
     Ok(deleted)
 }
 
 /// Removes the names before `until`, or all that are left, and passes over `until` itself.
-fn delete_below(target: &Target, directory: &mut Open, until: Option<&[u8]>) -> Result<u64> {
+fn delete_below(target: &Target, directory: &mut Open, until: Option<&[u8]>, failed: &mut Failed<'_>) -> Result<u64> {
     let mut deleted = 0;
     while let Some(name) = directory.names.front() {
         if until.is_some_and(|until| name.as_slice() > until) {
@@ -50,8 +56,10 @@ fn delete_below(target: &Target, directory: &mut Open, until: Option<&[u8]>) -> 
         let Some(name) = directory.names.pop_front() else { break };
         if until != Some(name.as_slice()) {
             let path = if directory.path.is_empty() { name } else { [&directory.path, &b"/"[..], &name].concat() };
-            target.remove(&path)?;
-            deleted += 1;
+            match target.remove(&path) {
+                Ok(()) => deleted += 1,
+                Err(error) => failed(path, error)?,
+            }
         }
     }
     Ok(deleted)

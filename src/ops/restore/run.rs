@@ -93,7 +93,16 @@ impl<'a> Run<'a> {
             let size = entry.metadata.size;
             survey.entries += 1;
             self.report.bytes_total = self.report.bytes_total.saturating_add(size);
-            let (action, allocated) = action(self.target, &fresh, self.options.overwrite, &path, &entry)?;
+            let (action, allocated) = match action(self.target, &fresh, self.options.overwrite, &path, &entry) {
+                Ok(found) => found,
+                Err(error) if error.is_about_this_run() => return Err(error),
+                Err(error) if self.options.dry_run => {
+                    self.failed(path, error)?;
+                    continue;
+                }
+                // The work looks once more, when it may have opened the directory, and names what it cannot do.
+                Err(_) => (Action::Update, size),
+            };
             if entry.is_directory() {
                 fresh.note(entry.root, &path, action == Action::Create);
             }
@@ -340,7 +349,7 @@ impl<'a> Run<'a> {
             self.observer.on_event(&Event::Warning { text });
             return Ok(());
         }
-        self.report.deleted = delete::surplus(selection, target)?;
+        self.report.deleted = delete::surplus(selection, target, &mut |path, error| self.failed(path, error))?;
         Ok(())
     }
 
