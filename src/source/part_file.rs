@@ -106,8 +106,7 @@ impl TargetFile {
         self.resumed
     }
 
-    /// The name of the part, beside the final one, if that is what is left when the file is dropped now and it holds more
-    /// than this run has written.
+    /// The name of the part if it holds more than this run has written and stays when the file is dropped now.
     pub fn leaves_part(&self) -> Option<&[u8]> {
         (self.resumed && !self.is_old_as_it_was()).then_some(&self.part)
     }
@@ -268,9 +267,7 @@ impl TargetFile {
 
 impl Drop for TargetFile {
     fn drop(&mut self) {
-        if self.is_old_as_it_was()
-            && let Some(old) = &self.old
-        {
+        if let Some(old) = self.old.as_ref().filter(|_| self.is_old_as_it_was()) {
             old.put_back(&self.file, &self.place, &self.part);
         }
     }

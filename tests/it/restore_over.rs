@@ -6,8 +6,8 @@ use crate::support::trees::Tree;
 use crate::support::{disk_folder, noise, not_run};
 use ckpt::error::Kind;
 use ckpt::events::Silent;
-use ckpt::ops::init;
 use ckpt::ops::restore::{Overwrite, RestoreOptions, RestoreReport, restore};
+use ckpt::ops::{Resources, init};
 use ckpt::repo::pack::PackKind;
 use ckpt::repo::snapshots::Snapshot;
 use ckpt::repo::{Repo, names};
@@ -48,8 +48,15 @@ impl Scene {
     }
 
     fn restore(&self, snapshot: &Snapshot) -> RestoreReport {
+        self.restore_in(snapshot, 128 << 20)
+    }
+
+    /// In so much memory: a little has windows of few chunks.
+    fn restore_in(&self, snapshot: &Snapshot, memory_bytes: u64) -> RestoreReport {
         let repo = runs::open(&self.storage).expect("opens");
-        let options = RestoreOptions { overwrite: Overwrite::IfChanged, ..restore_options(&self.target("")) };
+        let resources = Resources { threads: 2, memory_bytes };
+        let options =
+            RestoreOptions { overwrite: Overwrite::IfChanged, resources, ..restore_options(&self.target("")) };
         restore(&repo, snapshot, &options, &Silent).expect("restores what it can")
     }
 
@@ -90,11 +97,12 @@ fn a_hole_is_a_hole_again_whatever_stood_there() {
     write_sparse(&scene.source("end"), 3 * MIB, &[(0, data())]);
     write_sparse(&scene.source("all"), MIB, &[]);
     let (snapshot, wanted) = (scene.save(), Tree::read(&scene.source("")));
-    for bytes in [MIB / 2, 3 * MIB, 4 * MIB] {
+    for (bytes, memory_bytes) in [(MIB / 2, 128 << 20), (3 * MIB, 128 << 20), (4 * MIB, 128 << 20), (4 * MIB, 1 << 10)]
+    {
         for name in ["front", "middle", "end", "all"] {
             fs::write(scene.target(name), noise(9, bytes as usize)).expect("a file");
         }
-        let report = scene.restore(&snapshot);
+        let report = scene.restore_in(&snapshot, memory_bytes);
         assert_eq!((report.files_restored, report.failed.count), (4, 0), "{report:?}");
         Tree::read(&scene.target("")).assert_is(&wanted, &format!("over {bytes} bytes"));
         for name in ["front", "middle", "end", "all"] {
@@ -147,20 +155,24 @@ fn a_file_that_cannot_be_restored_stays_as_it_was_if_nothing_was_written_to_it()
 fn a_file_that_was_partly_written_over_is_named_and_the_next_restore_goes_on_with_it() {
     let scene = Scene::new();
     let content = noise(1, 3_000_000);
+    fs::write(scene.source("f"), &content[..2_000_000]).expect("a file");
+    scene.save();
+    let before = scene.packs();
     fs::write(scene.source("f"), &content).expect("a file");
     let (snapshot, wanted) = (scene.save(), Tree::read(&scene.source("")));
-    // The last of many that are read: when it turns out to be gone, others have been written.
-    let lost = scene.packs().pop().expect("packs");
-    let bytes = scene.storage.objects().remove(&lost).expect("there");
-    assert!(scene.storage.remove(&lost));
+    // In windows of few chunks, what comes first in the file has been written when the rest turns out to be gone.
+    let lost: Vec<_> = scene.packs().into_iter().filter(|pack| !before.contains(pack)).collect();
+    let mut objects = scene.storage.objects();
+    let lost: Vec<_> = lost.into_iter().map(|name| (objects.remove(&name).expect("there"), name)).collect();
+    lost.iter().for_each(|(_, name)| assert!(scene.storage.remove(name)));
     fs::write(scene.target("f"), noise(2, 3_000_000)).expect("a file");
-    let report = scene.restore(&snapshot);
+    let report = scene.restore_in(&snapshot, 1 << 10);
     assert_eq!(report.damaged.count, 1, "{report:?}");
     let found = scene.target_names();
     assert!(found.len() == 1 && found[0].ends_with(".ckpt-part"), "{found:?}");
     let text = report.damaged.kept[0].error.to_string();
     assert!(text.contains(&found[0]) && text.contains("partly overwritten"), "{text}");
-    scene.storage.insert(lost, bytes);
+    lost.into_iter().for_each(|(bytes, name)| scene.storage.insert(name, bytes));
     let report = scene.restore(&snapshot);
     assert!(report.bytes_reused > 1_000_000, "{report:?}");
     Tree::read(&scene.target("")).assert_is(&wanted, "gone on");

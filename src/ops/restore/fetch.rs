@@ -48,6 +48,16 @@ impl Destination {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
     }
 
+    /// Makes holes where something else may be, unless the file will not be restored.
+    pub(super) fn clear_gaps(&mut self) {
+        let gaps = std::mem::take(&mut self.gaps);
+        if let Some(file) = self.file.as_ref().filter(|_| !self.has_failed())
+            && let Err(error) = gaps.into_iter().try_for_each(|gap| file.clear(gap))
+        {
+            self.fail(Failure::Failed(error));
+        }
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }

@@ -5,7 +5,7 @@ use super::holes::Holes;
 use super::links::{Later, Links};
 use super::selection::Selection;
 use super::stages::{Counters, Line, Outcomes, Stages};
-use super::window::{Job, Name, Outcome, Window};
+use super::window::{Job, Name, Outcome};
 use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport, delete};
 use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
@@ -155,30 +155,21 @@ impl<'a> Run<'a> {
         for beginning in selection.beginnings().filter(|b| !b.is_empty()) {
             target.make_parents(beginning)?;
         }
-        stages.run(|line| {
-            let mut window = Window::new();
+        stages.run(|mut line| {
             for item in selection.entries() {
                 self.check_interrupted()?;
                 match item {
-                    Ok((path, entry)) => self.place(&mut window, selection, target, path, entry)?,
+                    Ok((path, entry)) => self.place(&mut line, selection, target, path, entry)?,
                     Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error)?,
                 }
-                if window.is_full() {
-                    self.push(&line, &mut window)?;
-                }
             }
-            self.push(&line, &mut window)?;
             line.finish(&mut |outcomes| self.book(outcomes))
         })
     }
 
-    fn push(&mut self, line: &Line, window: &mut Window) -> Result<()> {
-        if window.is_empty() { Ok(()) } else { line.push(window.take(), &mut |outcomes| self.book(outcomes)) }
-    }
-
     fn place(
         &mut self,
-        window: &mut Window,
+        line: &mut Line<'_>,
         selection: &Selection<'_>,
         target: &Target,
         path: Vec<u8>,
@@ -199,7 +190,7 @@ impl<'a> Run<'a> {
                 self.report.files_kept += 1;
                 Ok(())
             }
-            (FileKind::Regular, _) => self.place_file(window, selection, path, entry),
+            (FileKind::Regular, _) => self.place_file(line, selection, path, entry),
             (FileKind::Directory, Action::Keep) => Ok(()),
             (FileKind::Directory, _) => self.place_directory(target, (root, path), entry.metadata, action),
             (_, Action::Keep | Action::Unchanged) => Ok(()),
@@ -209,7 +200,7 @@ impl<'a> Run<'a> {
 
     fn place_file(
         &mut self,
-        window: &mut Window,
+        line: &mut Line<'_>,
         selection: &Selection<'_>,
         path: Vec<u8>,
         entry: Entry,
@@ -223,14 +214,7 @@ impl<'a> Run<'a> {
             self.pointers.push(job);
             return Ok(());
         }
-        self.add(window, selection, job)
-    }
-
-    fn add(&mut self, window: &mut Window, selection: &Selection<'_>, job: Job) -> Result<()> {
-        window.add(job, self.repo, selection.fetch()).or_else(|refused| {
-            let (job, error) = *refused;
-            self.book(vec![(job.name(), Outcome::Damaged(error))])
-        })
+        line.add(job, selection.fetch(), &mut |outcomes| self.book(outcomes))
     }
 
     /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
@@ -239,15 +223,10 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         target.sync_all()?;
-        stages.run(|line| {
-            let mut window = Window::new();
+        stages.run(|mut line| {
             for job in std::mem::take(&mut self.pointers) {
-                self.add(&mut window, selection, job)?;
-                if window.is_full() {
-                    self.push(&line, &mut window)?;
-                }
+                line.add(job, selection.fetch(), &mut |outcomes| self.book(outcomes))?;
             }
-            self.push(&line, &mut window)?;
             line.finish(&mut |outcomes| self.book(outcomes))
         })
     }
