@@ -1,12 +1,13 @@
 //! One run of a restore: decides for every entry what to do, makes what is no regular file, and fills windows.
 
 use super::action::{Action, Fresh, action};
+use super::delete::Deletion;
 use super::holes::Holes;
 use super::links::{Later, Links};
 use super::selection::Selection;
 use super::stages::{Counters, Line, Outcomes, Stages};
 use super::window::{Job, Name, Outcome};
-use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport, delete};
+use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport};
 use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
@@ -328,7 +329,10 @@ impl<'a> Run<'a> {
             self.observer.on_event(&Event::Warning { text });
             return Ok(());
         }
-        self.report.deleted = delete::surplus(selection, target, &mut |path, error| self.failed(path, error))?;
+        let keeps_parts = !self.report.failed.is_empty();
+        let failed = &mut |path, error| self.failed(path, error);
+        let deleted = Deletion { target, keeps_parts, failed }.surplus(selection)?;
+        self.report.deleted = deleted;
         Ok(())
     }
 
@@ -344,7 +348,9 @@ impl<'a> Run<'a> {
         let ends = match error.kind() {
             Kind::WrongKey => true,
             // One bad place of a disk is damage; a mount that is lost does not list the snapshots either.
-            Kind::Unreachable => is_unreachable(self.repo),
+            Kind::Unreachable => {
+                self.repo.storage().list(names::SNAPSHOTS).is_err_and(|e| e.kind() == Kind::Unreachable)
+            }
             _ => error.is_about_this_run(),
         };
         if ends {
@@ -377,10 +383,6 @@ impl<'a> Run<'a> {
 fn is_pointer_job(job: &Job) -> bool {
     let name = job.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
     is_pointer(name) && job.metadata.size <= POINTER_BYTES_MAX && job.metadata.link_group.is_none()
-}
-
-fn is_unreachable(repo: &Repo) -> bool {
-    repo.storage().list(names::SNAPSHOTS).is_err_and(|error| error.kind() == Kind::Unreachable)
 }
 
 /// The error of a run that the user has asked to end.
