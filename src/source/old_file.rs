@@ -22,7 +22,10 @@ impl OldFile {
     /// Gives it the name of the part. None if it is not to be used, if an earlier run has left a part, which then serves,
     /// or if the file system cannot rename without replacing.
     pub(super) fn take(place: &Place, part: &[u8]) -> Option<(File, OldFile)> {
-        // Another kind of entry put there must not block the opening.
+        if !stat_name(&place.parent, &place.name).is_ok_and(|status| status.is_regular()) {
+            return None;
+        }
+        // Another kind of entry put there since must not block the opening.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = File::from(open_name(&place.parent, &place.name, flags).ok()?);
         let status = FileStatus::from_std(&file.metadata().ok()?);
