@@ -156,6 +156,13 @@ fn a_cache_that_is_wrong_about_bases_is_mended() {
     assert_eq!(repo.read_chunk(id(3)).expect("mended"), version(3));
 }
 
+#[test]
+fn one_lost_base_of_two_is_no_fault_of_the_frame_nor_of_the_other() {
+    let (storage, _) = repository();
+    store(&open(&storage), &[(&version(20), &[&version(0), &version(21)])]);
+    assert_eq!(run(&storage, Some(Subset::All)).damage, vec![]);
+}
+
 /// A pack whose bytes are those that its name tells of, and whose one frame holds another chunk than its table says.
 fn store_wrong_delta(storage: &SimulatedStorage) -> PackId {
     let repo = open(storage);
