@@ -80,12 +80,14 @@ pub(super) struct PackBody {
     hasher: blake3::Hasher,
     /// Bytes that stand in the piece.
     gathered: usize,
+    /// Those of them that have checksums.
+    checked: usize,
     bytes: u64,
 }
 
 impl PackBody {
     pub(super) fn new(object: Box<dyn ObjectWriter>, workshop: Workshop) -> PackBody {
-        PackBody { object, workshop, hasher: blake3::Hasher::new(), gathered: 0, bytes: 0 }
+        PackBody { object, workshop, hasher: blake3::Hasher::new(), gathered: 0, checked: 0, bytes: 0 }
     }
 
     /// Bytes so far.
@@ -105,12 +107,18 @@ impl PackBody {
                 if let Some(stream) = stream {
                     stream.absorb(piece.as_slice());
                 }
-                self.gathered = 0;
+                (self.gathered, self.checked) = (0, 0);
             }
             let (now, behind) = bytes.split_at(bytes.len().min(piece.len() - self.gathered));
             piece.as_mut_slice()[self.gathered..self.gathered + now.len()].copy_from_slice(now);
             self.gathered += now.len();
             bytes = behind;
+            if let Some(stream) = stream {
+                // A full piece is whole shards, so nothing is left of it.
+                let whole = self.gathered - self.gathered % stream.shard_bytes();
+                stream.check(&piece.as_slice()[self.checked..whole]);
+                self.checked = whole;
+            }
         }
         Ok(())
     }
@@ -122,10 +130,10 @@ impl PackBody {
 
     /// Makes all of it durable under `name`.
     pub(super) fn publish(self, name: &ObjectName) -> Result<(Published, PublishedBody)> {
-        let PackBody { mut object, workshop, gathered, bytes, .. } = self;
+        let PackBody { mut object, workshop, gathered, checked, bytes, .. } = self;
         object.write(&workshop.piece.as_slice()[..gathered])?;
         let published = object.publish(name)?;
-        Ok((published, PublishedBody { workshop, gathered, bytes }))
+        Ok((published, PublishedBody { workshop, gathered, checked, bytes }))
     }
 }
 
@@ -133,6 +141,7 @@ impl PackBody {
 pub(super) struct PublishedBody {
     workshop: Workshop,
     gathered: usize,
+    checked: usize,
     bytes: u64,
 }
 
@@ -157,6 +166,7 @@ impl PublishedBody {
             return Ok(Some(BodyParity { shape, checksums, shards: parity }));
         }
         let Some(stream) = stream else { return Ok(None) };
+        stream.check(&last[self.checked..]);
         stream.absorb(last);
         let checksums = stream.finish(self.bytes, parity)?.map(<[u8]>::to_vec);
         Ok(checksums.map(|checksums| BodyParity { shape, checksums, shards: parity }))
