@@ -766,7 +766,7 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("mode");
             let inode = fs::metadata(&path).expect("stat").ino();
             let file = target.adopt_file(b"f", 2 << 20, "key").expect("taken over");
-            assert!(file.resumed() == !path.exists() && file.leaves_part().is_none());
+            assert!(file.resumed() != path.exists() && file.leaves_part().is_none());
             drop(file);
             let found = fs::metadata(&path).expect("stat");
             assert_eq!((found.ino(), found.mode() & 0o7777, found.len()), (inode, 0o444, 3));

@@ -468,7 +468,7 @@ fn a_file_of_more_chunks_than_a_window_may_have_is_restored_through_several() {
 fn a_list_of_chunks_that_breaks_off_leaves_out_the_file_and_nothing_else() {
     let mut fixture = Fixture::new();
     let one = chunk(1, 0);
-    pack_alone(&mut fixture, &[one.clone()]);
+    pack_alone(&mut fixture, std::slice::from_ref(&one));
     fixture.file("a", &[&one]);
     // The same chunk over and over: a list of two parts at least, each stored by itself.
     fixture.file("big", &vec![one.as_slice(); 4096 + 300]);
