@@ -91,19 +91,28 @@ pub(super) fn at_any_home<T>(
         match read(home) {
             Ok(found) => return Some(found),
             Err(Unread { error, is_of_base }) => {
-                let is_closed = error.kind() == Kind::WrongKey;
-                // Another key would read it: that is more than what is wrong with the other homes.
-                if failure.as_ref().is_none_or(|known| known.kind() != Kind::WrongKey) {
+                let is_unjudged = says_more(&error);
+                if !failure.as_ref().is_some_and(says_more) {
                     *failure = Some(error);
                 }
-                at_fault.extend((!is_of_base && !is_closed).then_some(home));
+                at_fault.extend((!is_of_base && !is_unjudged).then_some(home));
             }
         }
     }
     at_fault.into_iter().filter(|home| repo.mend_in_memory(home.pack)).find_map(|home| {
         let again = read(home);
-        again.map_err(|unread| *failure = Some(unread.error)).ok()
+        let unless_known = |unread: Unread| match &failure {
+            Some(known) if says_more(known) => {}
+            _ => *failure = Some(unread.error),
+        };
+        again.map_err(unless_known).ok()
     })
+}
+
+/// True if the home may well be sound, which is more than what is wrong with others: another key would read it, or this
+/// run could not go on.
+fn says_more(error: &Error) -> bool {
+    error.kind() == Kind::WrongKey || error.is_about_this_run()
 }
 
 /// One read: what it has asked for so far, and what it may still ask for.
@@ -221,7 +230,7 @@ impl<'a> Chain<'a> {
 
 /// True for errors that say nothing about what is stored.
 pub(super) fn is_no_damage(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unreachable | Kind::Denied | Kind::WrongKey)
+    matches!(error.kind(), Kind::Unreachable | Kind::Denied | Kind::WrongKey) || error.is_about_this_run()
 }
 
 #[cfg(test)]

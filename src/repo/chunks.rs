@@ -121,7 +121,7 @@ impl Repo {
 /// The error of a chunk none of whose homes could be read; `failure` is that of the last one.
 pub(super) fn unreadable(id: ChunkId, failure: Option<Error>) -> Error {
     match failure {
-        // A repository that cannot be reached is not damaged.
+        // A repository that cannot be reached is not damaged, nor is one for which this run lacks means.
         Some(error) if is_no_damage(&error) => error,
         Some(error) => {
             let name = format!("chunk {}", id.short());

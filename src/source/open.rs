@@ -14,7 +14,6 @@ use crate::read_at::ReadAt;
 use crate::sabotage::is_planted;
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
-use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -69,13 +68,6 @@ impl SourceFile {
         }
         (source.bytes, source.allocated) = (status.size, status.blocks.saturating_mul(512));
         Ok(source)
-    }
-
-    /// The metadata of this moment, without extended attributes.
-    pub fn metadata_now(&self) -> Result<Metadata> {
-        let no_target = || Ok::<_, Infallible>(Vec::new());
-        let Ok(metadata) = self.status()?.into_metadata(no_target);
-        metadata.ok_or_else(|| replaced(&self.path))
     }
 
     /// The extended attributes of this moment, sorted by name.
@@ -227,7 +219,6 @@ mod tests {
         assert_eq!(source.read_at(6, &mut buffer).expect("read"), 4);
         assert_eq!(&buffer[..4], b"6789");
         assert_eq!(source.read_at(10, &mut buffer).expect("read"), 0);
-        assert_eq!(source.metadata_now().expect("metadata"), found.metadata);
         assert!(!source.changed_since(&found.metadata).expect("status"));
         fs::OpenOptions::new().append(true).open(&path).expect("open").set_len(11).expect("grow");
         assert!(source.changed_since(&found.metadata).expect("status"));

@@ -3,7 +3,8 @@
 //! The final name holds the old file or the whole new one, never a piece. The name of a part follows from the final
 //! name and from what is being restored, so that an interrupted restore finds it again and reads what it holds. A part
 //! that somebody else may have planted (a link, a file of another owner or with other names) is removed, not used; one
-//! that another process is writing is left to it. Dropping a [`TargetFile`] leaves the part for the next run.
+//! that another process is writing is left to it. Dropping a [`TargetFile`] leaves the part for the next run, but for an
+//! old file in which nothing has been changed yet.
 //!
 //! Renaming does not make content durable: a caller that renames before [`TargetFile::sync`] or
 //! [`Target::sync_all`](super::target::Target::sync_all) may find a file of the right size and time but without its
@@ -12,6 +13,8 @@
 
 use super::apply::{Handle, MetadataIssue, system_mode};
 use super::confined::{Place, create_name, open_name};
+use super::holes;
+use super::old_file::OldFile;
 use super::placing::{Overwrite, Placed, Shared, stat_name};
 use super::remove::remove_entry;
 use super::stat::FileStatus;
@@ -26,10 +29,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-const PART_MODE: u32 = 0o600;
+pub(super) const PART_MODE: u32 = 0o600;
 /// Larger files get their size before they are written, so that several threads do not wait for each other to extend
 /// it; smaller ones at the end, where it mostly is right by then.
 const SIZED_EARLY_BYTES_MIN: u64 = 1 << 20;
@@ -47,13 +50,43 @@ pub struct TargetFile {
     page_cache: PageCache,
     size: u64,
     resumed: bool,
+    /// What stood under the final name and became the part.
+    old: Option<OldFile>,
+    /// Something of it has been changed.
+    touched: AtomicBool,
 }
 
 impl TargetFile {
     pub(super) fn begin(shared: &Arc<Shared>, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
         let place = shared.place(path)?;
         let begun = begin_part(&place, resume_key)?.map_err(|error| shared.error("creating", path, error))?;
-        let target = TargetFile {
+        let target = TargetFile::new(shared, path, size, place, begun);
+        if target.resumed || size >= SIZED_EARLY_BYTES_MIN {
+            target.set_size()?;
+        }
+        Ok(target)
+    }
+
+    /// As [`TargetFile::begin`], but what stands under the final name becomes the part if it is a file of ours with no
+    /// other name, so that what is right in it need not be written. Until the file is placed there is nothing under the
+    /// final name: a mixture of old and new is never seen there. If it is dropped before anything of it has been changed, it
+    /// gets its name back.
+    pub(super) fn adopt(shared: &Arc<Shared>, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
+        let place = shared.place(path)?;
+        let part = part_name(&place.name, resume_key);
+        match OldFile::take(&place, &part) {
+            Some((file, old)) => {
+                let begun = Begun { part, file, resumed: true };
+                let mut target = TargetFile::new(shared, path, size, place, begun);
+                target.old = Some(old);
+                Ok(target)
+            }
+            None => TargetFile::begin(shared, path, size, resume_key),
+        }
+    }
+
+    fn new(shared: &Arc<Shared>, path: &[u8], size: u64, place: Place, begun: Begun) -> TargetFile {
+        TargetFile {
             shared: Arc::clone(shared),
             path: path.to_vec(),
             place,
@@ -63,39 +96,25 @@ impl TargetFile {
             page_cache: PageCache::new(size),
             size,
             resumed: begun.resumed,
-        };
-        if target.resumed || size >= SIZED_EARLY_BYTES_MIN {
-            target.set_size()?;
+            old: None,
+            touched: AtomicBool::new(false),
         }
-        Ok(target)
     }
 
-    /// As [`TargetFile::begin`], but what stands under the final name becomes the part if it is a file of ours with no
-    /// other name, so that what is right in it need not be written. Until the file is placed there is nothing under the
-    /// final name: a mixture of old and new is never seen there.
-    pub(super) fn adopt(shared: &Arc<Shared>, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
-        let place = shared.place(path)?;
-        let part = part_name(&place.name, resume_key);
-        if let Ok(status) = stat_name(&place.parent, &place.name)
-            && status.is_regular()
-            && status.links == 1
-            && status.uid == rustix::process::geteuid().as_raw()
-        {
-            let flags = rustix::fs::RenameFlags::NOREPLACE;
-            // Refused when an earlier run has left a part, which then serves, or by file systems without this call.
-            let _ = rustix::fs::renameat_with(&place.parent, &place.name[..], &place.parent, &part[..], flags);
-        }
-        TargetFile::begin(shared, path, size, resume_key)
-    }
-
-    /// True if an earlier run left this part: some of its content may be right already.
+    /// True if an earlier run left this part, or it stood under the final name: some of its content may be right already.
     pub fn resumed(&self) -> bool {
         self.resumed
+    }
+
+    /// The name of the part if it holds more than this run has written and stays when the file is dropped now.
+    pub fn leaves_part(&self) -> Option<&[u8]> {
+        (self.resumed && !self.is_old_as_it_was()).then_some(&self.part)
     }
 
     /// Writes all of `bytes` at `offset`. What lies behind the size of the file is refused.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_range(offset, bytes)?;
+        self.touch()?;
         self.file.write_all_at(bytes, offset).map_err(|error| self.error("writing", error))
     }
 
@@ -103,6 +122,7 @@ impl TargetFile {
     /// [`ALIGNMENT`](crate::aligned::ALIGNMENT) and the file system allows it; else like [`TargetFile::write_at`].
     pub fn write_direct_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_range(offset, bytes)?;
+        self.touch()?;
         let mut written = 0;
         if suits_direct_io(offset, bytes)
             && let Some(direct) = self.direct_file()
@@ -129,19 +149,16 @@ impl TargetFile {
         self.page_cache.read_at(&self.file, offset, buffer).map_err(|error| self.error("reading", error))
     }
 
-    /// Reserves space for `range`, so that its later writing cannot fail for want of it and is less fragmented. False
-    /// if the file system cannot reserve.
-    pub fn allocate(&self, range: ByteRange) -> Result<bool> {
-        #[cfg(target_os = "linux")]
-        if !range.is_empty() {
-            let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
-            return match rustix::fs::fallocate(&self.file, flags, range.offset(), range.len()) {
-                Ok(()) => Ok(true),
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(false),
-                Err(error) => Err(self.error("reserving space for", error.into())),
-            };
+    /// Makes `range` read as zeros, where nothing is written: a hole if the file system has them.
+    pub fn clear(&self, range: ByteRange) -> Result<()> {
+        let fail = |error| self.error("making a hole in", error);
+        let mut rest = range;
+        while let Some(data) = holes::next_data(&self.file, rest).map_err(fail)? {
+            self.touch()?;
+            holes::clear(&self.file, data).map_err(fail)?;
+            rest = ByteRange::new(data.end(), range.end() - data.end())?;
         }
-        Ok(range.is_empty())
+        Ok(())
     }
 
     /// Makes the content durable. After a failure the content is in doubt: discard the file.
@@ -152,8 +169,10 @@ impl TargetFile {
 
     /// Gives the part its metadata; its content is complete.
     pub fn apply(mut self, metadata: &Metadata) -> Result<ReadyFile> {
-        // Many files may wait to be placed: each holds one descriptor only.
+        // Many files may wait to be placed: each holds one descriptor only, and its directory.
         self.direct = OnceLock::new();
+        self.page_cache = PageCache::default();
+        self.touched = AtomicBool::new(true);
         let status = self.set_size()?;
         self.shared.note_device(status.device, &self.file);
         let issues = Handle::Descriptor(self.file.as_fd())
@@ -169,7 +188,20 @@ impl TargetFile {
 
     /// Removes the part: nothing of it is worth keeping.
     pub fn discard(self) -> Result<()> {
+        self.touched.store(true, Ordering::Relaxed);
         remove_entry(&self.place.parent, &self.part).map_err(|error| self.error("removing the part of", error.into()))
+    }
+
+    /// To be called before anything is changed.
+    fn touch(&self) -> Result<()> {
+        if self.old.is_some() && !self.touched.swap(true, Ordering::Relaxed) && self.size >= SIZED_EARLY_BYTES_MIN {
+            self.set_size()?;
+        }
+        Ok(())
+    }
+
+    fn is_old_as_it_was(&self) -> bool {
+        self.old.is_some() && !self.touched.load(Ordering::Relaxed)
     }
 
     fn check_range(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -218,6 +250,7 @@ impl TargetFile {
     fn set_size(&self) -> Result<FileStatus> {
         let status = self.status()?;
         if status.size != self.size {
+            self.touched.store(true, Ordering::Relaxed);
             self.file.set_len(self.size).map_err(|error| self.error("setting the size of", error))?;
         }
         Ok(status)
@@ -232,7 +265,16 @@ impl TargetFile {
     }
 }
 
-/// A file whose content and metadata are complete, still under the name of its part. It holds one descriptor.
+impl Drop for TargetFile {
+    fn drop(&mut self) {
+        if let Some(old) = self.old.as_ref().filter(|_| self.is_old_as_it_was()) {
+            old.put_back(&self.file, &self.place, &self.part);
+        }
+    }
+}
+
+/// A file whose content and metadata are complete, still under the name of its part. It holds one descriptor, and one of its
+/// directory, which may be shared.
 #[derive(Debug)]
 pub struct ReadyFile {
     file: TargetFile,
@@ -347,7 +389,7 @@ fn create(place: &Place, part: &[u8]) -> rustix::io::Result<File> {
 }
 
 /// False if another process holds the lock. A file system without locks has no such process.
-fn lock(file: &File) -> bool {
+pub(super) fn lock(file: &File) -> bool {
     !matches!(rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive), Err(Errno::WOULDBLOCK))
 }
 

@@ -170,7 +170,7 @@ impl Target {
     }
 
     /// As [`Target::begin_file`], but begins with what stands at `path` if that is a file of ours with no other name. It
-    /// is gone from there until the new file is placed.
+    /// is gone from there until the new file is placed, or until it is dropped with nothing changed in it.
     pub fn adopt_file(&self, path: &[u8], size: u64, resume_key: &str) -> Result<TargetFile> {
         TargetFile::adopt(&self.shared, path, size, resume_key)
     }
@@ -290,7 +290,6 @@ mod tests {
     use super::super::scan::{Found, ScanOptions, Scanned, scan};
     use super::*;
     use crate::aligned::AlignedBuffer;
-    use crate::bytes::ByteRange;
     use crate::metadata::{FileKind, FileTime};
     use crate::paths::compare_paths;
     use proptest::prelude::*;
@@ -715,7 +714,6 @@ mod tests {
             let file = target.begin_file(b"f", size, "key").expect("begin");
             let mut buffer = AlignedBuffer::new(1 << 20);
             buffer.as_mut_slice().fill(7);
-            file.allocate(ByteRange::new(32 * mib, 2 * mib).expect("range")).expect("allocate");
             file.write_direct_at(32 * mib, buffer.as_slice()).expect("aligned");
             file.write_direct_at(33 * mib + 1, buffer.as_slice()).expect("unaligned offset");
             file.write_direct_at(64 * mib, &buffer.as_slice()[..5]).expect("tail");
@@ -728,6 +726,57 @@ mod tests {
             assert_eq!(sevens, (2 << 20) + 5);
             assert!(content[(32 << 20)..(33 << 20)].iter().all(|&byte| byte == 7));
             assert!(fs::metadata(dir.path().join("f")).expect("stat").blocks() * 512 < 8 * mib);
+        }
+    }
+
+    /// What a window of a restore counts with.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_is_taken_over_has_three_descriptors_at_most_and_one_when_it_is_ready() {
+        let dir = temporary();
+        let target = target(dir.path(), RESOLVERS[0]);
+        let mut buffer = AlignedBuffer::new(1 << 20);
+        let size = buffer.len() as u64;
+        // Written past the page cache: it has to be read past it.
+        let file = target.begin_file(b"f", size, "key").expect("begin");
+        file.write_direct_at(0, buffer.as_slice()).expect("written");
+        file.sync().expect("sync");
+        file.finish(&metadata(FileKind::Regular), Overwrite::Replace).expect("finish");
+        let open = || {
+            let links = fs::read_dir("/proc/self/fd").expect("a list").flatten();
+            let names = links.filter_map(|link| fs::read_link(link.path()).ok());
+            names.filter(|name| name.starts_with(dir.path()) && name.extension() == Some("ckpt-part".as_ref())).count()
+        };
+        let file = target.adopt_file(b"f", size, "other key").expect("taken over");
+        assert_eq!(file.read_at(0, buffer.as_mut_slice()).expect("read") as u64, size);
+        file.write_direct_at(0, buffer.as_slice()).expect("written");
+        assert!((1..=3).contains(&open()));
+        let ready = file.apply(&metadata(FileKind::Regular)).expect("applied");
+        assert_eq!(open(), 1);
+        ready.place(Overwrite::Replace).expect("placed");
+    }
+
+    #[test]
+    fn a_file_that_is_taken_over_and_dropped_as_it_was_has_its_name_and_mode_again() {
+        for resolve in RESOLVERS {
+            let dir = temporary();
+            let target = target(dir.path(), resolve);
+            let path = dir.path().join("f");
+            fs::write(&path, b"old").expect("write");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("mode");
+            let inode = fs::metadata(&path).expect("stat").ino();
+            let file = target.adopt_file(b"f", 2 << 20, "key").expect("taken over");
+            assert!(file.resumed() != path.exists() && file.leaves_part().is_none());
+            drop(file);
+            let found = fs::metadata(&path).expect("stat");
+            assert_eq!((found.ino(), found.mode() & 0o7777, found.len()), (inode, 0o444, 3));
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("mode");
+            let file = target.adopt_file(b"f", 2 << 20, "key").expect("taken over");
+            file.write_at(1, b"x").expect("written");
+            let part = file.leaves_part().expect("a part").to_vec();
+            drop(file);
+            assert!(!path.exists(), "half of it is new");
+            assert!(fs::read(dir.path().join(OsStr::from_bytes(&part))).expect("read").starts_with(b"oxd"));
         }
     }
 

@@ -115,6 +115,36 @@ fn a_squashed_root_backs_up_what_it_can_read_and_says_the_rest() {
 }
 
 #[test]
+fn a_directory_that_may_not_be_entered_costs_a_restore_only_what_is_in_it() {
+    if !can_be_others("a_directory_that_may_not_be_entered_costs_a_restore_only_what_is_in_it") {
+        return;
+    }
+    let place = Place::with_repository();
+    let data = write_data(&place, "data", 1);
+    fs::create_dir(data.join("closed")).expect("a folder");
+    fs::write(data.join("closed/f"), b"f").expect("a file");
+    set_mode(&data.join("closed"), 0o600);
+    place.backup("data");
+    assert!(runs("chmod", &["-R", "a+rX", &place.text("repository")]));
+    let target = place.path("target");
+    fs::create_dir(&target).expect("a folder");
+    chown(&target, Some(NOBODY), Some(NOBODY)).expect("root may");
+    let arguments = ["restore", "latest", "--delete", "--target", target.to_str().expect("text")];
+    // The second time it is as the first has left it: closed, and ours to open.
+    for _ in 0..2 {
+        expect(place.command_as(NOBODY, NOBODY, &arguments), 0);
+        assert_eq!(fs::read(target.join("closed/f")).expect("restored"), b"f");
+    }
+    chown(target.join("closed"), Some(0), Some(0)).expect("root may");
+    fs::write(target.join("a"), b"other").expect("a file");
+    chown(target.join("a"), Some(NOBODY), Some(NOBODY)).expect("root may");
+    let (_, said) = expect(place.command_as(NOBODY, NOBODY, &arguments), 17);
+    assert!(said.contains("closed/f"), "it is named: {said}");
+    assert_eq!(fs::read(target.join("a")).expect("restored"), noise(1, 700_000));
+    expect(place.command_as(NOBODY, NOBODY, &[&arguments[..], &["--dry-run"]].concat()), 17);
+}
+
+#[test]
 fn a_repository_that_may_not_be_written_still_serves() {
     if !can_be_others("a_repository_that_may_not_be_written_still_serves") {
         return;

@@ -28,6 +28,7 @@ mod real_hosts;
 mod real_kill;
 mod repair;
 mod restore_into;
+mod restore_over;
 mod roles;
 mod round_trip;
 mod sabotage;

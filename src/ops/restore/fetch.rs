@@ -28,6 +28,8 @@ const BATCH_BYTES: usize = 8 << 20;
 pub(super) struct Destination {
     /// None once it has failed to open.
     pub(super) file: Option<TargetFile>,
+    /// What no chunk is written to in a file that may hold something there.
+    pub(super) gaps: Vec<ByteRange>,
     /// Why it will not be restored.
     pub(super) failure: Mutex<Option<Failure>>,
 }
@@ -46,7 +48,17 @@ impl Destination {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
     }
 
-    fn has_failed(&self) -> bool {
+    /// Makes holes where something else may be, unless the file will not be restored.
+    pub(super) fn clear_gaps(&mut self) {
+        let gaps = std::mem::take(&mut self.gaps);
+        if let Some(file) = self.file.as_ref().filter(|_| !self.has_failed())
+            && let Err(error) = gaps.into_iter().try_for_each(|gap| file.clear(gap))
+        {
+            self.fail(Failure::Failed(error));
+        }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
@@ -94,9 +106,9 @@ impl Fetch<'_> {
         self.destinations.get(usize::try_from(job).ok()?)
     }
 
-    /// Books the failure to write to a target; that it is full ends the run.
+    /// Books the failure to write to a target; that it is full, or that this run lacks means, ends the run.
     pub(super) fn write_failed(&self, job: u32, error: Error) -> Result<()> {
-        if error.kind() == Kind::NoSpace {
+        if error.kind() == Kind::NoSpace || error.is_about_this_run() {
             return Err(error);
         }
         if let Some(destination) = self.destination(job) {
@@ -215,6 +227,7 @@ impl<'a> Worker<'a> {
                 elsewhere = match self.fetch.repo.read_chunk(id) {
                     Ok(chunk) if chunk.len() == bytes => chunk,
                     Ok(_) => return damaged(destination, Error::damaged(format!("chunk {id} has another length"))),
+                    Err(error) if error.is_about_this_run() => return Err(error),
                     Err(error) => return damaged(destination, error),
                 };
                 &elsewhere

@@ -74,9 +74,9 @@ impl Gather {
     /// Writes the run. Unless it `ends`, the bytes behind the last whole block stay, to be continued.
     fn flush(&mut self, fetch: &Fetch<'_>, ends: bool) -> Result<()> {
         let (lead, bytes) = (self.lead(), std::mem::take(&mut self.bytes));
-        let Some(file) = fetch.destination(self.job).and_then(|d| d.file.as_ref()).filter(|_| bytes > 0) else {
-            return Ok(());
-        };
+        // One that will not be restored is best left as it is: it may be what stood under the final name.
+        let destination = fetch.destination(self.job).filter(|d| bytes > 0 && !d.has_failed());
+        let Some(file) = destination.and_then(|d| d.file.as_ref()) else { return Ok(()) };
         let end = lead + bytes;
         // Positions in the buffer of the first and behind the last whole block.
         let (mut first, mut last) = (lead.next_multiple_of(ALIGNMENT), end / ALIGNMENT * ALIGNMENT);

@@ -12,6 +12,7 @@ mod fetch;
 mod gather;
 mod holes;
 mod kept;
+mod links;
 mod plan;
 mod run;
 mod selection;

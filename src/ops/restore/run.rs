@@ -1,23 +1,24 @@
 //! One run of a restore: decides for every entry what to do, makes what is no regular file, and fills windows.
 
 use super::action::{Action, Fresh, action};
+use super::delete::Deletion;
 use super::holes::Holes;
+use super::links::{Later, Links};
 use super::selection::Selection;
 use super::stages::{Counters, Line, Outcomes, Stages};
-use super::window::{Job, Outcome, Window};
-use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport, delete};
+use super::window::{Job, Name, Outcome};
+use super::{Overwrite, PlannedItem, RestoreOptions, RestoreReport};
 use crate::bytes::ByteCount;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
 use crate::metadata::{FileKind, Metadata};
-use crate::repo::Repo;
 use crate::repo::entry::Entry;
+use crate::repo::{Repo, names};
 use crate::sabotage::is_planted;
 use crate::source::apply::{IssueSummary, MetadataIssue};
 use crate::source::complete::is_pointer;
 use crate::source::target::{Overwrite as Replacing, Target};
 use rayon::prelude::*;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A pointer is a short text.
@@ -49,10 +50,7 @@ pub(super) struct Run<'a> {
     issues: IssueSummary,
     /// Directories that get their metadata at the end, when nothing below them changes any more.
     directories: Vec<(Vec<u8>, Metadata)>,
-    /// Files with several names: where the first of them is restored.
-    links: HashMap<(u64, u64), Vec<u8>>,
-    /// Further names (existing, new), made when the first are in place.
-    later_links: Vec<(Vec<u8>, Vec<u8>)>,
+    links: Links,
     /// Files that name the newest checkpoint: written when everything that they may name is durable.
     pointers: Vec<Job>,
 }
@@ -73,8 +71,7 @@ impl<'a> Run<'a> {
             fresh: Fresh::default(),
             issues: IssueSummary::default(),
             directories: Vec::new(),
-            links: HashMap::new(),
-            later_links: Vec::new(),
+            links: Links::default(),
             pointers: Vec::new(),
         }
     }
@@ -97,7 +94,16 @@ impl<'a> Run<'a> {
             let size = entry.metadata.size;
             survey.entries += 1;
             self.report.bytes_total = self.report.bytes_total.saturating_add(size);
-            let (action, allocated) = action(self.target, &fresh, self.options.overwrite, &path, &entry)?;
+            let (action, allocated) = match action(self.target, &fresh, self.options.overwrite, &path, &entry) {
+                Ok(found) => found,
+                Err(error) if error.is_about_this_run() => return Err(error),
+                Err(error) if self.options.dry_run => {
+                    self.failed(path, error)?;
+                    continue;
+                }
+                // The work looks once more, when it may have opened the directory, and names what it cannot do.
+                Err(_) => (Action::Update, size),
+            };
             if entry.is_directory() {
                 fresh.note(entry.root, &path, action == Action::Create);
             }
@@ -150,30 +156,21 @@ impl<'a> Run<'a> {
         for beginning in selection.beginnings().filter(|b| !b.is_empty()) {
             target.make_parents(beginning)?;
         }
-        stages.run(|line| {
-            let mut window = Window::new();
+        stages.run(|mut line| {
             for item in selection.entries() {
                 self.check_interrupted()?;
                 match item {
-                    Ok((path, entry)) => self.place(&mut window, selection, target, path, entry)?,
+                    Ok((path, entry)) => self.place(&mut line, selection, target, path, entry)?,
                     Err(error) => self.damaged(b"(a part of the list of files)".to_vec(), error)?,
                 }
-                if window.is_full() {
-                    self.push(&line, &mut window)?;
-                }
             }
-            self.push(&line, &mut window)?;
             line.finish(&mut |outcomes| self.book(outcomes))
         })
     }
 
-    fn push(&mut self, line: &Line, window: &mut Window) -> Result<()> {
-        if window.is_empty() { Ok(()) } else { line.push(window.take(), &mut |outcomes| self.book(outcomes)) }
-    }
-
     fn place(
         &mut self,
-        window: &mut Window,
+        line: &mut Line<'_>,
         selection: &Selection<'_>,
         target: &Target,
         path: Vec<u8>,
@@ -187,14 +184,14 @@ impl<'a> Run<'a> {
         match (&entry.metadata.kind, action) {
             (FileKind::Regular, Action::Unchanged) => {
                 self.report.files_unchanged += 1;
-                self.remember_link(&path, &entry.metadata);
+                self.links.remember(entry.metadata.link_group, &path);
                 Ok(())
             }
             (FileKind::Regular, Action::Keep) => {
                 self.report.files_kept += 1;
                 Ok(())
             }
-            (FileKind::Regular, _) => self.place_file(window, selection, path, entry),
+            (FileKind::Regular, _) => self.place_file(line, selection, path, entry),
             (FileKind::Directory, Action::Keep) => Ok(()),
             (FileKind::Directory, _) => self.place_directory(target, (root, path), entry.metadata, action),
             (_, Action::Keep | Action::Unchanged) => Ok(()),
@@ -204,16 +201,13 @@ impl<'a> Run<'a> {
 
     fn place_file(
         &mut self,
-        window: &mut Window,
+        line: &mut Line<'_>,
         selection: &Selection<'_>,
         path: Vec<u8>,
         entry: Entry,
     ) -> Result<()> {
-        if let Some(first) = entry.metadata.link_group.and_then(|group| self.links.get(&group)) {
-            self.later_links.push((first.clone(), path));
-            return Ok(());
-        }
-        self.remember_link(&path, &entry.metadata);
+        let Some(path) = self.links.keep_later(entry.metadata.link_group, path) else { return Ok(()) };
+        self.links.remember(entry.metadata.link_group, &path);
         let is_fresh = self.fresh.covers(entry.root, &path);
         let (content, compare) = (entry.content, self.options.overwrite != Overwrite::Never);
         let job = Job { path, metadata: entry.metadata, content, compare, is_fresh };
@@ -221,11 +215,7 @@ impl<'a> Run<'a> {
             self.pointers.push(job);
             return Ok(());
         }
-        self.add(window, selection, job)
-    }
-
-    fn add(&mut self, window: &mut Window, selection: &Selection<'_>, job: Job) -> Result<()> {
-        window.add(job, self.repo, selection.fetch()).or_else(|refused| self.damaged(refused.0.path, refused.1))
+        line.add(job, selection.fetch(), &mut |outcomes| self.book(outcomes))
     }
 
     /// Writes what says which checkpoint is the newest, after making everything else durable under its final name.
@@ -234,23 +224,12 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         target.sync_all()?;
-        stages.run(|line| {
-            let mut window = Window::new();
+        stages.run(|mut line| {
             for job in std::mem::take(&mut self.pointers) {
-                self.add(&mut window, selection, job)?;
-                if window.is_full() {
-                    self.push(&line, &mut window)?;
-                }
+                line.add(job, selection.fetch(), &mut |outcomes| self.book(outcomes))?;
             }
-            self.push(&line, &mut window)?;
             line.finish(&mut |outcomes| self.book(outcomes))
         })
-    }
-
-    fn remember_link(&mut self, path: &[u8], metadata: &Metadata) {
-        if let Some(group) = metadata.link_group {
-            self.links.entry(group).or_insert_with(|| path.to_vec());
-        }
     }
 
     fn place_directory(
@@ -284,14 +263,20 @@ impl<'a> Run<'a> {
     }
 
     fn book(&mut self, outcomes: Outcomes) -> Result<()> {
-        for (path, outcome) in outcomes {
+        for (Name { path, link_group }, outcome) in outcomes {
             match outcome {
                 Outcome::Restored(issues) => {
                     self.report.files_restored += 1;
                     self.note_issues(&path, &issues);
                 }
-                Outcome::Damaged(error) => self.damaged(path, error)?,
-                Outcome::Failed(error) => self.failed(path, error)?,
+                Outcome::Damaged(error) => {
+                    self.links.lose(link_group, true, &error);
+                    self.damaged(path, error)?;
+                }
+                Outcome::Failed(error) => {
+                    self.links.lose(link_group, false, &error);
+                    self.failed(path, error)?;
+                }
             }
         }
         Ok(())
@@ -299,10 +284,12 @@ impl<'a> Run<'a> {
 
     /// Further names, pointers, deletions, metadata of directories, and durability: in this order.
     pub(super) fn conclude(&mut self, selection: &Selection<'_>, target: &Target, stages: &Stages<'_>) -> Result<()> {
-        for (existing, path) in std::mem::take(&mut self.later_links) {
-            match target.hard_link(&existing, &path, Replacing::Replace) {
-                Ok(_) => self.report.files_restored += 1,
-                Err(error) => self.failed(path, error)?,
+        for Later { path, first } in self.links.take() {
+            let linked = first.map(|first| target.hard_link(&first, &path, Replacing::Replace));
+            match linked {
+                Ok(Ok(_)) => self.report.files_restored += 1,
+                Ok(Err(error)) | Err((false, error)) => self.failed(path, error)?,
+                Err((true, error)) => self.damaged(path, error)?,
             }
         }
         self.place_pointers(selection, target, stages)?;
@@ -342,7 +329,10 @@ impl<'a> Run<'a> {
             self.observer.on_event(&Event::Warning { text });
             return Ok(());
         }
-        self.report.deleted = delete::surplus(selection, target)?;
+        let keeps_parts = !self.report.failed.is_empty();
+        let failed = &mut |path, error| self.failed(path, error);
+        let deleted = Deletion { target, keeps_parts, failed }.surplus(selection)?;
+        self.report.deleted = deleted;
         Ok(())
     }
 
@@ -352,20 +342,32 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Books a file that is damaged in the repository. One that another key opens is not: that ends the run.
+    /// Books a file that is damaged in the repository. What says nothing about the file ends the run: another key, a
+    /// repository that is gone altogether, a run without means.
     fn damaged(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
-        if error.kind() != Kind::WrongKey {
-            self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
-            self.report.damaged.push(path, error);
-            return Ok(());
+        let ends = match error.kind() {
+            Kind::WrongKey => true,
+            // One bad place of a disk is damage; a mount that is lost does not list the snapshots either.
+            Kind::Unreachable => {
+                self.repo.storage().list(names::SNAPSHOTS).is_err_and(|e| e.kind() == Kind::Unreachable)
+            }
+            _ => error.is_about_this_run(),
+        };
+        if ends {
+            return Err(error);
         }
-        Err(error)
+        self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
+        self.report.damaged.push(path, error);
+        Ok(())
     }
 
-    /// A full or read-only target fails the run; anything else only this path.
+    /// A full target or a run without means fails the run; anything else only this path.
     fn failed(&mut self, path: Vec<u8>, error: Error) -> Result<()> {
         if error.kind() == Kind::NoSpace {
             return Err(error.with_hint("the target is full; free some space there, then run the same restore again"));
+        }
+        if error.is_about_this_run() {
+            return Err(error);
         }
         self.observer.on_event(&Event::FileProblem { path: &path, error: &error });
         self.report.failed.push(path, error);

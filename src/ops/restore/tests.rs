@@ -7,7 +7,7 @@ use crate::ids::SnapshotId;
 use crate::repo::Cache;
 use crate::repo::pack::{PackKind, PackSummary};
 use crate::repo::test_support::{self, CHUNK_BYTES, Node, noise, store};
-use crate::storage::simulated::SimulatedStorage;
+use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 use crate::storage::{Listed, ObjectName, ObjectWriter, Owner, Storage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -119,7 +119,16 @@ impl Fixture {
         let watched = Arc::new(Watched { storage: self.storage.clone(), ranges: Mutex::default() });
         let repo = Repo::open_storage(watched.clone(), &Cache::Memory, &Silent).expect("opens");
         watched.ranges.lock().expect("whole").clear();
-        let options = RestoreOptions {
+        let options = self.options(Resources { threads, memory_bytes: 1 << 26 });
+        let report = restore(&repo, self.snapshot.as_ref().expect("saved"), &options, &Silent).expect("restores");
+        let names: Vec<String> = self.packs.iter().map(|pack| self.name(pack).as_str().to_owned()).collect();
+        let mut ranges = std::mem::take(&mut *watched.ranges.lock().expect("whole"));
+        ranges.retain(|(name, _)| names.contains(name));
+        (report, ranges)
+    }
+
+    fn options(&self, resources: Resources) -> RestoreOptions {
+        RestoreOptions {
             target: Destination::Directory(self.target.path().to_owned()),
             subpath: None,
             includes: vec![],
@@ -127,13 +136,24 @@ impl Fixture {
             overwrite: Overwrite::IfChanged,
             delete: false,
             dry_run: false,
-            resources: Resources { threads, memory_bytes: 1 << 26 },
+            resources,
+        }
+    }
+
+    /// Restores all while reads of content, and listings if so, fail with errors of this kind.
+    fn restore_failing(&self, kind: Kind, lists_fail: bool) -> Result<RestoreReport> {
+        let repo = test_support::open(&self.storage);
+        // What the list of files is read from is still there.
+        let packs: Vec<String> = self.packs.iter().map(|pack| self.name(pack).as_str().to_owned()).collect();
+        let is_meant = move |operation, name: &str| match operation {
+            Operation::ReadRange => packs.iter().any(|pack| pack == name),
+            operation => lists_fail && operation == Operation::List,
         };
-        let report = restore(&repo, self.snapshot.as_ref().expect("saved"), &options, &Silent).expect("restores");
-        let names: Vec<String> = self.packs.iter().map(|pack| self.name(pack).as_str().to_owned()).collect();
-        let mut ranges = std::mem::take(&mut *watched.ranges.lock().expect("whole"));
-        ranges.retain(|(name, _)| names.contains(name));
-        (report, ranges)
+        let resources = Resources { threads: 2, memory_bytes: 1 << 26 };
+        self.storage.fail(0..u64::MAX, is_meant, Fault::Error(kind));
+        let report = restore(&repo, self.snapshot.as_ref().expect("saved"), &self.options(resources), &Silent);
+        self.storage.heal();
+        report
     }
 
     fn name(&self, pack: &PackSummary) -> ObjectName {
@@ -376,4 +396,88 @@ fn a_restore_goes_on_where_it_ended_with_the_bases_of_what_is_missing() {
     let halves = [0, 2, 3].map(|pack| frames(&fixture.packs[pack])[..10].iter().map(|(_, bytes)| bytes).sum::<u64>());
     assert_eq!(report.bytes_fetched, halves.iter().sum::<u64>());
     assert_eq!(ranges.len(), 3);
+}
+
+#[test]
+fn what_is_wrong_with_the_run_or_its_storage_is_no_damage_and_ends_it() {
+    let fixture = family();
+    let error = fixture.restore_failing(Kind::Interrupted, false).expect_err("no verdict on the repository");
+    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    let error = fixture.restore_failing(Kind::Unreachable, true).expect_err("nothing answers");
+    assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+    // As long as the rest answers, it is the places that are bad.
+    let report = fixture.restore_failing(Kind::Unreachable, false).expect("leaves out what cannot be read");
+    assert_eq!((report.damaged.count, report.failed.count), (5, 0), "{report:?}");
+    assert_eq!(fixture.restore(2).0.files_restored, 5);
+    fixture.assert_content(&[]);
+}
+
+impl Fixture {
+    /// Restores all with so little memory that a window holds 16 chunks; exactly these files must be named damaged.
+    fn assert_restores_in_small_windows(&self, damaged: &[&str]) {
+        let repo = test_support::open(&self.storage);
+        let options = self.options(Resources { threads: 2, memory_bytes: 1 << 10 });
+        let report = restore(&repo, self.snapshot.as_ref().expect("saved"), &options, &Silent).expect("restores");
+        let named: Vec<_> = report.damaged.kept.iter().map(|problem| file_name(&problem.path)).collect();
+        assert_eq!((named, report.failed.count), (damaged.iter().map(|name| (*name).to_owned()).collect(), 0));
+        self.assert_content(damaged);
+        let mut names = std::fs::read_dir(self.target.path()).expect("a folder").flatten();
+        assert!(!names.any(|item| item.file_name().to_string_lossy().ends_with(".ckpt-part")), "a part is left");
+    }
+
+    /// Damages what the last part of the list of a file's chunks is read from.
+    fn damage_end_of_list(&self, path: &str) {
+        let repo = test_support::open(&self.storage);
+        let fetch = |id| repo.read_chunk(id);
+        let tree = self.snapshot.as_ref().expect("saved").tree;
+        let entry = repo.entries(&fetch, tree).flatten().find(|entry| entry.path == path.as_bytes()).expect("an entry");
+        let top = repo.read_chunk(entry.content.expect("content").root).expect("a node");
+        let last = *crate::repo::stream::parse_node(&top).expect("children").last().expect("some");
+        let home = repo.locate(&[last.id]).expect("known")[0][0];
+        let at = usize::try_from(home.frame_offset + u64::from(home.frame_stored) / 2).expect("small");
+        assert!(self.storage.corrupt(&crate::repo::names::pack(home.pack).expect("a name"), at, 1));
+    }
+}
+
+#[test]
+fn a_file_of_more_chunks_than_a_window_may_have_is_restored_through_several() {
+    let mut fixture = Fixture::new();
+    let many: Vec<Vec<u8>> = (0..100).map(|n| chunk(n, 0)).collect();
+    pack_alone(&mut fixture, &many[..60]);
+    pack_alone(&mut fixture, &many[60..]);
+    fixture.file("a", &[&many[0]]);
+    fixture.file("big", &slices(&many));
+    fixture.file("c", &slices(&many[50..70]));
+    fixture.file("d", &slices(&many[..16]));
+    fixture.save();
+    fixture.assert_restores_in_small_windows(&[]);
+    // What stands there is taken over, in whatever window it is found.
+    let mut other = fixture.files["big"].clone();
+    other[40 * CHUNK_BYTES..45 * CHUNK_BYTES].fill(1);
+    other.extend(noise(7, 10_000));
+    std::fs::write(fixture.at("big"), &other).expect("writes");
+    fixture.assert_restores_in_small_windows(&[]);
+    for path in ["a", "big", "c", "d"] {
+        std::fs::remove_file(fixture.at(path)).expect("removed");
+    }
+    assert!(fixture.storage.remove(&fixture.name(&fixture.packs[1])));
+    fixture.assert_restores_in_small_windows(&["big", "c"]);
+}
+
+#[test]
+fn a_list_of_chunks_that_breaks_off_leaves_out_the_file_and_nothing_else() {
+    let mut fixture = Fixture::new();
+    let one = chunk(1, 0);
+    pack_alone(&mut fixture, std::slice::from_ref(&one));
+    fixture.file("a", &[&one]);
+    // The same chunk over and over: a list of two parts at least, each stored by itself.
+    fixture.file("big", &vec![one.as_slice(); 4096 + 300]);
+    fixture.file("c", &[&one, &one]);
+    fixture.save();
+    fixture.assert_restores_in_small_windows(&[]);
+    for path in ["a", "big", "c"] {
+        std::fs::remove_file(fixture.at(path)).expect("removed");
+    }
+    fixture.damage_end_of_list("big");
+    fixture.assert_restores_in_small_windows(&["big"]);
 }

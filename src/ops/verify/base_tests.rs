@@ -6,9 +6,11 @@ use crate::events::Silent;
 use crate::ids::ChunkId;
 use crate::ops::examine::data::part_of;
 use crate::repo::names;
+use crate::repo::pack_table::FrameRecord;
 use crate::repo::snapshots::Snapshot;
 use crate::repo::test_support::{self, open, save_versions, store, version};
-use crate::storage::simulated::SimulatedStorage;
+use crate::repo::transaction::Transaction;
+use crate::storage::simulated::{Fault, Operation, SimulatedStorage};
 
 fn id(number: u64) -> ChunkId {
     ChunkId::of(&version(number))
@@ -152,4 +154,53 @@ fn a_cache_that_is_wrong_about_bases_is_mended() {
     let report = verify(&repo, &options(None), &Silent).expect("verifies");
     assert_eq!(report.damage.iter().filter(|d| d.object.starts_with("pack")).count(), 0, "{:?}", report.damage);
     assert_eq!(repo.read_chunk(id(3)).expect("mended"), version(3));
+}
+
+#[test]
+fn one_lost_base_of_two_is_no_fault_of_the_frame_nor_of_the_other() {
+    let (storage, _) = repository();
+    store(&open(&storage), &[(&version(20), &[&version(0), &version(21)])]);
+    assert_eq!(run(&storage, Some(Subset::All)).damage, vec![]);
+}
+
+/// A pack whose bytes are those that its name tells of, and whose one frame holds another chunk than its table says.
+fn store_wrong_delta(storage: &SimulatedStorage) -> PackId {
+    let repo = open(storage);
+    let transaction = Transaction::begin(&repo, &test_support::writer()).expect("begins");
+    let mut pack = transaction.create_pack(PackKind::Data).expect("a pack");
+    let (record, _) = test_support::frame_of(&repo, &version(7), &[&version(0)]);
+    let (_, frame) = test_support::frame_of(&repo, &version(8), &[&version(0)]);
+    let record = FrameRecord { stored_bytes: u32::try_from(frame.len()).expect("small"), ..record };
+    pack.append(&frame, &[record]).expect("appends");
+    let stored = transaction.finish_pack(pack).expect("durable").id;
+    transaction.commit_repacked().expect("commits");
+    stored
+}
+
+#[test]
+fn a_frame_whose_base_could_not_be_read_for_a_while_is_looked_at_again() {
+    let (storage, _) = repository();
+    let (wrong, anchor) = (store_wrong_delta(&storage), name_of(&storage, 0));
+    let part = part_of(&wrong, 100_000);
+    let verify = || {
+        let repo = open(&storage);
+        verify(&repo, &options(Some(Subset::Part { part, of: 100_000 })), &Silent)
+    };
+    let of_anchor = |operation, name: &str| operation == Operation::ReadRange && name == anchor.as_str();
+    let damage = |report: VerifyReport| report.damage.into_iter().map(|damage| damage.object).collect::<Vec<_>>();
+    let expected = vec![names::pack(wrong).expect("a name").as_str().to_owned()];
+    storage.clear_calls();
+    assert_eq!(damage(verify().expect("runs")), expected);
+    // Its header and table are read first, then what the frame needs of it.
+    let last = storage.calls().iter().filter(|call| of_anchor(call.operation, &call.name)).count() as u64 - 1;
+    let fail = |kind| {
+        let anchor = anchor.clone();
+        let is_meant = move |operation, name: &str| operation == Operation::ReadRange && name == anchor.as_str();
+        storage.fail(last..last + 1, is_meant, Fault::Error(kind));
+    };
+    fail(Kind::Unreachable);
+    assert_eq!(damage(verify().expect("runs")), expected, "the base was there again");
+    storage.heal();
+    fail(Kind::Interrupted);
+    assert_eq!(verify().expect_err("no verdict").kind(), Kind::Interrupted);
 }
