@@ -1,6 +1,6 @@
 //! Where chunks lie and what they are coded against.
 
-use super::{Index, Inner, sqlite_error};
+use super::{Index, Parts, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
 use crate::repo::pack_table::FrameRecord;
@@ -45,7 +45,7 @@ impl Index {
     /// last; none for one that is not known.
     pub fn homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
         let mut inner = self.lock();
-        let Inner { connection, packs_by_number, .. } = &mut *inner;
+        let Parts { connection, packs_by_number, .. } = inner.parts()?;
         // In one transaction: else every single look-up locks and unlocks the file.
         let found = connection.transaction().and_then(|tx| find(&tx, packs_by_number, ids, &|_| true));
         found.map_err(|e| sqlite_error(&self.path, e))
@@ -65,8 +65,9 @@ impl Index {
 
     fn bases_in_frames(&self, of: impl Iterator<Item = (ChunkId, PackId, Option<u64>)>) -> Result<Vec<Vec<ChunkId>>> {
         let mut inner = self.lock();
+        let Parts { connection, .. } = inner.parts()?;
         let found = (|| {
-            let tx = inner.connection.transaction()?;
+            let tx = connection.transaction()?;
             let mut statement = tx.prepare_cached(
                 "SELECT base, frame FROM bases
                  WHERE chunk = ?1 AND pack = (SELECT no FROM packs WHERE id = ?2) AND frame = coalesce(?3, frame)

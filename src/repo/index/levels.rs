@@ -12,7 +12,7 @@
 
 use super::filter::{Filter, Mark};
 use super::homes::Home;
-use super::{Index, Inner, sqlite_error};
+use super::{Index, Parts, sqlite_error};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -73,7 +73,7 @@ impl Index {
     pub fn likely_homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
         let path = self.filter_path();
         let mut inner = self.lock();
-        let Inner { connection, packs_by_number, filter } = &mut *inner;
+        let Parts { connection, packs_by_number, filter } = inner.parts()?;
         let found = (|| {
             let tx = connection.transaction()?;
             // In the transaction that looks for homes: the filter is of the very state that it sees.
@@ -100,7 +100,7 @@ impl Index {
         let mark = new_mark()?;
         let mut inner = self.lock();
         let sql = |e| sqlite_error(&self.path, e);
-        let Inner { connection, filter: held, .. } = &mut *inner;
+        let Parts { connection, filter: held, .. } = inner.parts()?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         let before = levels(&tx).map_err(sql)?;
         let rows = before.settled + before.recent;
@@ -135,7 +135,7 @@ impl Index {
 
     /// Beside the database; none in memory.
     pub(super) fn filter_path(&self) -> Option<PathBuf> {
-        self.lock_held().then(|| self.path.with_extension("filter"))
+        self.is_file().then(|| self.path.with_extension("filter"))
     }
 }
 

@@ -8,7 +8,7 @@
 
 mod founded;
 
-use super::{Index, Inner, sqlite_error};
+use super::{Index, Parts, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -243,7 +243,7 @@ impl Survey<'_> {
     fn temporary_change(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<()> {
         self.is_settled.store(false, Ordering::Relaxed);
         let mut inner = self.index.lock();
-        let Inner { connection, .. } = &mut *inner;
+        let Parts { connection, .. } = inner.parts()?;
         let done = (|| {
             let tx = connection.transaction()?;
             work(&tx)?;

@@ -2,13 +2,14 @@
 //! brought them together when, or on a filter.
 
 use super::*;
+use crate::events::Silent;
 use crate::ids::SnapshotId;
 use crate::repo::pack::{PackKind, TRAILER_BYTES};
 use crate::repo::pack_table::{self, FrameRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-const REPOSITORY: RepositoryId = RepositoryId::from_bytes([4; 16]);
+pub(super) const REPOSITORY: RepositoryId = RepositoryId::from_bytes([4; 16]);
 /// So few that chunks come to have several homes.
 const CHUNKS: u64 = 120;
 
@@ -53,6 +54,34 @@ fn pack(number: u64, dice: &mut Dice) -> PackSummary {
     id[..8].copy_from_slice(&number.to_le_bytes());
     let transaction = SnapshotId::from_bytes([8; 16]);
     PackSummary { id: PackId::from_bytes(id), bytes, kind: PackKind::Data, transaction, is_sealed: false, table }
+}
+
+/// The pack of this number.
+pub(super) fn pack_of(number: u64) -> PackSummary {
+    pack(number, &mut Dice::new(number))
+}
+
+/// A build of an index that nobody else has open.
+pub(super) fn begun(index: &Index) -> Build<'_> {
+    match index.begin_build(&Silent).expect("locks") {
+        Beginning::Build(build) => build,
+        _ => panic!("it is empty, and nobody else has it open"),
+    }
+}
+
+pub(super) fn is_declined(index: &Index) -> bool {
+    matches!(index.begin_build(&Silent).expect("locks"), Beginning::Declined)
+}
+
+/// A run that the user ends.
+pub(super) struct Ended;
+
+impl Observer for Ended {
+    fn on_event(&self, _event: &Event<'_>) {}
+
+    fn is_interrupted(&self) -> bool {
+        true
+    }
 }
 
 /// What should be known.
@@ -147,7 +176,7 @@ struct Scene {
 
 impl Scene {
     fn open(&self) -> Index {
-        Index::open(self.folder.path(), REPOSITORY).expect("opens")
+        Index::open(self.folder.path(), REPOSITORY, &Silent).expect("opens")
     }
 
     fn some_packs(&mut self) -> Vec<PackId> {
@@ -203,12 +232,12 @@ impl Scene {
 
     /// As after the index was lost: a build that dies, then one that does not.
     fn make_anew(&mut self, index: &mut Index) {
-        Index::remove(self.folder.path(), REPOSITORY);
+        index.remove().expect("removed");
         *index = self.open();
         let object = IndexId::from_bytes([2; 16]);
         index.add_snapshots(&[(SnapshotId::from_bytes([3; 16]), [5])]).expect("kept");
         for is_killed in [true, false] {
-            let mut build = index.begin_build().expect("locks").expect("nobody else has it open");
+            let mut build = begun(index);
             build.filtered_rows_min = self.dice.below(2) << 20;
             let packs = self.model.packs.values_mut();
             for (pack, is_dead, by) in packs {
@@ -218,18 +247,16 @@ impl Scene {
             }
             build.finish_index_object(object).expect("recorded");
             if is_killed {
-                let dying: Result<()> = Err(Error::new(Kind::Failed, "killed"));
-                let mut dying = Some(dying);
-                let ended = build.finish(&mut |_| dying.take().unwrap_or(Ok(())));
+                let ended = build.finish(&Ended);
                 assert!(ended.is_err() || self.model.packs.is_empty());
                 if ended.is_err() {
                     assert!(index.is_empty().expect("an index"), "nothing is taken for complete");
-                    fs::write(index.path().with_extension("building"), "left by a kill").expect("written");
+                    fs::write(index.path().with_extension("building-7"), "left by a kill").expect("written");
                 } else {
                     return;
                 }
             } else {
-                build.finish(&mut |_| Ok(())).expect("made");
+                build.finish(&Silent).expect("made");
             }
         }
         assert_eq!(index.index_objects().expect("an index"), [object].into());
@@ -283,7 +310,7 @@ fn a_run_that_had_it_open_before_sees_what_another_settles() {
 #[test]
 fn a_filter_spares_the_look_into_the_large_table() {
     let folder = tempfile::tempdir().expect("a folder");
-    let index = Index::open(folder.path(), REPOSITORY).expect("opens");
+    let index = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
     let mut dice = Dice::new(1);
     let packs: Vec<_> = (0..40).map(|number| pack(number, &mut dice)).collect();
     index.add_packs(&packs, None).expect("added");
@@ -302,23 +329,24 @@ fn a_filter_spares_the_look_into_the_large_table() {
 #[test]
 fn who_is_not_alone_or_has_packs_already_does_not_build() {
     let folder = tempfile::tempdir().expect("a folder");
-    let index = Index::open(folder.path(), REPOSITORY).expect("opens");
-    let other = Index::open(folder.path(), REPOSITORY).expect("opens");
-    assert!(index.begin_build().expect("locks").is_none(), "another has it open");
+    let index = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
+    let other = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
+    assert!(is_declined(&index), "another has it open");
     drop(other);
-    drop(index.begin_build().expect("locks").expect("alone"));
-    let other = Index::open(folder.path(), REPOSITORY).expect("nobody holds it alone any more");
+    drop(begun(&index));
+    let other = Index::open(folder.path(), REPOSITORY, &Silent).expect("nobody holds it alone any more");
     drop(other);
     index.add_packs(&[pack(1, &mut Dice::new(1))], None).expect("added");
-    assert!(index.begin_build().expect("locks").is_none(), "there is something in it");
-    assert!(Index::in_memory().expect("memory").begin_build().expect("none").is_none());
+    assert!(is_declined(&index), "there is something in it");
+    assert!(is_declined(&Index::in_memory().expect("memory")));
     // Who goes on with a removed database keeps nobody from making the next one.
-    Index::remove(folder.path(), REPOSITORY);
-    let next = Index::open(folder.path(), REPOSITORY).expect("opens");
-    next.begin_build().expect("locks").expect("alone").finish(&mut |_| Ok(())).expect("made");
+    Index::open(folder.path(), REPOSITORY, &Silent).expect("opens").remove().expect("removed");
+    let next = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
+    assert!(begun(&next).finish(&Silent).expect("made"));
     assert!(next.is_empty().expect("an index") && !index.is_empty().expect("an index"));
     assert_eq!(index.packs().expect("an index").len(), 1);
     drop(index);
     next.add_packs(&[pack(2, &mut Dice::new(1))], None).expect("the one that closed took nothing with it");
-    assert_eq!(Index::open(folder.path(), REPOSITORY).expect("opens").packs().expect("an index").len(), 1);
+    let packs = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens").packs();
+    assert_eq!(packs.expect("an index").len(), 1);
 }

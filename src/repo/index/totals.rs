@@ -1,7 +1,7 @@
 //! Walks and sums over the whole index. Dead packs do not count.
 
 use super::homes::{HOME_COLUMNS, home_of};
-use super::{Home, Index, Inner, sqlite_error};
+use super::{Home, Index, Parts, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
 
@@ -23,7 +23,7 @@ impl Index {
     pub fn for_each_chunk(&self, visit: &mut dyn FnMut(ChunkId, Home)) -> Result<()> {
         self.settle()?;
         let mut inner = self.lock();
-        let Inner { connection, packs_by_number, .. } = &mut *inner;
+        let Parts { connection, packs_by_number, .. } = inner.parts()?;
         let done = (|| {
             let sql = format!("SELECT {HOME_COLUMNS}, id FROM chunks ORDER BY id");
             let mut statement = connection.prepare_cached(&sql)?;
