@@ -16,6 +16,7 @@ mod homes;
 mod kept_trees;
 mod levels;
 mod lock;
+mod merge;
 mod packs;
 mod records;
 mod remembered;

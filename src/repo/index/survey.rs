@@ -1,7 +1,8 @@
 //! Sets of chunks too large for memory, held against the index: what is live, and where it lies.
 //!
 //! The sets are temporary tables of the index's own connection, so SQLite keeps them in a file of its own that vanishes
-//! with the run. A survey sees the index as it is; it changes nothing in it. One survey at a time.
+//! with the run. A survey sees the index as it is when homes are chosen; that brings all rows together in `chunks`, and changes
+//! nothing else. One survey at a time.
 //!
 //! A chunk that is coded against others lies somewhere only if they do. `founded` finds out which do, chooses a home for
 //! each, and with it the bases that are needed: every question about homes is answered by that choice.

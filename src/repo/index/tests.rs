@@ -6,6 +6,7 @@ use crate::events::Silent;
 use crate::ids::SnapshotId;
 use crate::repo::pack::{PackKind, TRAILER_BYTES};
 use crate::repo::pack_table::{self, FrameRecord};
+use merge::Merge;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
@@ -82,6 +83,11 @@ impl Observer for Ended {
     fn is_interrupted(&self) -> bool {
         true
     }
+}
+
+/// A merge that makes a filter of however few rows.
+fn filtering<'a>() -> Merge<'a> {
+    Merge { filtered_rows_min: 0, slice_rows: 7, go_on: Box::leak(Box::new(|| true)) }
 }
 
 /// What should be known.
@@ -216,8 +222,11 @@ impl Scene {
                 "removing index objects"
             }
             7 => {
-                index.settle_filtering([0, 1 << 20][usize::from(self.dice.below(3) == 0)]).expect("settled");
-                "settling"
+                let filtered_rows_min = [0, 1 << 20][usize::from(self.dice.below(3) == 0)];
+                // Sometimes it is killed half way.
+                let go_on = &mut || self.dice.below(8) > 0;
+                index.merge(Merge { filtered_rows_min, slice_rows: 7, go_on }).expect("merged");
+                "merging"
             }
             8 => {
                 *index = self.open();
@@ -285,7 +294,7 @@ fn whatever_is_done_to_it_the_index_answers_as_a_simple_model() {
 }
 
 #[test]
-fn a_run_that_had_it_open_before_sees_what_another_settles() {
+fn a_run_that_had_it_open_before_sees_what_another_merges() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut scene = Scene { folder, dice: Dice::new(99), model: Model::default(), packs_made: 0 };
     let (one, other) = (scene.open(), scene.open());
@@ -294,9 +303,9 @@ fn a_run_that_had_it_open_before_sees_what_another_settles() {
         one.add_packs(std::slice::from_ref(&new), None).expect("added");
         scene.model.packs.insert(new.id, (new, false, BTreeSet::new()));
         scene.model.check(&other, "added");
-        one.settle_filtering(0).expect("settled");
+        one.merge(filtering()).expect("merged");
         // The other run holds the filter of an earlier state.
-        scene.model.check(&other, "settled");
+        scene.model.check(&other, "merged");
         assert!(one.filter_path().is_some_and(|path| path.exists()));
     }
     // Without the filter, or with a damaged one, answers are the same.
@@ -308,13 +317,75 @@ fn a_run_that_had_it_open_before_sees_what_another_settles() {
 }
 
 #[test]
+fn while_rows_are_brought_over_others_add_bring_over_and_find_everything() {
+    for seed in 0..4 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut scene = Scene { folder, dice: Dice::new(seed), model: Model::default(), packs_made: 0 };
+        let (one, other) = (scene.open(), scene.open());
+        let (mut number, mut slices) = (0, 0);
+        for _ in 0..3 {
+            let mut add = |scene: &mut Scene| {
+                number += 1;
+                let new = pack(number, &mut scene.dice);
+                other.add_packs(std::slice::from_ref(&new), None).expect("nobody holds the database for long");
+                scene.model.packs.insert(new.id, (new, false, BTreeSet::new()));
+            };
+            (0..6).for_each(|_| add(&mut scene));
+            let go_on = &mut || {
+                slices += 1;
+                scene.model.check(&other, "between two slices");
+                add(&mut scene);
+                if scene.dice.below(4) == 0 {
+                    other.merge(filtering()).expect("merged");
+                    scene.model.check(&other, "another has merged");
+                }
+                // The last of a run that is killed, sometimes.
+                scene.dice.below(9) > 0
+            };
+            one.merge(Merge { filtered_rows_min: 0, slice_rows: 5, go_on }).expect("merged");
+            scene.model.check(&other, "merged");
+            scene.model.check(&one, "merged");
+        }
+        assert!(slices > 3, "{slices}");
+        // When all is quiet there is a filter again, and all rows are where it looks.
+        one.merge(filtering()).expect("merged");
+        other.merge(filtering()).expect("nothing to do");
+        let levels = one.query(levels::levels).expect("an index");
+        assert!(levels.recent == 0 && levels.mark.is_some(), "{levels:?}");
+        scene.model.check(&scene.open(), "opened");
+        scene.model.check_totals(&one, "merged");
+    }
+}
+
+#[test]
+fn a_writer_brings_rows_over_only_if_they_are_many() {
+    let index = Index::in_memory().expect("memory");
+    index.add_packs(&[pack_of(1)], None).expect("added");
+    let recent = index.query(levels::levels).expect("an index").recent;
+    let pretend = |settled: u64, recent: u64| {
+        index.query(|db| db.execute("UPDATE levels SET settled = ?, recent = ?", [settled as i64, recent as i64]))
+    };
+    let stays = || {
+        index.merge_recent_if_large().expect("an index");
+        let count = |db: &Connection| db.query_row("SELECT count(*) FROM recent", [], |row| row.get::<_, i64>(0));
+        index.query(count).expect("an index") == i64::try_from(recent).expect("few")
+    };
+    for (settled, recent) in [(0, 10), (0, 1 << 18), (50_000_000, 6_000_000)] {
+        pretend(settled, recent).expect("an index");
+        assert!(stays(), "{settled} {recent}");
+    }
+    pretend(50_000_000, 6_300_000).expect("an index");
+    assert!(!stays());
+}
+
+#[test]
 fn a_filter_spares_the_look_into_the_large_table() {
     let folder = tempfile::tempdir().expect("a folder");
     let index = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
     let mut dice = Dice::new(1);
     let packs: Vec<_> = (0..40).map(|number| pack(number, &mut dice)).collect();
     index.add_packs(&packs, None).expect("added");
-    index.settle_filtering(0).expect("settled");
+    index.merge(filtering()).expect("merged");
     let ids: Vec<_> = (0..CHUNKS).map(chunk).collect();
     let known = || index.likely_homes(&ids).expect("an index").iter().filter(|homes| !homes.is_empty()).count();
     assert!(known() > 50);
