@@ -39,7 +39,7 @@ pub(super) struct Merge<'a> {
     /// With so many rows in `chunks` there is a filter.
     pub(super) filtered_rows_min: u64,
     pub(super) slice_rows: u64,
-    /// Asked after each slice; false ends it, as a kill does.
+    /// Asked after each slice, and when there is a filter that has no mark yet; false ends it, as a kill does.
     pub(super) go_on: &'a mut dyn FnMut() -> bool,
 }
 
@@ -102,6 +102,9 @@ impl Index {
             }
             _ => None,
         };
+        if !(how.go_on)() {
+            return Ok(());
+        }
         self.publish_filter(filter, &run.state, path.as_deref())
     }
 

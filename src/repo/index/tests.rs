@@ -358,6 +358,45 @@ fn while_rows_are_brought_over_others_add_bring_over_and_find_everything() {
 }
 
 #[test]
+fn a_filter_that_lacks_what_another_brings_over_before_it_has_a_mark_gets_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut scene = Scene { folder, dice: Dice::new(5), model: Model::default(), packs_made: 0 };
+    let (one, other) = (scene.open(), scene.open());
+    let model = |scene: &mut Scene, number| {
+        let new = pack(number, &mut scene.dice);
+        one.add_packs(std::slice::from_ref(&new), None).expect("added");
+        scene.model.packs.insert(new.id, (new, false, BTreeSet::new()));
+    };
+    (0..8).for_each(|number| model(&mut scene, number));
+    let (told, tell) = std::sync::mpsc::channel();
+    let (proceed, may_proceed) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let go_on = move || told.send(()).is_ok() && may_proceed.recv().is_ok();
+        let merging = scope.spawn(move || {
+            let mut go_on = go_on;
+            other.merge(Merge { filtered_rows_min: 0, slice_rows: 1, go_on: &mut go_on }).expect("merged");
+        });
+        tell.recv().expect("a slice of the other");
+        let mut number = 100;
+        let go_on = &mut || {
+            // Whatever this run has seen, the other brings more over.
+            (0..3).for_each(|_| {
+                model(&mut scene, {
+                    number += 1;
+                    number
+                })
+            });
+            proceed.send(()).is_ok() && tell.recv().is_ok()
+        };
+        one.merge(Merge { filtered_rows_min: 0, slice_rows: 1 << 10, go_on }).expect("merged");
+        scene.model.check(&one, "the other is half way");
+        drop((proceed, tell));
+        merging.join().expect("no panic");
+    });
+    scene.model.check(&one, "merged");
+}
+
+#[test]
 fn a_writer_brings_rows_over_only_if_they_are_many() {
     let index = Index::in_memory().expect("memory");
     index.add_packs(&[pack_of(1)], None).expect("added");
