@@ -137,7 +137,7 @@ fn judge(id: IndexId, read: Result<bool>, found: &mut Found) -> Result<Readable>
 /// Makes an empty index in one piece of these objects; false if anything was gone by then, or the index became another one.
 fn build_from(
     repo: &Repo,
-    mut build: Build<'_>,
+    mut build: Box<Build<'_>>,
     fresh: &[IndexId],
     present: &HashMap<IndexId, u64>,
     observer: &dyn Observer,
@@ -351,6 +351,7 @@ mod tests {
     use super::*;
     use crate::events::Silent;
     use crate::repo::Cache;
+    use crate::repo::keys::NoKey;
     use crate::repo::test_support::{self, Node};
     use crate::storage::Storage;
     use crate::storage::simulated::{Fault, Operation};
@@ -403,5 +404,48 @@ mod tests {
         let repo = test_support::open(&storage);
         assert!(repo.damage().iter().any(|text| text.contains("listed and not there")), "{:?}", repo.damage());
         assert!(repo.index().packs().expect("an index").iter().any(|pack| pack.is_listed), "the other is loaded");
+    }
+
+    /// Interrupts what waits, once it has said so.
+    #[derive(Default)]
+    struct Impatient(std::sync::atomic::AtomicBool);
+
+    impl Observer for Impatient {
+        fn on_event(&self, event: &Event<'_>) {
+            if matches!(event, Event::Phase { name, .. } if name.starts_with("waiting")) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+
+        fn is_interrupted(&self) -> bool {
+            self.0.load(std::sync::atomic::Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn what_a_host_has_seen_survives_a_prune_that_meets_a_run_that_makes_the_index() {
+        let storage = test_support::storage();
+        let saved = test_support::save(&test_support::open(&storage), 10, &[("f", Node::File(vec![1; 10]))]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("repository");
+        for (name, object) in storage.objects() {
+            let path = place.join(name.as_str());
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, object).expect("written");
+        }
+        let location = place.to_str().expect("UTF-8");
+        let cache = Cache::Folder(folder.path().join("cache"));
+        let fresh = |observer: &dyn Observer| Repo::open_fresh_with(location, &cache, &NoKey, observer);
+        let repo = Repo::open(location, &cache, &Silent).expect("opens");
+        assert_eq!(repo.snapshots().len(), 1);
+        let database = repo.index().path().to_owned();
+        drop(repo);
+        std::fs::remove_file(place.join(names::snapshot(saved.id).expect("a name").as_str())).expect("rolled back");
+        let builder = std::fs::File::open(database.with_extension("lock")).expect("a lock");
+        builder.lock().expect("held alone");
+        let error = fresh(&Impatient::default()).err().expect("interrupted");
+        assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+        drop(builder);
+        assert_eq!(fresh(&Silent).expect("opens").vanished(), [saved.id]);
     }
 }

@@ -40,7 +40,7 @@ const LEFT_BEHIND: [&str; 2] = ["index.building-", "index.tmp-"];
 /// What came of the wish to make the index in one piece.
 pub enum Beginning<'i> {
     /// This run makes it.
-    Build(Build<'i>),
+    Build(Box<Build<'i>>),
     /// It was empty, and another run has made it meanwhile.
     MadeByAnother,
     /// It is not empty, others have it open, or it is in memory: packs are to be added one by one.
@@ -87,7 +87,7 @@ impl Index {
                 return Err(error);
             }
         };
-        Ok(Beginning::Build(Build {
+        Ok(Beginning::Build(Box::new(Build {
             index: self,
             path,
             connection,
@@ -98,7 +98,7 @@ impl Index {
             numbers: HashMap::new(),
             is_finished: false,
             filtered_rows_min: FILTERED_ROWS_MIN,
-        }))
+        })))
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn pack_of(number: u64) -> PackSummary {
 /// A build of an index that nobody else has open.
 pub(super) fn begun(index: &Index) -> Build<'_> {
     match index.begin_build(&Silent).expect("locks") {
-        Beginning::Build(build) => build,
+        Beginning::Build(build) => *build,
         _ => panic!("it is empty, and nobody else has it open"),
     }
 }
