@@ -72,8 +72,11 @@ impl Index {
     }
 
     pub(super) fn merge(&self, how: Merge<'_>) -> Result<()> {
-        let found = self.query(levels)?;
-        let state = self.query(state)?;
+        // As one transaction sees both: else the filter may be of another state than the one that is looked for later.
+        let (found, state) = self.query(|db| {
+            let tx = db.unchecked_transaction()?;
+            Ok((levels(&tx)?, state(&tx)?))
+        })?;
         // A token that nobody exchanges for a mark is of a run that was killed.
         if found.recent == 0 && (state.is_empty() || found.mark.is_some()) {
             return Ok(());
