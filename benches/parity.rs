@@ -51,9 +51,11 @@ fn main() {
                 "parity" => encoder.encode(black_box(&pack), &shape, &mut parity).expect("encodes"),
                 "parity and checksums, streamed" => {
                     stream.clear();
-                    stream.absorb(black_box(&pack));
-                    // One byte more than the pack: it is what usual packs have.
-                    stream.absorb(&[0]);
+                    for piece in [black_box(&pack[..]), &[0]] {
+                        // One byte more than the pack: it is what usual packs have.
+                        stream.check(piece);
+                        stream.absorb(piece);
+                    }
                     black_box(stream.finish(PACK_BYTES as u64 + 1, &mut streamed).expect("a pack"));
                 }
                 "parity, new encoder" => {

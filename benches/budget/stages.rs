@@ -103,6 +103,7 @@ pub fn prepare(name: &str, source_bytes: usize) -> Option<Stage> {
             let mut stream = ParityStream::for_packs_of(64 << 20).expect("a pack");
             Box::new(move || {
                 stream.clear();
+                stream.check(black_box(&pack));
                 stream.absorb(black_box(&pack));
             })
         }

@@ -19,6 +19,8 @@ mod entropy;
 mod frame;
 mod palette;
 pub mod parity;
+#[cfg(target_arch = "x86_64")]
+mod parity_gfni;
 pub mod parity_stream;
 mod planes;
 mod runs;

@@ -84,13 +84,20 @@ impl Cipher {
 
     /// Seals what stands in `bytes` from `from` on, in place, and appends the tag. A nonce must never come twice.
     pub fn seal(&self, nonce: u64, associated: &[u8], bytes: &mut Vec<u8>, from: usize) -> Result<()> {
-        let part = bytes.get_mut(from..).unwrap_or_default();
+        let tag = self.seal_apart(nonce, associated, bytes.get_mut(from..).unwrap_or_default())?;
+        bytes.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    /// The same; the tag is for the caller to put behind them.
+    pub fn seal_apart(&self, nonce: u64, associated: &[u8], bytes: &mut [u8]) -> Result<[u8; TAG_BYTES]> {
+        let mut out = [0; TAG_BYTES];
         let tag = self
             .0
-            .seal_in_place_separate_tag(nonce_of(nonce), Aad::from(associated), part)
+            .seal_in_place_separate_tag(nonce_of(nonce), Aad::from(associated), bytes)
             .map_err(|_| Error::new(Kind::Failed, "more bytes than can be sealed at once"))?;
-        bytes.extend_from_slice(tag.as_ref());
-        Ok(())
+        out.copy_from_slice(tag.as_ref());
+        Ok(out)
     }
 
     /// Opens sealed bytes in place; the content is what they begin with then.

@@ -84,8 +84,6 @@ impl PackSummary {
 struct Sealing {
     frames: PackSeal,
     table: Cipher,
-    /// Frames being sealed.
-    buffer: Vec<u8>,
 }
 
 /// Writes one pack, frame by frame, in bounded memory.
@@ -122,7 +120,7 @@ impl PackWriter {
             None => None,
             Some(bundle) => {
                 let frames = PackSeal::begin(&mut header, bundle, kind)?;
-                Some(Sealing { frames, table: pack_seal::table_cipher(bundle, &header), buffer: Vec::new() })
+                Some(Sealing { frames, table: pack_seal::table_cipher(bundle, &header) })
             }
         };
         let mut writer = PackWriter { body, header: Vec::new(), seal, kind, transaction, table: Vec::new(), frames: 0 };
@@ -138,30 +136,22 @@ impl PackWriter {
         if described != u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
             return Err(Error::damaged("the frames appended to a pack are not those described"));
         }
-        let Some(mut seal) = self.seal.take() else {
+        let Some(seal) = &self.seal else {
             self.body.write(bytes)?;
             return records.iter().try_for_each(|record| self.add_record(record));
         };
-        let appended = self.append_sealed(&mut seal, bytes, records);
-        self.seal = Some(seal);
-        appended
-    }
-
-    fn append_sealed(&mut self, seal: &mut Sealing, bytes: &[u8], records: &[FrameRecord]) -> Result<()> {
-        let Sealing { frames, buffer, .. } = seal;
-        buffer.clear();
         let mut rest = bytes;
         for record in records {
             let (frame, behind) = rest.split_at(usize::try_from(record.stored_bytes).unwrap_or(0).min(rest.len()));
             rest = behind;
-            let from = buffer.len();
-            buffer.extend_from_slice(frame);
-            frames.seal_frame(self.body.bytes() + u64::try_from(from).unwrap_or(u64::MAX), buffer, from)?;
-            let stored_bytes = u32::try_from(buffer.len() - from)
+            let offset = self.body.bytes();
+            let stored_bytes = u32::try_from(frame.len() + TAG_BYTES)
                 .map_err(|_| Error::new(Kind::Failed, "a frame is longer than any may be"))?;
-            self.add_record(&FrameRecord { stored_bytes, ..record.clone() })?;
+            self.body.write_filled(frame.len() + TAG_BYTES, |into| seal.frames.seal_frame(offset, frame, into))?;
+            pack_table::append(&mut self.table, &FrameRecord { stored_bytes, ..record.clone() })?;
+            self.frames += 1;
         }
-        self.body.write(buffer)
+        Ok(())
     }
 
     fn add_record(&mut self, record: &FrameRecord) -> Result<()> {

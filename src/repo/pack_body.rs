@@ -1,8 +1,8 @@
-//! The bytes of a pack on their way to storage: hashed, gathered into pieces that suit direct writes, and, piece by piece,
+//! The bytes of a pack on their way to storage: gathered into pieces that suit direct writes, hashed, and, piece by piece,
 //! taken in by the parity of the pack.
 //!
-//! Every byte is copied once, into a piece, from which it is written and from which its parity is computed. Memory is one
-//! piece and a sum, however long the pack. Deliberately not here: what the bytes mean, and names.
+//! Every byte is copied once, into a piece, in which it may be sealed, and from which it is hashed, written, and its parity is
+//! computed. Memory is one piece and a sum, however long the pack. Deliberately not here: what the bytes mean, and names.
 
 use crate::aligned::AlignedBuffer;
 use crate::codec::parity::{ParityEncoder, Shape, checksum};
@@ -13,6 +13,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Bytes of a piece: larger direct writes measured no faster, and the groups of parity of usual packs divide it.
 const PIECE_BYTES: usize = 8 << 20;
+
+/// What is hashed at once: little enough to be in the cache of a core still, and a power of two, so that the tree of the hash
+/// is cut where it is widest.
+const STRIDE_BYTES: usize = 256 << 10;
 
 /// About what a pack takes of memory while it is open: a piece and the sum for its parity.
 pub const OPEN_PACK_BYTES: u64 = 13 << 20;
@@ -80,12 +84,14 @@ pub(super) struct PackBody {
     hasher: blake3::Hasher,
     /// Bytes that stand in the piece.
     gathered: usize,
+    /// Those of them that are hashed and have checksums.
+    digested: usize,
     bytes: u64,
 }
 
 impl PackBody {
     pub(super) fn new(object: Box<dyn ObjectWriter>, workshop: Workshop) -> PackBody {
-        PackBody { object, workshop, hasher: blake3::Hasher::new(), gathered: 0, bytes: 0 }
+        PackBody { object, workshop, hasher: blake3::Hasher::new(), gathered: 0, digested: 0, bytes: 0 }
     }
 
     /// Bytes so far.
@@ -95,32 +101,73 @@ impl PackBody {
 
     /// Appends bytes.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes);
-        self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         while !bytes.is_empty() {
-            let Workshop { piece, stream, .. } = &mut self.workshop;
-            // Only once more has come: the last piece stays, so that a pack of one piece has all of it at hand.
-            if self.gathered == piece.len() {
-                self.object.write(piece.as_slice())?;
-                if let Some(stream) = stream {
-                    stream.absorb(piece.as_slice());
-                }
-                self.gathered = 0;
-            }
-            let (now, behind) = bytes.split_at(bytes.len().min(piece.len() - self.gathered));
-            piece.as_mut_slice()[self.gathered..self.gathered + now.len()].copy_from_slice(now);
-            self.gathered += now.len();
+            let room = self.room()?;
+            // In strides, so that what is hashed has just been copied.
+            let (now, behind) = bytes.split_at(bytes.len().min(room.len()).min(STRIDE_BYTES));
+            room[..now.len()].copy_from_slice(now);
+            self.added(now.len());
             bytes = behind;
         }
         Ok(())
     }
 
-    /// The hash of all of it.
-    pub(super) fn hash(&self) -> blake3::Hash {
+    /// Appends `bytes` bytes, all of which `fill` writes: where they will be written from, if the piece has room for them. Nothing
+    /// is appended if it fails.
+    pub(super) fn write_filled(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        if let Some(here) = self.room()?.get_mut(..bytes) {
+            fill(here)?;
+            self.added(bytes);
+            return Ok(());
+        }
+        let mut aside = vec![0; bytes];
+        fill(&mut aside)?;
+        self.write(&aside)
+    }
+
+    /// What is free of the piece, never nothing.
+    fn room(&mut self) -> Result<&mut [u8]> {
+        let Workshop { piece, stream, .. } = &mut self.workshop;
+        // Only once more has come: the last piece stays, so that a pack of one piece has all of it at hand.
+        if self.gathered == piece.len() {
+            self.object.write(piece.as_slice())?;
+            if let Some(stream) = stream {
+                stream.absorb(piece.as_slice());
+            }
+            (self.gathered, self.digested) = (0, 0);
+        }
+        Ok(&mut piece.as_mut_slice()[self.gathered..])
+    }
+
+    /// Counts bytes that were put into the piece, and hashes what has become whole strides.
+    fn added(&mut self, bytes: usize) {
+        self.gathered += bytes;
+        self.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+        let Workshop { piece, stream, .. } = &self.workshop;
+        // Shards may be longer than strides; both are powers of two. Pieces are whole shards.
+        let stride = stream.as_ref().map_or(STRIDE_BYTES, |stream| stream.shard_bytes().max(STRIDE_BYTES));
+        let odd = if self.gathered == piece.len() { 0 } else { self.gathered % stride };
+        self.digest(self.gathered - odd);
+    }
+
+    /// Hashes the piece up to `end`, if it is not yet.
+    fn digest(&mut self, end: usize) {
+        let Workshop { piece, stream, .. } = &mut self.workshop;
+        let Some(bytes) = piece.as_slice().get(self.digested..end) else { return };
+        self.hasher.update(bytes);
+        if let Some(stream) = stream {
+            stream.check(bytes);
+        }
+        self.digested = end;
+    }
+
+    /// The hash of all of it. Nothing may be written after that.
+    pub(super) fn hash(&mut self) -> blake3::Hash {
+        self.digest(self.gathered);
         self.hasher.finalize()
     }
 
-    /// Makes all of it durable under `name`.
+    /// Makes all of it durable under `name`; it has been hashed.
     pub(super) fn publish(self, name: &ObjectName) -> Result<(Published, PublishedBody)> {
         let PackBody { mut object, workshop, gathered, bytes, .. } = self;
         object.write(&workshop.piece.as_slice()[..gathered])?;

@@ -68,10 +68,14 @@ impl PackSeal {
         Ok(PackSeal { cipher: Cipher::new(&key), header_hash: *blake3::hash(header).as_bytes() })
     }
 
-    /// Seals the frame that `bytes` holds from `from` on, to stand at `offset`. Frames are never empty, so no two of a
-    /// pack begin at one place.
-    pub(super) fn seal_frame(&self, offset: u64, bytes: &mut Vec<u8>, from: usize) -> Result<()> {
-        self.cipher.seal(offset, &self.header_hash, bytes, from)
+    /// Seals `frame` into `sealed`, which is longer by a tag, to stand at `offset`. Frames are never empty, so no two of a pack
+    /// begin at one place.
+    pub(super) fn seal_frame(&self, offset: u64, frame: &[u8], sealed: &mut [u8]) -> Result<()> {
+        let too_short = || Error::new(Kind::Failed, "no room for a sealed frame");
+        let (content, tag) = sealed.split_at_mut_checked(frame.len()).ok_or_else(too_short)?;
+        content.copy_from_slice(frame);
+        let computed = self.cipher.seal_apart(offset, &self.header_hash, content)?;
+        tag.first_chunk_mut().ok_or_else(too_short).map(|tag| *tag = computed)
     }
 
     /// Opens a frame in place.

@@ -230,39 +230,47 @@ fn a_damaged_pack_is_mended_once_and_said_so() {
 }
 
 #[test]
-fn a_pack_of_any_length_and_number_of_pieces_gets_the_parity_that_its_bytes_have() {
-    let storage = test_support::storage_with_parity();
-    let repo = open(&storage);
+fn a_pack_of_any_length_and_number_of_pieces_is_whole_and_gets_the_parity_that_its_bytes_have() {
+    for (storage, what) in
+        [(test_support::storage_with_parity(), "plain"), (test_support::encrypted_storage_with_parity(), "encrypted")]
+    {
+        for (seed, pieces_of) in [(1, 4096), (2, 64 << 10), (3, 8 << 20)] {
+            check_packs_in_pieces_of(&storage, seed, pieces_of, what);
+        }
+    }
+}
+
+fn check_packs_in_pieces_of(storage: &SimulatedStorage, seed: u64, pieces_of: usize, what: &str) {
+    let repo = open(storage);
     let usual = u64::from(repo.config().pack_bytes);
+    let transaction = crate::repo::transaction::Transaction::begin(&repo, &test_support::writer()).expect("begins");
+    let transaction = transaction.with_pieces_of(pieces_of);
+    let mut packs = Vec::new();
     // Shorter than usual packs are; as long; so long that they are divided in another way.
-    let lengths = [4000, 20_000, usual + 1, usual + 5000, 2 * usual + 100_000];
-    for (seed, pieces_of) in [(1, 4096), (2, 64 << 10), (3, 8 << 20)] {
-        let transaction = crate::repo::transaction::Transaction::begin(&repo, &test_support::writer()).expect("begins");
-        let transaction = transaction.with_pieces_of(pieces_of);
-        let mut packs = Vec::new();
-        for &bytes in &lengths {
-            let contents: Vec<_> = (0u64..)
-                .zip((0..bytes).step_by(250_000))
-                .map(|(n, at)| {
-                    noise(seed * 100_000 + bytes * 10 + n, usize::try_from((bytes - at).min(250_000)).expect("small"))
-                })
-                .collect();
-            let chunks: Vec<(&[u8], &[&[u8]])> = contents.iter().map(|c| (c.as_slice(), &[][..])).collect();
-            packs.push(test_support::store_pack(&transaction, &chunks));
+    for bytes in [4000, 20_000, usual + 1, usual + 5000, 2 * usual + 100_000] {
+        let contents: Vec<_> = (0u64..)
+            .zip((0..bytes).step_by(250_000))
+            .map(|(n, at)| {
+                noise(seed * 100_000 + bytes * 10 + n, usize::try_from((bytes - at).min(250_000)).expect("small"))
+            })
+            .collect();
+        let chunks: Vec<(&[u8], &[&[u8]])> = contents.iter().map(|c| (c.as_slice(), &[][..])).collect();
+        packs.push((test_support::store_pack(&transaction, &chunks), contents));
+    }
+    transaction.commit_repacked().expect("commits");
+    for (pack, contents) in packs {
+        let what = format!("{what}, {} bytes in pieces of {pieces_of}", pack.bytes);
+        assert!(crate::repo::pack::matches_its_name(repo.storage(), pack.id, pack.bytes).expect("readable"), "{what}");
+        for content in contents {
+            let read = repo.read_chunk(repo.chunk_id(&content)).expect("readable");
+            assert!(read == content, "{what}");
         }
-        transaction.commit_repacked().expect("commits");
-        for pack in packs {
-            let state = check(&repo, pack.id, Some(pack.bytes), true).expect("readable");
-            assert_eq!(state, ParityState::Sound, "{} bytes in pieces of {pieces_of}", pack.bytes);
-            let written = storage.objects()[&parity_name(pack.id)].clone();
-            assert!(storage.remove(&parity_name(pack.id)));
-            create(&repo, pack.id).expect("the pack is sound");
-            assert!(
-                storage.objects()[&parity_name(pack.id)] == written,
-                "{} bytes in pieces of {pieces_of}",
-                pack.bytes
-            );
-        }
+        let state = check(&repo, pack.id, Some(pack.bytes), true).expect("readable");
+        assert_eq!(state, ParityState::Sound, "{what}");
+        let written = storage.objects()[&parity_name(pack.id)].clone();
+        assert!(storage.remove(&parity_name(pack.id)));
+        create(&repo, pack.id).expect("the pack is sound");
+        assert!(storage.objects()[&parity_name(pack.id)] == written, "{what}");
     }
 }
 
