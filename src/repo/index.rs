@@ -16,6 +16,7 @@ mod homes;
 mod kept_trees;
 mod levels;
 mod lock;
+mod merge;
 mod packs;
 mod records;
 mod remembered;
@@ -24,7 +25,7 @@ mod sorter;
 pub mod survey;
 mod totals;
 
-pub use build::Build;
+pub use build::{Beginning, Build};
 pub use homes::{DeltaUse, Home};
 pub use packs::KnownPack;
 pub use records::RunRecord;
@@ -32,6 +33,7 @@ pub use totals::CodecTotals;
 
 use super::pack::PackSummary;
 use crate::error::{Error, Kind, Result};
+use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, IndexId, PackId, RepositoryId};
 use lock::Lock;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -53,28 +55,41 @@ pub struct Index {
 }
 
 struct Inner {
-    connection: Connection,
+    /// None while another database is put in the place of this one, when that has failed, and once it is removed.
+    connection: Option<Connection>,
     /// The packs, and whether they are dead: that may be out of date, and only orders homes.
     packs_by_number: HashMap<i64, (PackId, bool)>,
     filter: levels::Held,
 }
 
+/// What a question needs of an open database.
+struct Parts<'i> {
+    connection: &'i mut Connection,
+    packs_by_number: &'i mut HashMap<i64, (PackId, bool)>,
+    filter: &'i mut levels::Held,
+}
+
 impl Inner {
-    fn of(connection: Connection) -> Inner {
+    fn of(connection: Option<Connection>) -> Inner {
         Inner { connection, packs_by_number: HashMap::new(), filter: levels::Held::default() }
+    }
+
+    fn parts(&mut self) -> Result<Parts<'_>> {
+        let Inner { connection, packs_by_number, filter } = self;
+        let closed = || Error::new(Kind::Failed, "the index cache is closed").with_hint("run again");
+        Ok(Parts { connection: connection.as_mut().ok_or_else(closed)?, packs_by_number, filter })
     }
 }
 
 impl Index {
-    /// Opens the database of `repository` under `folder`, making it if there is none.
-    pub fn open(folder: &Path, repository: RepositoryId) -> Result<Index> {
+    /// Opens the database of `repository` under `folder`, making it if there is none, and making it anew if it is no good.
+    pub fn open(folder: &Path, repository: RepositoryId, observer: &dyn Observer) -> Result<Index> {
         let folder = folder.join(repository.to_hex());
-        std::fs::create_dir_all(&folder)
-            .map_err(|e| Error::io(format!("making the cache folder {}", folder.display()), e))?;
         let path = folder.join(DATABASE);
-        let lock = Lock::shared(&folder.join(LOCK))?;
-        let connection = schema::open(&path)?;
-        Ok(Index { inner: Mutex::new(Inner::of(connection)), file_lock: Some(Mutex::new(lock)), path })
+        make_folder(&folder)?;
+        let mut lock = Lock::shared(&folder.join(LOCK), observer)?;
+        let (connection, _) = open_held(&mut lock, &path, observer)?;
+        Ok(Index { inner: Mutex::new(Inner::of(Some(connection))), file_lock: Some(Mutex::new(lock)), path })
     }
 
     /// A database in memory, for when no folder can be written.
@@ -82,19 +97,15 @@ impl Index {
         let path = PathBuf::from(":memory:");
         let mut connection = Connection::open_in_memory().map_err(|e| sqlite_error(&path, e))?;
         schema::prepare(&mut connection, &path)?;
-        Ok(Index { inner: Mutex::new(Inner::of(connection)), file_lock: None, path })
+        Ok(Index { inner: Mutex::new(Inner::of(Some(connection))), file_lock: None, path })
     }
 
-    /// Removes the database of `repository` under `folder`: for when it is found corrupt.
-    pub fn remove(folder: &Path, repository: RepositoryId) {
-        let folder = folder.join(repository.to_hex());
-        let extensions = ["sqlite3", "sqlite3-wal", "sqlite3-shm", "filter"];
-        let beside = extensions.iter().map(|extension| Path::new(DATABASE).with_extension(extension));
-        // The lock last: who waits for it finds nothing of the old database.
-        for name in beside.chain([PathBuf::from(LOCK)]) {
-            // One that cannot be removed cannot be opened either, and that is reported then.
-            let _ = std::fs::remove_file(folder.join(name));
-        }
+    /// Closes the database and removes it, unless another one has its name by now. Others that have it open go on with it;
+    /// it is only no longer found.
+    pub fn remove(&self) -> Result<()> {
+        self.close();
+        let Some(lock) = &self.file_lock else { return Ok(()) };
+        remove_held(&lock.lock().unwrap_or_else(PoisonError::into_inner), &self.path)
     }
 
     /// The file of the database.
@@ -102,32 +113,45 @@ impl Index {
         &self.path
     }
 
-    /// True if the database is a file, and its lock is held.
-    fn lock_held(&self) -> bool {
-        self.file_lock.is_some()
+    /// Closed by the last that has it open, a database takes its journal with it.
+    fn close(&self) {
+        *self.lock() = Inner::of(None);
     }
 
-    /// Comes to hold the lock alone: see [`Lock::try_alone`].
-    fn lock_alone(&self) -> Result<bool> {
+    /// Comes to hold the lock alone, or with others; true if alone. In any case the database that has the name then is
+    /// opened: in between it may have been replaced.
+    fn reopen_alone(&self, observer: &dyn Observer) -> Result<bool> {
         let Some(lock) = &self.file_lock else { return Ok(false) };
-        lock.lock().unwrap_or_else(PoisonError::into_inner).try_alone()
+        self.close();
+        let mut lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_alone = lock.try_alone(observer)?;
+        let (connection, is_remade) = open_held(&mut lock, &self.path, observer)?;
+        *self.lock() = Inner::of(Some(connection));
+        Ok(is_alone && !is_remade)
     }
 
-    fn share_lock(&self) -> Result<()> {
+    /// Goes on, with others, with whatever database has the name now.
+    fn reopen_shared(&self, observer: &dyn Observer) -> Result<()> {
         let Some(lock) = &self.file_lock else { return Ok(()) };
-        lock.lock().unwrap_or_else(PoisonError::into_inner).share()
-    }
-
-    /// Goes on with whatever database has the name now.
-    fn reopen(&self) -> Result<()> {
-        let connection = schema::open(&self.path)?;
-        drop(self.replace_connection(connection));
+        self.close();
+        if let Some(folder) = self.path.parent() {
+            make_folder(folder)?;
+        }
+        let mut lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        lock.share(observer)?;
+        *self.lock() = Inner::of(Some(open_held(&mut lock, &self.path, observer)?.0));
         Ok(())
     }
 
-    fn replace_connection(&self, connection: Connection) -> Connection {
-        let mut inner = self.lock();
-        std::mem::replace(&mut *inner, Inner::of(connection)).connection
+    /// True if the database is a file, which others may open.
+    fn is_file(&self) -> bool {
+        self.file_lock.is_some()
+    }
+
+    /// True if the database is a file whose lock still has its name: others find what is put in its place.
+    fn is_found(&self) -> bool {
+        let lock = self.file_lock.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        lock.is_some_and(|lock| lock.has_its_name())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -138,14 +162,15 @@ impl Index {
     fn change<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let mut inner = self.lock();
         let sql = |e| sqlite_error(&self.path, e);
-        let tx = inner.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        let Parts { connection, .. } = inner.parts()?;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         let value = work(&tx).map_err(sql)?;
         tx.commit().map_err(sql)?;
         Ok(value)
     }
 
     fn query<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        work(&self.lock().connection).map_err(|e| sqlite_error(&self.path, e))
+        work(self.lock().parts()?.connection).map_err(|e| sqlite_error(&self.path, e))
     }
 
     /// Adds packs and their chunks; with `index`, as listed by that index object.
@@ -189,6 +214,55 @@ impl Index {
     }
 }
 
+fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(format!("making the cache folder {}", folder.display()), e))
+}
+
+/// Opens the database that belongs to a lock. One that is no good is removed with its lock and made anew, under another lock,
+/// which is shared: true if so.
+fn open_held(lock: &mut Lock, path: &Path, observer: &dyn Observer) -> Result<(Connection, bool)> {
+    let mut is_remade = false;
+    loop {
+        let gate = lock.gate_to_open()?;
+        // Another lock means another database: to be opened under that one.
+        if lock.has_its_name() {
+            match schema::open(path) {
+                Err(error) if error.kind() == Kind::Damaged && !is_remade => {
+                    let text = format!("the index cache cannot be used and is made anew ({error})");
+                    observer.on_event(&Event::Warning { text: &text });
+                }
+                opened => return Ok((opened?, is_remade)),
+            }
+        }
+        drop(gate);
+        is_remade = true;
+        remove_held(lock, path)?;
+        lock.share(observer)?;
+    }
+}
+
+/// Removes the database that belongs to a lock, and the lock; nothing if it has been removed before.
+fn remove_held(lock: &Lock, path: &Path) -> Result<()> {
+    let _gate = lock.gate_to_remove()?;
+    if !lock.has_its_name() {
+        return Ok(());
+    }
+    for extension in ["sqlite3", "sqlite3-wal", "sqlite3-shm", "filter"] {
+        remove_if_there(&path.with_extension(extension))?;
+    }
+    // Last: killed before, the pair is still one.
+    remove_if_there(&path.with_file_name(LOCK))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing the index cache {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn with_positions(frame: &super::pack_table::FrameRecord) -> impl Iterator<Item = (ChunkId, u32, u32)> + '_ {
     frame.chunks.iter().scan(0u32, |at, &(id, bytes)| {
         let here = *at;
@@ -217,5 +291,7 @@ fn sqlite_error(path: &Path, error: rusqlite::Error) -> Error {
         .with_hint("it can be deleted at any time: the next run makes it anew")
 }
 
+#[cfg(test)]
+mod run_tests;
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ use index::Index;
 use keys::{Keys, NoKey, Unlock};
 use snapshots::Snapshot;
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the index database lies.
@@ -105,15 +105,24 @@ impl Repo {
         let mut opening = Opening::begin(storage, unlock, observer)?;
         // A key that may not delete must not cost this host what its index alone keeps.
         opening.keys.require_deleting()?;
-        if let Cache::Folder(folder) = cache {
-            let id = opening.read.config.repository_id();
-            // Nothing else tells which snapshots this host has seen.
-            let seen = Index::open(folder, id).and_then(|index| index.snapshots());
-            opening.seen = seen.unwrap_or_default();
-            // A run that uses the old database goes on with it; it is only no longer found by others.
-            Index::remove(folder, id);
+        let Cache::Folder(folder) = cache else { return opening.finish(cache, observer) };
+        match Index::open(folder, opening.read.config.repository_id(), observer) {
+            Ok(index) => {
+                // Nothing else tells which snapshots this host has seen.
+                opening.seen = match index.snapshots() {
+                    Err(error) if error.kind() == Kind::Damaged => HashMap::new(),
+                    seen => seen?,
+                };
+                // A run that uses the old database goes on with it; it is only no longer found by others.
+                index.remove()?;
+                opening.finish(cache, observer)
+            }
+            Err(error) if matches!(error.kind(), Kind::Denied | Kind::NoSpace) => {
+                go_without_cache(&error, observer);
+                opening.finish(&Cache::Memory, observer)
+            }
+            Err(error) => Err(error),
         }
-        opening.finish(cache, observer)
     }
 
     /// Opens the repository that `storage` holds, if nothing in it is encrypted, and brings the index up to date with it.
@@ -299,7 +308,8 @@ impl Opening {
             Err(error) if error.kind() == Kind::Damaged && matches!(cache, Cache::Folder(_)) => {
                 let text = format!("the index cache is damaged and is made anew ({error})");
                 observer.on_event(&Event::Warning { text: &text });
-                repo.index = remake_index(cache, repo.id())?;
+                repo.index.remove()?;
+                repo.index = open_index(cache, repo.id(), observer)?;
                 repo.refresh(observer)?;
             }
             other => other?,
@@ -320,26 +330,17 @@ fn open_location(location: &str) -> Result<Arc<dyn Storage>> {
 
 fn open_index(cache: &Cache, id: RepositoryId, observer: &dyn Observer) -> Result<Index> {
     let Cache::Folder(folder) = cache else { return Index::in_memory() };
-    match Index::open(folder, id) {
-        Err(error) if error.kind() == Kind::Damaged => {
-            let text = format!("the index cache cannot be used and is made anew ({error})");
-            observer.on_event(&Event::Warning { text: &text });
-            remake_index(cache, id)
-        }
-        Err(error) if matches!(error.kind(), Kind::Denied | Kind::NoSpace) => {
-            let text = format!("no index cache can be kept, so this run makes one in memory ({error})");
-            observer.on_event(&Event::Warning { text: &text });
+    match Index::open(folder, id, observer) {
+        // Busy: a run that makes the index has stopped half way. That must not stop every backup after it, too.
+        Err(error) if matches!(error.kind(), Kind::Denied | Kind::NoSpace | Kind::Busy) => {
+            go_without_cache(&error, observer);
             Index::in_memory()
         }
         other => other,
     }
 }
 
-fn remake_index(cache: &Cache, id: RepositoryId) -> Result<Index> {
-    let folder: &Path = match cache {
-        Cache::Folder(folder) => folder,
-        Cache::Memory => return Index::in_memory(),
-    };
-    Index::remove(folder, id);
-    Index::open(folder, id)
+fn go_without_cache(error: &Error, observer: &dyn Observer) {
+    let text = format!("no index cache can be kept, so this run makes one in memory ({error})");
+    observer.on_event(&Event::Warning { text: &text });
 }

@@ -3,7 +3,7 @@
 //! Reads only what is new since the last time. Nothing here decides safety: a row too many or too few costs time.
 
 use super::condemned::Condemned;
-use super::index::{Build, KnownPack};
+use super::index::{Beginning, Build, KnownPack};
 use super::pack::PackSummary;
 use super::records;
 use super::snapshots::{Outcome, Snapshot};
@@ -48,10 +48,9 @@ const LISTINGS_MAX: usize = 8;
 ///
 /// One that was listed and is gone has been merged into another, which an earlier listing may not show: then it lists again.
 pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Result<()> {
-    for _ in 0..LISTINGS_MAX {
-        if load_listed(repo, observer, found)? {
-            break;
-        }
+    let mut tried = 0;
+    while !load_listed(repo, observer, tried + 1 == LISTINGS_MAX, found)? {
+        tried += 1;
     }
     match mark_deleted_packs(repo) {
         // Looking and restoring go on; whoever writes reads the lists again and refuses.
@@ -61,8 +60,9 @@ pub(super) fn index_objects(repo: &Repo, observer: &dyn Observer, found: &mut Fo
     Ok(())
 }
 
-/// Loads what one listing shows; false if anything of it was gone by then.
-fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Result<bool> {
+/// Loads what one listing shows; false if anything of it was gone by then, or the index became another one. The last time
+/// all that can be had is loaded, and what cannot is told.
+fn load_listed(repo: &Repo, observer: &dyn Observer, is_last: bool, found: &mut Found) -> Result<bool> {
     let mut is_complete = true;
     let storage = repo.storage();
     let known = repo.index().index_objects()?;
@@ -77,13 +77,11 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
             files_total: None,
         });
     }
-    if bytes_total >= BUILT_BYTES_MIN {
-        if let Some(build) = repo.index().begin_build()? {
-            return build_from(repo, build, &fresh, &present, observer, found);
-        }
-        // Another run may have made it while this one waited for it.
-        if repo.index().index_objects()?.len() > known.len() {
-            return Ok(false);
+    if bytes_total >= BUILT_BYTES_MIN && !is_last {
+        match repo.index().begin_build(observer)? {
+            Beginning::Build(build) => return build_from(repo, build, &fresh, &present, observer, found),
+            Beginning::MadeByAnother => return Ok(false),
+            Beginning::Declined => {}
         }
     }
     for id in fresh {
@@ -102,6 +100,9 @@ fn load_listed(repo: &Repo, observer: &dyn Observer, found: &mut Found) -> Resul
         add(&mut batch)?;
         match judge(id, read, found)? {
             Readable::Whole => repo.index().finish_index_object(id)?,
+            Readable::Gone if is_last => {
+                found.note(format!("index/{id} is listed and not there; what it lists is read from the packs"));
+            }
             Readable::Gone => is_complete = false,
             Readable::Partly => {}
         }
@@ -133,10 +134,10 @@ fn judge(id: IndexId, read: Result<bool>, found: &mut Found) -> Result<Readable>
     Ok(Readable::Partly)
 }
 
-/// Makes an empty index in one piece of these objects; false if anything was gone by then.
+/// Makes an empty index in one piece of these objects; false if anything was gone by then, or the index became another one.
 fn build_from(
     repo: &Repo,
-    mut build: Build<'_>,
+    mut build: Box<Build<'_>>,
     fresh: &[IndexId],
     present: &HashMap<IndexId, u64>,
     observer: &dyn Observer,
@@ -178,11 +179,7 @@ fn build_from(
     })?;
     let bytes_total = Some(build.bytes());
     observer.on_event(&Event::Phase { name: "making the index", bytes_total, files_total: None });
-    build.finish(&mut |bytes| {
-        observer.on_event(&Event::Progress { bytes, files: 0 });
-        go_on()
-    })?;
-    Ok(is_complete)
+    Ok(build.finish(observer)? && is_complete)
 }
 
 /// Packs of final lists are dead for ever: no row may say otherwise.
@@ -354,9 +351,10 @@ mod tests {
     use super::*;
     use crate::events::Silent;
     use crate::repo::Cache;
+    use crate::repo::keys::NoKey;
     use crate::repo::test_support::{self, Node};
     use crate::storage::Storage;
-    use crate::storage::simulated::Operation;
+    use crate::storage::simulated::{Fault, Operation};
     use std::sync::Arc;
 
     #[test]
@@ -388,5 +386,66 @@ mod tests {
         let (count, reads) = open();
         assert_eq!((count, snapshots(&reads)), (1000, 0));
         assert!(reads.len() <= 8, "{reads:?}");
+    }
+
+    #[test]
+    fn an_index_object_that_is_listed_and_never_there_is_told_and_the_others_are_loaded() {
+        let storage = test_support::storage();
+        let repo = test_support::open(&storage);
+        let saved = [1, 2].map(|n| test_support::save(&repo, n, &[("f", Node::File(vec![n as u8; 1000]))]));
+        let lost = names::index(IndexId::from_bytes(*saved[0].id.as_bytes())).expect("a name");
+        let is_read = |operation| matches!(operation, Operation::Read | Operation::ReadRange | Operation::Size);
+        let lost_name = lost.as_str().to_owned();
+        storage.fail(
+            0..u64::MAX,
+            move |operation, name| is_read(operation) && name == lost_name,
+            Fault::Error(Kind::Missing),
+        );
+        let repo = test_support::open(&storage);
+        assert!(repo.damage().iter().any(|text| text.contains("listed and not there")), "{:?}", repo.damage());
+        assert!(repo.index().packs().expect("an index").iter().any(|pack| pack.is_listed), "the other is loaded");
+    }
+
+    /// Interrupts what waits, once it has said so.
+    #[derive(Default)]
+    struct Impatient(std::sync::atomic::AtomicBool);
+
+    impl Observer for Impatient {
+        fn on_event(&self, event: &Event<'_>) {
+            if matches!(event, Event::Phase { name, .. } if name.starts_with("waiting")) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+
+        fn is_interrupted(&self) -> bool {
+            self.0.load(std::sync::atomic::Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn what_a_host_has_seen_survives_a_prune_that_meets_a_run_that_makes_the_index() {
+        let storage = test_support::storage();
+        let saved = test_support::save(&test_support::open(&storage), 10, &[("f", Node::File(vec![1; 10]))]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("repository");
+        for (name, object) in storage.objects() {
+            let path = place.join(name.as_str());
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, object).expect("written");
+        }
+        let location = place.to_str().expect("UTF-8");
+        let cache = Cache::Folder(folder.path().join("cache"));
+        let fresh = |observer: &dyn Observer| Repo::open_fresh_with(location, &cache, &NoKey, observer);
+        let repo = Repo::open(location, &cache, &Silent).expect("opens");
+        assert_eq!(repo.snapshots().len(), 1);
+        let database = repo.index().path().to_owned();
+        drop(repo);
+        std::fs::remove_file(place.join(names::snapshot(saved.id).expect("a name").as_str())).expect("rolled back");
+        let builder = std::fs::File::open(database.with_extension("lock")).expect("a lock");
+        builder.lock().expect("held alone");
+        let error = fresh(&Impatient::default()).err().expect("interrupted");
+        assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+        drop(builder);
+        assert_eq!(fresh(&Silent).expect("opens").vanished(), [saved.id]);
     }
 }

@@ -177,11 +177,6 @@ impl<'r> Transaction<'r> {
         self.repo
     }
 
-    /// Packs that are known but missing, set aside or condemned: what lay in them is stored again.
-    pub fn absent_packs(&self) -> usize {
-        self.absent.len()
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -297,6 +292,8 @@ impl<'r> Transaction<'r> {
             let _ = self.repo.index().add_snapshot(self.id, &object);
         }
         let _ = remove_announcement(self.repo, self.id, self.last_sign());
+        // Last, since it may take a while: nobody waits for this run any more, and killed here it has lost nothing.
+        let _ = self.repo.index().merge_recent_if_large();
         Ok(())
     }
 

@@ -4,19 +4,27 @@
 //! journal and no sync protects: nobody else knows it. When it is whole and durable it takes the name. A run that is killed
 //! before has changed nothing, and what it leaves is removed by the next one. Whoever builds holds the lock alone, so others
 //! wait for what they would need to make themselves; if others have the database open, packs are added to it one by one.
+//!
+//! The lock counts only under its name: if the old database was removed meanwhile, or all of the folder, another run may be
+//! making the index for all who come now. Then nothing is put in place, and this run goes on with what it finds there.
 
 use super::filter::Filter;
 use super::levels::{FILTERED_ROWS_MIN, new_mark, set_settled};
 use super::schema::{self, KEPT_TABLES};
 use super::sorter::Sorter;
-use super::{Index, packs, sqlite_error};
+use super::{Index, lock, packs, remove_if_there, sqlite_error};
 use crate::error::{Error, Kind, Result};
+use crate::events::{Event, Observer};
 use crate::ids::{ChunkId, IndexId, PackId};
 use crate::repo::pack::PackSummary;
-use rusqlite::{Connection, Statement, params};
+use crate::threads;
+use rusqlite::types::Value;
+use rusqlite::{Connection, Statement, params, params_from_iter};
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 /// Id, then pack, frame, at, in an order that sorts, then the rest of the columns.
 const ROW_BYTES: usize = 32 + 4 + 8 + 4 + 4 + 4 + 4 + 1 + 1;
@@ -24,12 +32,28 @@ const ROW_BYTES: usize = 32 + 4 + 8 + 4 + 4 + 4 + 4 + 1 + 1;
 const BASE_BYTES: usize = 32 + 4 + 8 + 1 + 32;
 /// Rows that are inserted by one statement.
 const ROWS_AT_ONCE: usize = 16;
+/// How soon one long statement notices that the run is interrupted.
+const INTERRUPT_PAUSE: Duration = Duration::from_millis(100);
+/// What the names of files begin with that a killed run may leave: databases being made, filters being written.
+const LEFT_BEHIND: [&str; 2] = ["index.building-", "index.tmp-"];
+
+/// What came of the wish to make the index in one piece.
+pub enum Beginning<'i> {
+    /// This run makes it.
+    Build(Box<Build<'i>>),
+    /// It was empty, and another run has made it meanwhile.
+    MadeByAnother,
+    /// It is not empty, others have it open, or it is in memory: packs are to be added one by one.
+    Declined,
+}
 
 /// An index being made. Dropped unfinished, it leaves the old one as it was.
 pub struct Build<'i> {
     index: &'i Index,
     path: PathBuf,
     connection: Connection,
+    /// The file at `path`: under the name of another file nothing is put in place.
+    file: File,
     rows: Sorter<ROW_BYTES>,
     bases: Sorter<BASE_BYTES>,
     rows_count: u64,
@@ -39,41 +63,57 @@ pub struct Build<'i> {
 }
 
 impl Index {
-    /// Begins to make the index anew, if it is empty and nobody else has it open; none otherwise, and in memory.
-    pub fn begin_build(&self) -> Result<Option<Build<'_>>> {
-        let Some(folder) = self.path.parent().filter(|_| self.lock_held()) else { return Ok(None) };
-        if !self.is_empty()? || !self.lock_alone()? {
-            return Ok(None);
-        }
-        // Another run may have made it, or put another in its place, before this one was alone.
-        self.reopen()?;
+    /// Begins to make the index anew, if it is empty and nobody else has it open.
+    pub fn begin_build(&self, observer: &dyn Observer) -> Result<Beginning<'_>> {
+        let Some(folder) = self.path.parent().filter(|_| self.is_file()) else { return Ok(Beginning::Declined) };
         if !self.is_empty()? {
-            self.share_lock()?;
-            return Ok(None);
+            return Ok(Beginning::Declined);
         }
-        let path = self.path.with_extension("building");
-        let begun = remove_if_there(&path).and_then(|()| schema::begin_unprotected(&path));
-        let connection = match begun {
-            Ok(connection) => connection,
+        let is_alone = self.reopen_alone(observer)?;
+        let is_made = !self.is_empty()?;
+        if is_alone && is_made {
+            self.reopen_shared(observer)?;
+        }
+        if !is_alone || is_made {
+            return Ok(if is_made { Beginning::MadeByAnother } else { Beginning::Declined });
+        }
+        let path = self.path.with_extension(format!("building-{}", hex(&new_mark()?)));
+        let begun = begin(folder, &path);
+        let (connection, file) = match begun {
+            Ok(begun) => begun,
             Err(error) => {
-                self.share_lock()?;
+                let _ = std::fs::remove_file(&path);
+                self.reopen_shared(observer)?;
                 return Err(error);
             }
         };
-        let mut build = Build {
+        Ok(Beginning::Build(Box::new(Build {
             index: self,
             path,
             connection,
+            file,
             rows: Sorter::new(folder),
             bases: Sorter::new(folder),
             rows_count: 0,
             numbers: HashMap::new(),
             is_finished: false,
             filtered_rows_min: FILTERED_ROWS_MIN,
-        };
-        build.execute("BEGIN")?;
-        Ok(Some(build))
+        })))
     }
+}
+
+/// Begins a database at `path`, and removes what runs have left that were killed: whoever is alone may.
+fn begin(folder: &Path, path: &Path) -> Result<(Connection, File)> {
+    for entry in std::fs::read_dir(folder).map_err(|e| failure(folder, e))? {
+        let entry = entry.map_err(|e| failure(folder, e))?;
+        if LEFT_BEHIND.iter().any(|begin| entry.file_name().to_string_lossy().starts_with(begin)) {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    let connection = schema::begin_unprotected(path)?;
+    connection.execute_batch("BEGIN").map_err(|e| sqlite_error(path, e))?;
+    let file = File::open(path).map_err(|e| failure(path, e))?;
+    Ok((connection, file))
 }
 
 impl Build<'_> {
@@ -125,33 +165,33 @@ impl Build<'_> {
         bytes_of(self.rows_count)
     }
 
-    /// Inserts everything and puts the new database in the place of the old one. `on_bytes` is told of what is inserted; an
-    /// error of it ends the build.
-    pub fn finish(mut self, on_bytes: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+    /// Inserts everything and puts the new database in the place of the old one; false if that has lost its name meanwhile:
+    /// then the index is another one now, and there may be nothing in it.
+    pub fn finish(mut self, observer: &dyn Observer) -> Result<bool> {
         let mark = new_mark()?;
         let mut filter = (self.rows_count >= self.filtered_rows_min).then(|| Filter::for_ids(self.rows_count, mark));
-        self.insert_rows(filter.as_mut(), on_bytes)?;
-        self.insert_bases()?;
+        self.insert_rows(filter.as_mut(), observer)?;
+        self.insert_bases(observer)?;
         self.take_over()?;
-        let finished = set_settled(&self.connection, self.rows_count, filter.as_ref().map(Filter::mark))
-            .and_then(|()| schema::finish_unprotected(&self.connection))
-            .and_then(|()| self.connection.execute_batch("COMMIT"));
-        finished.map_err(|e| sqlite_error(&self.path, e))?;
+        let sql = |e| sqlite_error(&self.path, e);
+        set_settled(&self.connection, self.rows_count, filter.as_ref().map(Filter::mark)).map_err(sql)?;
+        interruptibly(&self.connection, observer, |db| schema::finish_unprotected(db).map_err(sql))?;
+        self.connection.execute_batch("COMMIT").map_err(sql)?;
         if let (Some(filter), Some(path)) = (&filter, self.index.filter_path()) {
             // Without it look-ups go to the database: no reason to fail.
             let _ = filter.save(&path);
         }
         drop(filter);
-        self.publish()?;
+        let is_published = self.publish()?;
         self.is_finished = true;
-        Ok(())
+        if !is_published {
+            remove_if_there(&self.path)?;
+        }
+        self.index.reopen_shared(observer)?;
+        Ok(is_published)
     }
 
-    fn insert_rows(
-        &mut self,
-        mut filter: Option<&mut Filter>,
-        on_bytes: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<()> {
+    fn insert_rows(&mut self, mut filter: Option<&mut Filter>, observer: &dyn Observer) -> Result<()> {
         let rows = std::mem::replace(&mut self.rows, Sorter::new(&self.path));
         let sql = |e| sqlite_error(&self.path, e);
         let statement = |rows: usize| {
@@ -170,11 +210,13 @@ impl Build<'_> {
                 .try_for_each(|group| insert(&mut many, group))
                 .and_then(|()| rest.iter().try_for_each(|row| insert(&mut one, std::slice::from_ref(row))));
             inserted.map_err(sql)?;
-            on_bytes(bytes_of(u64::try_from(part.len()).unwrap_or(0)))
+            let bytes = bytes_of(u64::try_from(part.len()).unwrap_or(0));
+            observer.on_event(&Event::Progress { bytes, files: 0 });
+            go_on(observer)
         })
     }
 
-    fn insert_bases(&mut self) -> Result<()> {
+    fn insert_bases(&mut self, observer: &dyn Observer) -> Result<()> {
         let bases = std::mem::replace(&mut self.bases, Sorter::new(&self.path));
         let sql = |e| sqlite_error(&self.path, e);
         let insert = "INSERT OR IGNORE INTO bases(chunk, pack, frame, ordinal, base) VALUES(?,?,?,?,?)";
@@ -184,45 +226,46 @@ impl Build<'_> {
                 let (pack, frame) = (u32_at(row, 32), i64_at(row, 36));
                 statement.execute(params![&row[..32], pack, frame, row[44], &row[45..]]).map(|_| ())
             });
-            inserted.map_err(sql)
+            inserted.map_err(sql)?;
+            go_on(observer)
         })
     }
 
-    /// Copies what does not come from index objects.
+    /// Copies what does not come from index objects: row by row, since `ATTACH` takes no path that is not UTF-8.
     fn take_over(&self) -> Result<()> {
-        let old = self.index.path.to_string_lossy().into_owned();
-        let copied = (|| {
-            self.connection.execute_batch("COMMIT")?;
-            self.connection.execute("ATTACH ? AS old", [old])?;
-            self.connection.execute_batch("BEGIN")?;
+        self.index.query(|old| {
             for table in KEPT_TABLES {
-                self.connection.execute(&format!("INSERT OR IGNORE INTO {table} SELECT * FROM old.{table}"), [])?;
+                let mut select = old.prepare(&format!("SELECT * FROM {table}"))?;
+                let columns = select.column_count();
+                let values = vec!["?"; columns].join(",");
+                let mut insert = self.connection.prepare(&format!("INSERT OR IGNORE INTO {table} VALUES({values})"))?;
+                let mut rows = select.query([])?;
+                while let Some(row) = rows.next()? {
+                    let values = (0..columns).map(|n| row.get::<_, Value>(n)).collect::<rusqlite::Result<Vec<_>>>()?;
+                    insert.execute(params_from_iter(values))?;
+                }
             }
-            self.connection.execute_batch("COMMIT; DETACH old; BEGIN")
-        })();
-        copied.map_err(|e| sqlite_error(&self.path, e))
+            Ok(())
+        })
     }
 
-    /// The new database is durable before it gets the name: nothing protected it.
-    fn publish(&mut self) -> Result<()> {
+    /// The new database is durable before it gets the name: nothing protected it. False if it must not have it.
+    fn publish(&mut self) -> Result<bool> {
         let index = self.index;
-        let nowhere = || Connection::open_in_memory().map_err(|e| sqlite_error(&self.path, e));
-        let (built, old) = (nowhere()?, nowhere()?);
-        drop(std::mem::replace(&mut self.connection, built));
-        let synced = File::open(&self.path).and_then(|file| file.sync_all());
-        synced.map_err(|e| failure(&self.path, e))?;
+        let nowhere = Connection::open_in_memory().map_err(|e| sqlite_error(&self.path, e))?;
+        drop(std::mem::replace(&mut self.connection, nowhere));
+        self.file.sync_all().map_err(|e| failure(&self.path, e))?;
+        // Nobody takes the name from a lock that is held alone, but who deletes the folder by hand or holds an older one.
+        if !index.is_found() || !lock::is_at(&self.file, &self.path) {
+            return Ok(false);
+        }
         // Closed by the last that has it open, the old one takes its journal with it: none is left for the new one.
-        drop(index.replace_connection(old));
+        index.close();
         for extension in ["sqlite3-wal", "sqlite3-shm"] {
             remove_if_there(&index.path.with_extension(extension))?;
         }
         std::fs::rename(&self.path, &index.path).map_err(|e| failure(&index.path, e))?;
-        index.reopen()?;
-        index.share_lock()
-    }
-
-    fn execute(&mut self, sql: &str) -> Result<()> {
-        self.connection.execute_batch(sql).map_err(|e| sqlite_error(&self.path, e))
+        Ok(true)
     }
 }
 
@@ -233,9 +276,49 @@ impl Drop for Build<'_> {
         }
         // The run has failed, and says why. The next build removes what is left.
         let _ = std::fs::remove_file(&self.path);
-        let _ = self.index.reopen();
-        let _ = self.index.share_lock();
+        let _ = self.index.reopen_shared(&Ended);
     }
+}
+
+/// Nobody waits in the name of a run that has failed.
+struct Ended;
+
+impl Observer for Ended {
+    fn on_event(&self, _event: &Event<'_>) {}
+
+    fn is_interrupted(&self) -> bool {
+        true
+    }
+}
+
+fn go_on(observer: &dyn Observer) -> Result<()> {
+    if observer.is_interrupted() { Err(interrupted()) } else { Ok(()) }
+}
+
+fn interrupted() -> Error {
+    Error::new(Kind::Interrupted, "interrupted while making the index")
+}
+
+/// Does one long piece of work in the database, which ends early if the run is interrupted.
+fn interruptibly(db: &Connection, observer: &dyn Observer, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
+    let handle = db.get_interrupt_handle();
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        threads::start(scope, move || {
+            while is_done.recv_timeout(INTERRUPT_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                if observer.is_interrupted() {
+                    handle.interrupt();
+                }
+            }
+        })?;
+        let worked = work(db);
+        drop(done);
+        go_on(observer).and(worked)
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A record being put together.
@@ -293,13 +376,6 @@ fn u32_at(record: &[u8], at: usize) -> u32 {
 
 fn i64_at(record: &[u8], at: usize) -> i64 {
     record[at..at + 8].try_into().map_or(0, i64::from_be_bytes)
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failure(path, error)),
-        _ => Ok(()),
-    }
 }
 
 fn failure(path: &Path, error: std::io::Error) -> Error {

@@ -1,6 +1,6 @@
 //! Where chunks lie and what they are coded against.
 
-use super::{Index, Inner, sqlite_error};
+use super::{Index, Parts, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
 use crate::repo::pack_table::FrameRecord;
@@ -45,7 +45,7 @@ impl Index {
     /// last; none for one that is not known.
     pub fn homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
         let mut inner = self.lock();
-        let Inner { connection, packs_by_number, .. } = &mut *inner;
+        let Parts { connection, packs_by_number, .. } = inner.parts()?;
         // In one transaction: else every single look-up locks and unlocks the file.
         let found = connection.transaction().and_then(|tx| find(&tx, packs_by_number, ids, &|_| true));
         found.map_err(|e| sqlite_error(&self.path, e))
@@ -65,8 +65,9 @@ impl Index {
 
     fn bases_in_frames(&self, of: impl Iterator<Item = (ChunkId, PackId, Option<u64>)>) -> Result<Vec<Vec<ChunkId>>> {
         let mut inner = self.lock();
+        let Parts { connection, .. } = inner.parts()?;
         let found = (|| {
-            let tx = inner.connection.transaction()?;
+            let tx = connection.transaction()?;
             let mut statement = tx.prepare_cached(
                 "SELECT base, frame FROM bases
                  WHERE chunk = ?1 AND pack = (SELECT no FROM packs WHERE id = ?2) AND frame = coalesce(?3, frame)
@@ -92,15 +93,17 @@ impl Index {
     }
 
     /// How many chunks of `bytes` bytes are coded against `base` as their first base, and the bytes that they take: from this a
-    /// writer decides when it is time for a new anchor. Given the length of the base itself, what stands on it in another
+    /// writer decides when it is time for a new anchor. Only packs that are known and not dead count. Given the length of the base itself, what stands on it in another
     /// precision does not count. A chunk that is coded so in several packs counts once, at its smallest.
     pub fn deltas_on(&self, base: ChunkId, bytes: u64) -> Result<DeltaUse> {
         let sql = "SELECT count(*), coalesce(sum(stored), 0) FROM (SELECT min(stored) AS stored FROM
                    (SELECT b.chunk AS chunk, c.stored AS stored FROM bases b
+                    CROSS JOIN packs p ON p.no = b.pack AND p.dead = 0
                     CROSS JOIN chunks c ON c.id = b.chunk AND c.pack = b.pack AND c.frame = b.frame
                     WHERE b.base = ?1 AND b.ordinal = 0 AND c.bytes = ?2
                     UNION ALL
                     SELECT b.chunk AS chunk, c.stored AS stored FROM bases b
+                    CROSS JOIN packs p ON p.no = b.pack AND p.dead = 0
                     CROSS JOIN recent c ON c.id = b.chunk AND c.pack = b.pack AND c.frame = b.frame
                     WHERE b.base = ?1 AND b.ordinal = 0 AND c.bytes = ?2) GROUP BY chunk)";
         let (count, bytes): (i64, i64) = self.query(|db| {
@@ -234,5 +237,19 @@ mod tests {
         store(&repo, &[(&version(6).repeat(2), &[&version(0)])]);
         assert_eq!(index.deltas_on(id(0), bytes).expect("an index"), expected);
         assert_eq!(index.deltas_on(id(0), 2 * bytes).expect("an index").count, 1);
+    }
+
+    #[test]
+    fn what_stands_in_packs_that_are_gone_does_not_count_for_anchors() {
+        let repo = open(&test_support::storage());
+        let base = ChunkId::of(&version(0));
+        let bytes = version(0).len() as u64;
+        let packs = [1, 2, 3].map(|n| store(&repo, &[(&version(n), &[&version(0)])]));
+        let index = repo.index();
+        assert_eq!(index.deltas_on(base, bytes).expect("an index").count, 3);
+        index.remove_packs(&[packs[0].id]).expect("forgotten");
+        assert_eq!(index.deltas_on(base, bytes).expect("an index").count, 2);
+        index.mark_dead(&[packs[1].id]).expect("marked");
+        assert_eq!(index.deltas_on(base, bytes).expect("an index").count, 1);
     }
 }

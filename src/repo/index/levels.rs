@@ -2,20 +2,19 @@
 //!
 //! A row added to a large table costs a page of its own, read and written, as ids are spread evenly; in a small table many
 //! share a page. So packs are added to `recent`, and `chunks` is made in one piece, in order (`build.rs`), or takes all of
-//! `recent` at once (*settling*). Settling costs as much as reading and writing both, so it is done for those who go
-//! through everything anyway; nobody else waits for it.
+//! `recent` at once (`merge.rs`).
 //!
 //! Of `chunks` there may be a *filter* (`filter.rs`), which spares a backup looking for what is new. It belongs to one state
 //! of `chunks`, named by a random mark that changes in the same transaction as its rows. A filter of another state is not
-//! used; a run that is killed between the change and writing the filter leaves none. The filter answers only
+//! used; while rows are being brought over, and when a run is killed at that, there is none. The filter answers only
 //! [`Index::likely_homes`]: a mistake there has a chunk stored again, and reading never asks it.
 
 use super::filter::{Filter, Mark};
 use super::homes::Home;
-use super::{Index, Inner, sqlite_error};
+use super::{Index, Parts, sqlite_error};
 use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, params};
 use std::path::PathBuf;
 
 /// With fewer rows than this a filter saves nothing.
@@ -54,6 +53,13 @@ pub(super) fn count_recent(tx: &Transaction<'_>, rows: usize) -> rusqlite::Resul
     statement.execute(params![i64::try_from(rows).unwrap_or(i64::MAX)]).map(|_| ())
 }
 
+/// Counts rows that are no longer there.
+pub(super) fn count_removed(tx: &Transaction<'_>, settled: usize, recent: usize) -> rusqlite::Result<()> {
+    let count = |rows: usize| i64::try_from(rows).unwrap_or(i64::MAX);
+    let sql = "UPDATE levels SET settled = max(settled - ?, 0), recent = max(recent - ?, 0)";
+    tx.prepare_cached(sql)?.execute(params![count(settled), count(recent)]).map(|_| ())
+}
+
 /// Records that `chunks` has so many rows and which filter it has, and that `recent` is empty.
 pub(super) fn set_settled(db: &Connection, rows: u64, mark: Option<&Mark>) -> rusqlite::Result<()> {
     let mark: &[u8] = mark.map_or(&[], |mark| mark);
@@ -73,7 +79,7 @@ impl Index {
     pub fn likely_homes(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Home>>> {
         let path = self.filter_path();
         let mut inner = self.lock();
-        let Inner { connection, packs_by_number, filter } = &mut *inner;
+        let Parts { connection, packs_by_number, filter } = inner.parts()?;
         let found = (|| {
             let tx = connection.transaction()?;
             // In the transaction that looks for homes: the filter is of the very state that it sees.
@@ -86,56 +92,9 @@ impl Index {
         found.map_err(|e| sqlite_error(&self.path, e))
     }
 
-    /// Brings all rows together in `chunks`.
-    pub fn settle(&self) -> Result<()> {
-        self.settle_filtering(FILTERED_ROWS_MIN)
-    }
-
-    /// The same, with a filter for that many rows or more.
-    pub(super) fn settle_filtering(&self, filtered_rows_min: u64) -> Result<()> {
-        if self.query(levels)?.recent == 0 {
-            return Ok(());
-        }
-        let path = self.filter_path();
-        let mark = new_mark()?;
-        let mut inner = self.lock();
-        let sql = |e| sqlite_error(&self.path, e);
-        let Inner { connection, filter: held, .. } = &mut *inner;
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-        let before = levels(&tx).map_err(sql)?;
-        let rows = before.settled + before.recent;
-        let path = path.filter(|_| rows >= filtered_rows_min);
-        let loaded = path.as_ref().and_then(|path| Filter::load(path, &before.mark?));
-        let usable = loaded.filter(|filter| filter.room() >= before.recent);
-        let is_new = usable.is_none();
-        let mut filter = path.is_some().then(|| usable.unwrap_or_else(|| Filter::for_ids(rows, mark)));
-        let done = (|| {
-            if let Some(filter) = filter.as_mut().filter(|_| !is_new) {
-                add_ids(&tx, "recent", filter)?;
-            }
-            tx.execute("INSERT OR IGNORE INTO chunks SELECT * FROM recent ORDER BY id, pack, frame, at", [])?;
-            tx.execute("DELETE FROM recent", [])?;
-            if let Some(filter) = filter.as_mut() {
-                filter.set_mark(mark);
-                if is_new {
-                    add_ids(&tx, "chunks", filter)?;
-                }
-            }
-            set_settled(&tx, rows, filter.as_ref().map(Filter::mark))?;
-            tx.commit()
-        })();
-        done.map_err(sql)?;
-        *held = Held::Unknown;
-        if let (Some(filter), Some(path)) = (filter, path) {
-            // Without it look-ups go to the database: no reason to fail.
-            let _ = filter.save(&path);
-        }
-        Ok(())
-    }
-
     /// Beside the database; none in memory.
     pub(super) fn filter_path(&self) -> Option<PathBuf> {
-        self.lock_held().then(|| self.path.with_extension("filter"))
+        self.is_file().then(|| self.path.with_extension("filter"))
     }
 }
 
@@ -156,15 +115,4 @@ impl Held {
             _ => None,
         }
     }
-}
-
-fn add_ids(db: &Connection, table: &str, filter: &mut Filter) -> rusqlite::Result<()> {
-    let mut statement = db.prepare(&format!("SELECT id FROM {table}"))?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        if let Ok(id) = ChunkId::from_slice(row.get_ref(0)?.as_blob()?) {
-            filter.add(&id);
-        }
-    }
-    Ok(())
 }

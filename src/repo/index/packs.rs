@@ -1,6 +1,6 @@
 //! The packs that the index knows, which index objects list them, and which are dead.
 
-use super::{Index, blobs};
+use super::{Index, blobs, levels};
 use crate::error::Result;
 use crate::ids::{IndexId, PackId, SnapshotId};
 use crate::repo::pack::{PackKind, PackSummary};
@@ -128,11 +128,11 @@ impl Index {
             let is_much = forgotten > forgotten_packs_max && forgotten > known / FORGOTTEN_SHARE_MAX;
             tx.execute("UPDATE levels SET forgotten = ?", params![if is_much { 0 } else { forgotten }])?;
             if is_much {
-                tx.execute_batch(
-                    "DELETE FROM chunks WHERE pack NOT IN (SELECT no FROM packs);
-                     DELETE FROM recent WHERE pack NOT IN (SELECT no FROM packs);
-                     DELETE FROM bases WHERE pack NOT IN (SELECT no FROM packs);",
-                )?;
+                let delete = |table: &str| {
+                    tx.execute(&format!("DELETE FROM {table} WHERE pack NOT IN (SELECT no FROM packs)"), [])
+                };
+                levels::count_removed(tx, delete("chunks")?, delete("recent")?)?;
+                delete("bases")?;
             }
             Ok(())
         })?;

@@ -44,20 +44,20 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::Silent;
     use crate::ids::RepositoryId;
 
     #[test]
     fn the_newest_head_is_remembered_when_the_database_is_made_anew() {
         let folder = tempfile::tempdir().expect("a folder");
         let id = RepositoryId::from_bytes([3; 16]);
-        let index = Index::open(folder.path(), id).expect("opens");
+        let index = Index::open(folder.path(), id, &Silent).expect("opens");
         assert_eq!(index.audit_head(), None);
         let head = AuditHead { number: 12, hash: [0xab; 32] };
         index.remember_audit_head(&head).expect("written");
         index.remember_audit_head(&AuditHead { number: 11, hash: [1; 32] }).expect("nothing to do");
-        drop(index);
-        Index::remove(folder.path(), id);
-        let index = Index::open(folder.path(), id).expect("opens");
+        index.remove().expect("removed");
+        let index = Index::open(folder.path(), id, &Silent).expect("opens");
         assert_eq!(index.audit_head(), Some(head));
         std::fs::write(folder.path().join(id.to_hex()).join("audit-head"), "12 xy\n").expect("written");
         assert_eq!(index.audit_head(), None);

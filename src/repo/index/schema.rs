@@ -63,6 +63,12 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
         .map_err(sql)?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
     let version: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
+    // Tables without a version: the making of the database was cut short, or it is another program's.
+    let has_tables =
+        version == 0 && tx.prepare("SELECT 1 FROM sqlite_schema").and_then(|mut s| s.exists([])).map_err(sql)?;
+    if has_tables {
+        return Err(Error::damaged(format!("{} is half made", path.display())));
+    }
     if version == 0 {
         tx.execute_batch(SCHEMA).map_err(sql)?;
         tx.execute_batch(BASES_BY_BASE).map_err(sql)?;

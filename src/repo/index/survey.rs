@@ -1,14 +1,15 @@
 //! Sets of chunks too large for memory, held against the index: what is live, and where it lies.
 //!
 //! The sets are temporary tables of the index's own connection, so SQLite keeps them in a file of its own that vanishes
-//! with the run. A survey sees the index as it is; it changes nothing in it. One survey at a time.
+//! with the run. A survey sees the index as it is when homes are chosen; that brings all rows together in `chunks`, and changes
+//! nothing else. One survey at a time.
 //!
 //! A chunk that is coded against others lies somewhere only if they do. `founded` finds out which do, chooses a home for
 //! each, and with it the bases that are needed: every question about homes is answered by that choice.
 
 mod founded;
 
-use super::{Index, Inner, sqlite_error};
+use super::{Index, Parts, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -243,7 +244,7 @@ impl Survey<'_> {
     fn temporary_change(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<()> {
         self.is_settled.store(false, Ordering::Relaxed);
         let mut inner = self.index.lock();
-        let Inner { connection, .. } = &mut *inner;
+        let Parts { connection, .. } = inner.parts()?;
         let done = (|| {
             let tx = connection.transaction()?;
             work(&tx)?;

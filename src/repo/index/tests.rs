@@ -2,13 +2,15 @@
 //! brought them together when, or on a filter.
 
 use super::*;
+use crate::events::Silent;
 use crate::ids::SnapshotId;
 use crate::repo::pack::{PackKind, TRAILER_BYTES};
 use crate::repo::pack_table::{self, FrameRecord};
+use merge::Merge;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-const REPOSITORY: RepositoryId = RepositoryId::from_bytes([4; 16]);
+pub(super) const REPOSITORY: RepositoryId = RepositoryId::from_bytes([4; 16]);
 /// So few that chunks come to have several homes.
 const CHUNKS: u64 = 120;
 
@@ -53,6 +55,39 @@ fn pack(number: u64, dice: &mut Dice) -> PackSummary {
     id[..8].copy_from_slice(&number.to_le_bytes());
     let transaction = SnapshotId::from_bytes([8; 16]);
     PackSummary { id: PackId::from_bytes(id), bytes, kind: PackKind::Data, transaction, is_sealed: false, table }
+}
+
+/// The pack of this number.
+pub(super) fn pack_of(number: u64) -> PackSummary {
+    pack(number, &mut Dice::new(number))
+}
+
+/// A build of an index that nobody else has open.
+pub(super) fn begun(index: &Index) -> Build<'_> {
+    match index.begin_build(&Silent).expect("locks") {
+        Beginning::Build(build) => *build,
+        _ => panic!("it is empty, and nobody else has it open"),
+    }
+}
+
+pub(super) fn is_declined(index: &Index) -> bool {
+    matches!(index.begin_build(&Silent).expect("locks"), Beginning::Declined)
+}
+
+/// A run that the user ends.
+pub(super) struct Ended;
+
+impl Observer for Ended {
+    fn on_event(&self, _event: &Event<'_>) {}
+
+    fn is_interrupted(&self) -> bool {
+        true
+    }
+}
+
+/// A merge that makes a filter of however few rows.
+fn filtering<'a>() -> Merge<'a> {
+    Merge { filtered_rows_min: 0, slice_rows: 7, go_on: Box::leak(Box::new(|| true)) }
 }
 
 /// What should be known.
@@ -147,7 +182,7 @@ struct Scene {
 
 impl Scene {
     fn open(&self) -> Index {
-        Index::open(self.folder.path(), REPOSITORY).expect("opens")
+        Index::open(self.folder.path(), REPOSITORY, &Silent).expect("opens")
     }
 
     fn some_packs(&mut self) -> Vec<PackId> {
@@ -187,8 +222,11 @@ impl Scene {
                 "removing index objects"
             }
             7 => {
-                index.settle_filtering([0, 1 << 20][usize::from(self.dice.below(3) == 0)]).expect("settled");
-                "settling"
+                let filtered_rows_min = [0, 1 << 20][usize::from(self.dice.below(3) == 0)];
+                // Sometimes it is killed half way.
+                let go_on = &mut || self.dice.below(8) > 0;
+                index.merge(Merge { filtered_rows_min, slice_rows: 7, go_on }).expect("merged");
+                "merging"
             }
             8 => {
                 *index = self.open();
@@ -203,12 +241,12 @@ impl Scene {
 
     /// As after the index was lost: a build that dies, then one that does not.
     fn make_anew(&mut self, index: &mut Index) {
-        Index::remove(self.folder.path(), REPOSITORY);
+        index.remove().expect("removed");
         *index = self.open();
         let object = IndexId::from_bytes([2; 16]);
         index.add_snapshots(&[(SnapshotId::from_bytes([3; 16]), [5])]).expect("kept");
         for is_killed in [true, false] {
-            let mut build = index.begin_build().expect("locks").expect("nobody else has it open");
+            let mut build = begun(index);
             build.filtered_rows_min = self.dice.below(2) << 20;
             let packs = self.model.packs.values_mut();
             for (pack, is_dead, by) in packs {
@@ -218,18 +256,16 @@ impl Scene {
             }
             build.finish_index_object(object).expect("recorded");
             if is_killed {
-                let dying: Result<()> = Err(Error::new(Kind::Failed, "killed"));
-                let mut dying = Some(dying);
-                let ended = build.finish(&mut |_| dying.take().unwrap_or(Ok(())));
+                let ended = build.finish(&Ended);
                 assert!(ended.is_err() || self.model.packs.is_empty());
                 if ended.is_err() {
                     assert!(index.is_empty().expect("an index"), "nothing is taken for complete");
-                    fs::write(index.path().with_extension("building"), "left by a kill").expect("written");
+                    fs::write(index.path().with_extension("building-7"), "left by a kill").expect("written");
                 } else {
                     return;
                 }
             } else {
-                build.finish(&mut |_| Ok(())).expect("made");
+                build.finish(&Silent).expect("made");
             }
         }
         assert_eq!(index.index_objects().expect("an index"), [object].into());
@@ -258,7 +294,7 @@ fn whatever_is_done_to_it_the_index_answers_as_a_simple_model() {
 }
 
 #[test]
-fn a_run_that_had_it_open_before_sees_what_another_settles() {
+fn a_run_that_had_it_open_before_sees_what_another_merges() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut scene = Scene { folder, dice: Dice::new(99), model: Model::default(), packs_made: 0 };
     let (one, other) = (scene.open(), scene.open());
@@ -267,9 +303,9 @@ fn a_run_that_had_it_open_before_sees_what_another_settles() {
         one.add_packs(std::slice::from_ref(&new), None).expect("added");
         scene.model.packs.insert(new.id, (new, false, BTreeSet::new()));
         scene.model.check(&other, "added");
-        one.settle_filtering(0).expect("settled");
+        one.merge(filtering()).expect("merged");
         // The other run holds the filter of an earlier state.
-        scene.model.check(&other, "settled");
+        scene.model.check(&other, "merged");
         assert!(one.filter_path().is_some_and(|path| path.exists()));
     }
     // Without the filter, or with a damaged one, answers are the same.
@@ -281,13 +317,148 @@ fn a_run_that_had_it_open_before_sees_what_another_settles() {
 }
 
 #[test]
+fn while_rows_are_brought_over_others_add_bring_over_and_find_everything() {
+    for seed in 0..4 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut scene = Scene { folder, dice: Dice::new(seed), model: Model::default(), packs_made: 0 };
+        let (one, other) = (scene.open(), scene.open());
+        let (mut number, mut slices) = (0, 0);
+        for _ in 0..3 {
+            let mut add = |scene: &mut Scene| {
+                number += 1;
+                let new = pack(number, &mut scene.dice);
+                other.add_packs(std::slice::from_ref(&new), None).expect("nobody holds the database for long");
+                scene.model.packs.insert(new.id, (new, false, BTreeSet::new()));
+            };
+            (0..6).for_each(|_| add(&mut scene));
+            let go_on = &mut || {
+                slices += 1;
+                scene.model.check(&other, "between two slices");
+                add(&mut scene);
+                if scene.dice.below(4) == 0 {
+                    other.merge(filtering()).expect("merged");
+                    scene.model.check(&other, "another has merged");
+                }
+                // The last of a run that is killed, sometimes.
+                scene.dice.below(9) > 0
+            };
+            one.merge(Merge { filtered_rows_min: 0, slice_rows: 5, go_on }).expect("merged");
+            scene.model.check(&other, "merged");
+            scene.model.check(&one, "merged");
+        }
+        assert!(slices > 3, "{slices}");
+        // When all is quiet there is a filter again, and all rows are where it looks.
+        one.merge(filtering()).expect("merged");
+        other.merge(filtering()).expect("nothing to do");
+        let levels = one.query(levels::levels).expect("an index");
+        assert!(levels.recent == 0 && levels.mark.is_some(), "{levels:?}");
+        scene.model.check(&scene.open(), "opened");
+        scene.model.check_totals(&one, "merged");
+    }
+}
+
+/// Adds chunks that were never there, in a pack.
+fn add_fresh(index: &Index, number: u64, count: u64, ids: &mut Vec<ChunkId>) {
+    let mut table = Vec::new();
+    for n in 0..count {
+        let id = chunk(1_000 * number + n);
+        pack_table::append(&mut table, &FrameRecord::single(id, 100, 10, 3).expect("a record")).expect("adds up");
+        ids.push(id);
+    }
+    let id = PackId::from_bytes(*chunk(number).as_bytes());
+    let bytes = 64 + TRAILER_BYTES + 10 * count + table.len() as u64;
+    let transaction = SnapshotId::from_bytes([8; 16]);
+    let pack = PackSummary { id, bytes, kind: PackKind::Data, transaction, is_sealed: false, table };
+    index.add_packs(&[pack], None).expect("added");
+}
+
+/// How many of these a backup would store again.
+fn overlooked(index: &Index, ids: &[ChunkId]) -> usize {
+    index.likely_homes(ids).expect("an index").iter().filter(|homes| homes.is_empty()).count()
+}
+
+#[test]
+fn a_filter_that_lacks_what_another_has_brought_over_is_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [one, other] = [(); 2].map(|()| Index::open(folder.path(), REPOSITORY, &Silent).expect("opens"));
+    let mut ids = Vec::new();
+    add_fresh(&one, 1, 800, &mut ids);
+    one.merge(filtering()).expect("merged");
+    // So few that the filter has room for them.
+    add_fresh(&one, 2, 60, &mut ids);
+    let mut number = 3;
+    let go_on = &mut || {
+        if number < 6 {
+            add_fresh(&other, number, 10, &mut ids);
+            other.merge(filtering()).expect("merged");
+            // There is more to do for the first.
+            add_fresh(&other, 10 + number, 100, &mut ids);
+            number += 1;
+        }
+        true
+    };
+    one.merge(Merge { filtered_rows_min: 0, slice_rows: 10, go_on }).expect("merged");
+    assert_eq!(overlooked(&one, &ids), 0);
+}
+
+#[test]
+fn a_filter_made_while_another_brings_rows_over_gets_no_mark() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [one, other] = [(); 2].map(|()| Index::open(folder.path(), REPOSITORY, &Silent).expect("opens"));
+    let mut ids = Vec::new();
+    add_fresh(&one, 1, 400, &mut ids);
+    let (told, tell) = std::sync::mpsc::channel();
+    let (proceed, may_proceed) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let merging = scope.spawn(move || {
+            let go_on = &mut || told.send(()).is_ok() && may_proceed.recv().is_ok();
+            other.merge(Merge { filtered_rows_min: 0, slice_rows: 5, go_on }).expect("merged");
+        });
+        tell.recv().expect("a slice of the other");
+        let mut number = 2;
+        let go_on = &mut || {
+            // Whatever this run has seen, the other brings more over.
+            add_fresh(&one, number, 50, &mut ids);
+            number += 1;
+            proceed.send(()).is_ok() && tell.recv().is_ok()
+        };
+        one.merge(Merge { filtered_rows_min: 0, slice_rows: 1 << 10, go_on }).expect("merged");
+        assert_eq!(overlooked(&one, &ids), 0, "the other is half way");
+        drop((proceed, tell));
+        merging.join().expect("no panic");
+    });
+    assert_eq!(overlooked(&one, &ids), 0);
+}
+
+#[test]
+fn a_writer_brings_rows_over_only_if_they_are_many() {
+    let index = Index::in_memory().expect("memory");
+    index.add_packs(&[pack_of(1)], None).expect("added");
+    let recent = index.query(levels::levels).expect("an index").recent;
+    let pretend = |settled: u64, recent: u64| {
+        index.query(|db| db.execute("UPDATE levels SET settled = ?, recent = ?", [settled as i64, recent as i64]))
+    };
+    let stays = || {
+        index.merge_recent_if_large().expect("an index");
+        let count = |db: &Connection| db.query_row("SELECT count(*) FROM recent", [], |row| row.get::<_, i64>(0));
+        index.query(count).expect("an index") == i64::try_from(recent).expect("few")
+    };
+    for (settled, recent) in [(0, 10), (0, 1 << 18), (50_000_000, 6_000_000)] {
+        pretend(settled, recent).expect("an index");
+        assert!(stays(), "{settled} {recent}");
+    }
+    pretend(50_000_000, 6_300_000).expect("an index");
+    assert!(!stays());
+}
+
+#[test]
 fn a_filter_spares_the_look_into_the_large_table() {
     let folder = tempfile::tempdir().expect("a folder");
-    let index = Index::open(folder.path(), REPOSITORY).expect("opens");
+    let index = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
     let mut dice = Dice::new(1);
     let packs: Vec<_> = (0..40).map(|number| pack(number, &mut dice)).collect();
     index.add_packs(&packs, None).expect("added");
-    index.settle_filtering(0).expect("settled");
+    index.merge(filtering()).expect("merged");
     let ids: Vec<_> = (0..CHUNKS).map(chunk).collect();
     let known = || index.likely_homes(&ids).expect("an index").iter().filter(|homes| !homes.is_empty()).count();
     assert!(known() > 50);
@@ -302,23 +473,24 @@ fn a_filter_spares_the_look_into_the_large_table() {
 #[test]
 fn who_is_not_alone_or_has_packs_already_does_not_build() {
     let folder = tempfile::tempdir().expect("a folder");
-    let index = Index::open(folder.path(), REPOSITORY).expect("opens");
-    let other = Index::open(folder.path(), REPOSITORY).expect("opens");
-    assert!(index.begin_build().expect("locks").is_none(), "another has it open");
+    let index = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
+    let other = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
+    assert!(is_declined(&index), "another has it open");
     drop(other);
-    drop(index.begin_build().expect("locks").expect("alone"));
-    let other = Index::open(folder.path(), REPOSITORY).expect("nobody holds it alone any more");
+    drop(begun(&index));
+    let other = Index::open(folder.path(), REPOSITORY, &Silent).expect("nobody holds it alone any more");
     drop(other);
     index.add_packs(&[pack(1, &mut Dice::new(1))], None).expect("added");
-    assert!(index.begin_build().expect("locks").is_none(), "there is something in it");
-    assert!(Index::in_memory().expect("memory").begin_build().expect("none").is_none());
+    assert!(is_declined(&index), "there is something in it");
+    assert!(is_declined(&Index::in_memory().expect("memory")));
     // Who goes on with a removed database keeps nobody from making the next one.
-    Index::remove(folder.path(), REPOSITORY);
-    let next = Index::open(folder.path(), REPOSITORY).expect("opens");
-    next.begin_build().expect("locks").expect("alone").finish(&mut |_| Ok(())).expect("made");
+    Index::open(folder.path(), REPOSITORY, &Silent).expect("opens").remove().expect("removed");
+    let next = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens");
+    assert!(begun(&next).finish(&Silent).expect("made"));
     assert!(next.is_empty().expect("an index") && !index.is_empty().expect("an index"));
     assert_eq!(index.packs().expect("an index").len(), 1);
     drop(index);
     next.add_packs(&[pack(2, &mut Dice::new(1))], None).expect("the one that closed took nothing with it");
-    assert_eq!(Index::open(folder.path(), REPOSITORY).expect("opens").packs().expect("an index").len(), 1);
+    let packs = Index::open(folder.path(), REPOSITORY, &Silent).expect("opens").packs();
+    assert_eq!(packs.expect("an index").len(), 1);
 }

@@ -1,7 +1,7 @@
 //! Walks and sums over the whole index. Dead packs do not count.
 
 use super::homes::{HOME_COLUMNS, home_of};
-use super::{Home, Index, Inner, sqlite_error};
+use super::{Home, Index, Parts, sqlite_error};
 use crate::error::Result;
 use crate::ids::{ChunkId, PackId};
 
@@ -21,9 +21,9 @@ pub struct CodecTotals {
 impl Index {
     /// Calls `visit` for every chunk with its pack, in the order of ids; a chunk with several homes comes once for each.
     pub fn for_each_chunk(&self, visit: &mut dyn FnMut(ChunkId, Home)) -> Result<()> {
-        self.settle()?;
+        self.merge_recent()?;
         let mut inner = self.lock();
-        let Inner { connection, packs_by_number, .. } = &mut *inner;
+        let Parts { connection, packs_by_number, .. } = inner.parts()?;
         let done = (|| {
             let sql = format!("SELECT {HOME_COLUMNS}, id FROM chunks ORDER BY id");
             let mut statement = connection.prepare_cached(&sql)?;
@@ -42,7 +42,7 @@ impl Index {
     pub fn unique_chunks(&self) -> Result<(u64, u64)> {
         let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM chunks
                    WHERE pack IN (SELECT no FROM packs WHERE dead = 0) GROUP BY id)";
-        self.settle()?;
+        self.merge_recent()?;
         let (chunks, bytes): (i64, i64) =
             self.query(|db| db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
         Ok((u64::try_from(chunks).unwrap_or(0), u64::try_from(bytes).unwrap_or(0)))
@@ -54,7 +54,7 @@ impl Index {
         let sql = "SELECT codec, count(*), sum(raw), sum(stored) FROM chunks
              WHERE at = 0 AND pack IN (SELECT no FROM packs WHERE dead = 0) GROUP BY codec ORDER BY codec";
         let count = |n: i64| u64::try_from(n).unwrap_or(0);
-        self.settle()?;
+        self.merge_recent()?;
         self.query(|db| {
             let mut statement = db.prepare_cached(sql)?;
             let rows = statement.query_map([], |row| {

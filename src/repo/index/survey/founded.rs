@@ -32,7 +32,7 @@ impl Survey<'_> {
             return Ok(());
         }
         // What is usable was added before, so it is seen here.
-        self.index.settle()?;
+        self.index.merge_recent()?;
         self.temporary_change(|tx| {
             tx.execute_batch("DELETE FROM pending; DELETE FROM ground; DELETE FROM coded; DELETE FROM carried;")?;
             gather(tx)?;
