@@ -117,10 +117,13 @@ fn read_plainly(file: &File, offset: u64, bytes: usize, sink: &mut impl Sink) ->
 }
 
 #[cfg(target_os = "linux")]
+type ReadCached = fn(&File, u64, &mut [u8]) -> rustix::io::Result<usize>;
+
+#[cfg(target_os = "linux")]
 #[derive(Debug)]
 struct State {
     /// Reads without waiting what is cached.
-    read_cached: fn(&File, u64, &mut [u8]) -> rustix::io::Result<usize>,
+    read_cached: ReadCached,
     /// The kernel does not say what is cached.
     cannot_tell: AtomicBool,
     /// The whole file is a short read.

@@ -169,7 +169,7 @@ fn a_kernel_that_says_the_end_for_what_is_not_cached_is_not_believed() {
     let file = File::open(&path).expect("opened");
     for piece_bytes in [4000, 200_000, 4 * MIB] {
         // Nothing at all, and nothing from somewhere within a piece on.
-        let says: [fn(&File, u64, &mut [u8]) -> rustix::io::Result<usize>; 2] = [
+        let says: [ReadCached; 2] = [
             |_, _, _| Ok(0),
             |file, at, room| match at {
                 ..1_000_000 => {
