@@ -97,11 +97,26 @@ fn who_cannot_build_goes_on_with_the_database_that_has_the_name() {
 }
 
 #[test]
+fn whoever_opens_a_new_one_at_the_same_moment_can() {
+    for _ in 0..40 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let all = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    all.wait();
+                    assert!(open(folder.path()).is_empty().expect("an index"));
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn of_two_that_find_it_empty_one_makes_it_and_the_other_goes_on_with_that() {
     let folder = tempfile::tempdir().expect("a folder");
     let both = std::sync::Barrier::new(2);
-    let run = || {
-        let index = open(folder.path());
+    let run = |index: Index| {
         both.wait();
         // On a machine that is slow enough they miss each other: then both try again.
         let mut beginnings = (0..100).map(|_| index.begin_build(&Silent).expect("locks"));
@@ -118,14 +133,14 @@ fn of_two_that_find_it_empty_one_makes_it_and_the_other_goes_on_with_that() {
         is_builder
     };
     let made = std::thread::scope(|scope| {
-        let runs = [(); 2].map(|()| scope.spawn(run));
+        let runs = [(); 2].map(|()| open(folder.path())).map(|index| scope.spawn(|| run(index)));
         runs.map(|run| run.join().expect("no panic"))
     });
     assert!(made[0] != made[1], "{made:?}");
 }
 
 #[test]
-fn a_build_can_be_interrupted_while_it_inserts_bases() {
+fn a_build_can_be_interrupted_while_it_inserts_rows() {
     let folder = tempfile::tempdir().expect("a folder");
     let index = open(folder.path());
     let mut build = begun(&index);

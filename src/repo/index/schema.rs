@@ -2,9 +2,12 @@
 
 use super::Index;
 use crate::error::{Error, Result};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a run waits while another one writes.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Raised with every change of the tables: a database of another version is made anew.
 const SCHEMA_VERSION: i64 = 6;
@@ -54,12 +57,11 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
 /// Makes the tables if there are none.
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     let sql = |e| super::sqlite_error(path, e);
-    connection.busy_timeout(Duration::from_secs(60)).map_err(sql)?;
+    connection.busy_timeout(BUSY_WAIT_MAX).map_err(sql)?;
     // NORMAL: after a power cut the newest rows may be gone, the database is whole. They are made again.
+    use_journal(connection).map_err(sql)?;
     connection
-        .execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-32768; PRAGMA temp_store=FILE;",
-        )
+        .execute_batch("PRAGMA synchronous=NORMAL; PRAGMA cache_size=-32768; PRAGMA temp_store=FILE;")
         .map_err(sql)?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
     let version: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql)?;
@@ -77,6 +79,22 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
         return Err(Error::damaged(format!("{} is of version {version}", path.display())));
     }
     tx.commit().map_err(sql)
+}
+
+/// Has the database keep a journal of its own. Of several that open a new one at the same moment SQLite lets one do so and
+/// tells the others at once that it is busy, without the wait that it keeps to otherwise.
+fn use_journal(connection: &Connection) -> rusqlite::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match connection.execute_batch("PRAGMA journal_mode=WAL;") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begin.elapsed() < BUSY_WAIT_MAX =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Begins a database at `path` that nobody else uses and that counts for nothing until it is finished: nothing protects it.
