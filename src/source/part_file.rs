@@ -270,6 +270,8 @@ impl Drop for TargetFile {
         if let Some(old) = self.old.as_ref().filter(|_| self.is_old_as_it_was()) {
             old.put_back(&self.file, &self.place, &self.part);
         }
+        // By itself, and not with the descriptor: a process that is just being started has a copy of that for a moment.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
