@@ -48,6 +48,7 @@ pub struct Arguments {
     #[arg(
         long,
         short,
+        alias = "to",
         value_name = "DIR",
         required_unless_present = "in_place",
         help_heading = "What to restore, and where to"

@@ -347,6 +347,8 @@ fn every_document_matches_the_schema() {
     check(&world.succeed(&["verify", "--json"]), "summary");
     check(&world.succeed(&["verify", "--read-data", "--json"]), "summary");
     check(&world.succeed(&["restore", "latest", "--target", target, "--dry-run", "--json"]), "summary");
+    // What a hand in a hurry types.
+    check(&world.succeed(&["restore", "latest", "--to", target, "--dry-run", "--json"]), "summary");
     check(&world.succeed(&["restore", "latest", "--target", target, "--json"]), "summary");
     check(&world.succeed(&["verify", "latest", "--against", target, "--json"]), "summary");
     check(&world.succeed(&["forget", "--keep-last", "1", "--dry-run", "--json"]), "summary");
