@@ -150,6 +150,9 @@ def ckpt_round(program, data, place, arguments):
     result = {}
     for phase in PHASES:
         rest([data, repo], arguments.cold)
+        if phase in ("verify", "restore") and not arguments.cold:
+            # What was written past the page cache is to be as warm as what was not: as in compare.py.
+            warm(repo)
         result[phase] = run([program, *commands[phase]], env)
         if phase == "full":
             result["stored"] = {kind: disk_bytes(repo / kind) for kind in KINDS} | {"all": disk_bytes(repo)}
