@@ -22,6 +22,7 @@ use ckpt::repo::snapshots::{Narrow, Snapshot};
 use ckpt::repo::{Cache, Repo, names};
 use ckpt::storage::simulated::SimulatedStorage;
 use std::collections::BTreeMap;
+use std::collections::hash_map::{Entry, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -186,19 +187,25 @@ pub fn deltas_between_packs(storage: &SimulatedStorage) -> usize {
     packs.values().map(|frames| frames.iter().filter(|frame| stands_elsewhere(frames, frame)).count()).sum()
 }
 
-/// What the snapshot holds, read chunk by chunk and checked: much faster than a restore.
+/// What the snapshot holds, read chunk by chunk, each once, and checked: much faster than a restore.
 pub fn contents(repo: &Repo, snapshot: &Snapshot) -> Result<Tree> {
     let fetch = |id| repo.read_chunk(id);
+    let mut read = HashMap::new();
     let mut found = Tree::default();
     for entry in repo.entries(&fetch, snapshot.tree) {
         let entry = entry?;
         let mut hasher = blake3::Hasher::new();
         for child in entry.content.into_iter().flat_map(|content| repo.content_chunks(&fetch, content)) {
             let child = child?;
-            match child.id == ChunkId::HOLE {
-                true => hasher.update(&vec![0; usize::try_from(child.bytes).expect("a small hole")]),
-                false => hasher.update(&repo.read_chunk(child.id)?),
+            if child.id == ChunkId::HOLE {
+                hasher.update(&vec![0; usize::try_from(child.bytes).expect("a small hole")]);
+                continue;
+            }
+            let chunk = match read.entry(child.id) {
+                Entry::Occupied(chunk) => chunk.into_mut(),
+                Entry::Vacant(place) => place.insert(repo.read_chunk(child.id)?),
             };
+            hasher.update(chunk);
         }
         let content = entry.is_file().then(|| Content { bytes: entry.metadata.size, hash: hasher.finalize() });
         found.add(entry.path.clone(), &entry.metadata, content);
