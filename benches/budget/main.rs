@@ -67,7 +67,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let work = arguments.dir.as_ref().map(|dir| dir.join("budget"));
     if let Some(work) = &work {
         // It is deleted at the end: nothing may have been in it.
-        std::fs::create_dir(work).map_err(|error| format!("{}: {error}", work.display()))?;
+        let parent = arguments.dir.iter().try_for_each(std::fs::create_dir_all);
+        parent.and_then(|()| std::fs::create_dir(work)).map_err(|error| format!("{}: {error}", work.display()))?;
     }
     println!("medians of {} rounds, one core unless said otherwise; GB is 10^9 bytes\n", arguments.rounds);
     print_stages(arguments.set << 20, arguments.rounds);
