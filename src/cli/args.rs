@@ -100,7 +100,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub background: bool,
 
-    /// Threads that compute [default: one for each processor]
+    /// Threads that compute [default: one more than there are processors]
     #[arg(long, global = true, value_name = "N", value_parser = sizes::parse_threads)]
     pub threads: Option<usize>,
 }
