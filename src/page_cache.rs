@@ -80,6 +80,18 @@ impl PageCache {
         false
     }
 
+    /// True if what was read last was cached; false before anything was read, and if the kernel does not say.
+    #[cfg(target_os = "linux")]
+    pub fn was_cached(&self) -> bool {
+        self.state.was_cached.load(Ordering::Relaxed) && self.can_tell()
+    }
+
+    /// False: the system does not say.
+    #[cfg(not(target_os = "linux"))]
+    pub fn was_cached(&self) -> bool {
+        false
+    }
+
     /// Fills `buffer` from `offset` of the file; fewer bytes only where it ends. Always the same file.
     pub fn read_at(&self, file: &File, offset: u64, mut buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = buffer.len();
@@ -128,6 +140,8 @@ struct State {
     cannot_tell: AtomicBool,
     /// The whole file is a short read.
     is_small: bool,
+    /// The last question was answered by yes.
+    was_cached: AtomicBool,
     is_calmed: OnceLock<()>,
     /// The same file for reading past the cache; none if that is not possible.
     direct: OnceLock<Option<File>>,
@@ -142,6 +156,7 @@ impl Default for State {
             read_cached: read_without_waiting,
             cannot_tell: AtomicBool::default(),
             is_small: false,
+            was_cached: AtomicBool::default(),
             is_calmed: OnceLock::default(),
             direct: OnceLock::default(),
             direct_refused: AtomicBool::default(),
@@ -177,7 +192,9 @@ impl State {
         let mut done = 0;
         while done < bytes {
             let at = offset + done as u64;
-            let read = match self.look(file, at) {
+            let found = self.look(file, at);
+            self.was_cached.store(found == Found::Cached, Ordering::Relaxed);
+            let read = match found {
                 Found::End => self.read_behind(file, at, end, sink)?,
                 Found::Unknown => self.read_for_good(file, at, end, sink)?,
                 Found::Cached => self.read_window(file, at, end, sink)?,

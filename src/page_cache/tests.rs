@@ -97,6 +97,25 @@ fn read_half_cached() -> Result<(), String> {
 }
 
 #[test]
+fn whether_the_last_read_was_cached_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    some_time(|| {
+        let Some(file) = uncached(folder.path(), 3 * MIB) else { return Ok(()) };
+        let cache = PageCache::new(3 * MIB as u64);
+        let mut told = vec![cache.was_cached()];
+        let mut read = |cache: &PageCache| {
+            cache.read_at(&file, 0, &mut vec![0; 3 * MIB]).expect("read");
+            told.push(cache.was_cached());
+        };
+        read(&cache);
+        std::io::copy(&mut &file, &mut std::io::sink()).expect("read");
+        read(&cache);
+        read(&refusing(3 * MIB));
+        if told == [false, false, true, false] { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+}
+
+#[test]
 fn every_range_is_read_as_it_is_whether_cached_or_not() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let bytes = 2 * MIB + 4_097;

@@ -119,6 +119,11 @@ impl SourceFile {
         read.map_err(|error| self.error("reading", error))
     }
 
+    /// True if what was read last was in the page cache; false before anything was read.
+    pub fn was_cached(&self) -> bool {
+        self.page_cache.was_cached()
+    }
+
     fn status(&self) -> Result<FileStatus> {
         self.file.metadata().map(|m| FileStatus::from_std(&m)).map_err(|error| self.error("examining", error))
     }

@@ -5,9 +5,10 @@
 //! of the file as candidates arrive, so they are the same however many workers scan. Pieces with fixed cuts are read and
 //! stored at once.
 
+use super::reading::Stretch;
 use super::shared::Segment;
 use super::storer::Origin;
-use super::worker::{ChunkPlace, FixedCut, SegmentSource};
+use super::worker::{ChunkPlace, FixedCut};
 use crate::bytes::ByteRange;
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
@@ -75,6 +76,16 @@ pub(super) struct BigFile {
     /// before the file was cut: the rest would stand in the wrong place.
     ended_in: Option<u64>,
     pub(super) failure: Option<Error>,
+}
+
+/// Where the bytes of a segment come from, and where they are cut.
+pub(super) enum SegmentSource {
+    /// To be scanned.
+    File(Stretch),
+    /// Its cuts are known.
+    Fixed(Stretch, Vec<FixedCut>),
+    /// To be scanned, and already read: from a stream.
+    Loaded(Segment),
 }
 
 /// A segment to read and scan.
@@ -175,7 +186,8 @@ impl BigFile {
         self.parts.push_back(Part::Data { starts, ends, offset, bytes, run: piece.run });
         let context = if starts { 0 } else { CONTEXT_BYTES };
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Dispatch { index, bytes, source: SegmentSource::File { file, offset, bytes: len, context } }
+        let stretch = Stretch { file, offset, bytes: len, context };
+        Dispatch { index, bytes, source: SegmentSource::File(stretch) }
     }
 
     /// As many fixed cuts in a row as make up a segment.
@@ -193,7 +205,9 @@ impl BigFile {
         }
         self.at_piece_start = true;
         self.parts.push_back(Part::Fixed);
-        Dispatch { index, bytes, source: SegmentSource::Fixed { file, offset, cuts } }
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let stretch = Stretch { file, offset, bytes: len, context: 0 };
+        Dispatch { index, bytes, source: SegmentSource::Fixed(stretch, cuts) }
     }
 
     /// Moves the beginning of the first piece; true if that ends it.
@@ -434,7 +448,7 @@ mod tests {
     fn read(big: &mut BigFile, content: &[u8], dispatch: &Dispatch, len: usize) -> Vec<(u64, Vec<Child>, bool)> {
         let hashed = |from: usize, to: usize| Child { id: ChunkId::of(&content[from..to]), bytes: (to - from) as u64 };
         match &dispatch.source {
-            SegmentSource::Fixed { offset, cuts, .. } => {
+            SegmentSource::Fixed(Stretch { offset, .. }, cuts) => {
                 let mut at = usize::try_from(*offset).expect("small");
                 let (mut children, end) = (Vec::new(), at + cuts.iter().map(|cut| cut.bytes).sum::<usize>());
                 for cut in cuts {
@@ -444,7 +458,7 @@ mod tests {
                 }
                 vec![(dispatch.index, children, len < end)]
             }
-            SegmentSource::File { offset, bytes, context, .. } => {
+            SegmentSource::File(Stretch { offset, bytes, context, .. }) => {
                 let from = usize::try_from(*offset).expect("small");
                 let to = (from + bytes).min(len).max(from);
                 let mut candidates = Candidates::new();

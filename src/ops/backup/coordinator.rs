@@ -7,12 +7,13 @@ mod completion;
 
 use super::approach::Approach;
 use super::assembly::Assembly;
-use super::big_file::{BigFile, Decided, Dispatch};
+use super::big_file::{BigFile, Decided, Dispatch, SegmentSource};
 use super::deferred::Deferred;
 use super::feed::{self, Feed, Item};
+use super::reading::{Queues, Source};
 use super::shared::{SEGMENT_BYTES, Segment, Shared};
 use super::storer::GROUP_BYTES;
-use super::worker::{Done, SegmentSource, SmallFile, SmallRead, Task, Unread};
+use super::worker::{Done, SmallFile, SmallRead, Task, Unread};
 use super::{Harvest, interrupted, shared};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Resources;
@@ -20,7 +21,7 @@ use crate::repo::entry::Entry;
 use crate::source::chunker::Candidates;
 use crate::source::open::SourceFile;
 use crate::source::scan::Found;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ const STOP_CHECK: Duration = Duration::from_millis(20);
 /// See the module.
 pub(super) struct Coordinator<'a> {
     shared: &'a Shared<'a>,
-    tasks: Sender<Task>,
+    queues: Queues,
     roots: &'a [PathBuf],
     /// Bytes of content that may be under way.
     budget: u64,
@@ -71,7 +72,7 @@ impl<'a> Coordinator<'a> {
     pub(super) fn new(
         shared: &'a Shared<'a>,
         assembly: Assembly<'a>,
-        tasks: Sender<Task>,
+        queues: Queues,
         roots: &'a [PathBuf],
         feed: Feed<'a>,
         approach: Approach<'a>,
@@ -81,7 +82,7 @@ impl<'a> Coordinator<'a> {
         let enough = resources.threads.max(2) as u64 * 4 * SEGMENT_BYTES;
         Coordinator {
             shared,
-            tasks,
+            queues,
             roots,
             budget: (resources.memory_bytes / 6).min(enough).max(SEGMENT_BYTES),
             segment_bytes: shared.segment_bytes(),
@@ -280,7 +281,8 @@ impl<'a> Coordinator<'a> {
 
     fn send(&mut self, task: Task) -> Result<()> {
         self.tasks_under_way += 1;
-        self.tasks.send(task).map_err(|_| Error::new(Kind::Failed, "all workers ended early"))
+        let is_put = self.queues.put(task);
+        is_put.then_some(()).ok_or_else(|| Error::new(Kind::Failed, "all workers ended early"))
     }
 
     fn send_small(&mut self) -> Result<()> {
@@ -297,11 +299,15 @@ impl<'a> Coordinator<'a> {
         self.bytes_under_way += bytes;
         self.segment_sizes.insert((sequence, index), bytes);
         match source {
-            SegmentSource::Fixed { file, offset, cuts } => {
+            SegmentSource::Fixed(stretch, cuts) => {
                 let origin = self.big.get(&sequence).and_then(|big| big.origin.clone());
-                self.send(Task::Fixed { sequence, index, file, offset, cuts, origin })
+                let offset = stretch.offset;
+                self.send(Task::Fixed { sequence, index, source: Source::Unread(stretch), offset, cuts, origin })
             }
-            source => self.send(Task::Scan { sequence, index, source }),
+            SegmentSource::File(stretch) => self.send(Task::Scan { sequence, index, source: Source::Unread(stretch) }),
+            SegmentSource::Loaded(segment) => {
+                self.send(Task::Scan { sequence, index, source: Source::Read(Ok(segment)) })
+            }
         }
     }
 

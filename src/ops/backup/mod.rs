@@ -18,6 +18,7 @@ mod held;
 mod metadata_sink;
 mod packs;
 mod pipeline;
+mod reading;
 mod scan_ahead;
 mod shared;
 mod storer;

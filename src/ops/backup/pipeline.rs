@@ -1,6 +1,6 @@
 //! The threads of a backup and the queues between them.
 //!
-//! One coordinator (the calling thread), `threads` workers, and lanes that write packs. The coordinator bounds what is
+//! One coordinator (the calling thread), `threads` workers, readers for what is not cached, and lanes that write packs. The coordinator bounds what is
 //! under way, so the queues to and from it need no bound of their own; the one to the lanes has one, so that slow storage
 //! slows the workers.
 
@@ -10,9 +10,10 @@ use super::bases::catalog::Catalog;
 use super::coordinator::Coordinator;
 use super::feed::{Feed, Merge};
 use super::gate::Gate;
+use super::reading::Queues;
 use super::shared::Shared;
-use super::worker::{Done, Task};
-use super::{BackupOptions, Harvest, Input, forecast, packs, scan_ahead, worker};
+use super::worker::Done;
+use super::{BackupOptions, Harvest, Input, forecast, packs, reading, scan_ahead, worker};
 use crate::codec::Compression;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observer};
@@ -23,7 +24,7 @@ use crate::repo::snapshots::Snapshot;
 use crate::repo::transaction::{OPEN_PACK_BYTES, Transaction};
 use crate::source::scan::{Found, ScanOptions, Way};
 use crate::threads;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -70,6 +71,7 @@ fn store_all(
     let threads = options.resources.threads.max(1);
     let lanes = lanes(options.resources, transaction.repo().config());
     let (task_sender, task_receiver) = unbounded();
+    let (unread_sender, unread_receiver) = unbounded();
     let (done_sender, done_receiver) = unbounded();
     let (full_sender, full_receiver) = bounded(lanes + BATCHES_WAITING);
     let (empty_sender, empty_receiver) = unbounded();
@@ -84,8 +86,13 @@ fn store_all(
             let (full, empty) = (full_sender.clone(), empty_receiver.clone());
             move || worker::run(shared, &tasks, &done, &full, &empty)
         })?;
-        drop((task_receiver, done_sender, full_sender));
-        let harvest = drive(shared, &gate, task_sender, &done_receiver, input, parent, options);
+        threads::start_some(scope, reading::READERS, || {
+            let (unread, tasks) = (unread_receiver.clone(), task_sender.clone());
+            move || reading::run(shared, &unread, &tasks)
+        })?;
+        drop((task_receiver, unread_receiver, done_sender, full_sender));
+        let queues = Queues { workers: task_sender, readers: unread_sender };
+        let harvest = drive(shared, &gate, queues, &done_receiver, input, parent, options);
         shared.stop.store(true, Ordering::Relaxed);
         drop(done_receiver);
         let mut lane_result = Ok(());
@@ -109,7 +116,7 @@ fn lanes(resources: Resources, config: &Config) -> usize {
 fn drive(
     shared: &Shared<'_>,
     gate: &Gate,
-    tasks: Sender<Task>,
+    queues: Queues,
     done: &Receiver<Done>,
     input: &mut Input<'_>,
     parent: Option<&Snapshot>,
@@ -139,7 +146,7 @@ fn drive(
         };
         let approach = Approach::new(shared, Catalog::new(shared, parent), policy);
         let assembly = Assembly::new(shared, gate)?;
-        let mut coordinator = Coordinator::new(shared, assembly, tasks, &roots, feed, approach, options.resources);
+        let mut coordinator = Coordinator::new(shared, assembly, queues, &roots, feed, approach, options.resources);
         let result = match input {
             Input::Paths(_) => coordinator.run_paths(done),
             Input::Stream { name, reader, finish } => {

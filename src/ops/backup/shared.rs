@@ -241,7 +241,10 @@ pub(super) fn load_segment(
         }
         match reader.read(&mut buffer[at..end]) {
             Ok(0) => break,
-            Ok(read) => at += read,
+            Ok(read) => {
+                shared.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+                at += read;
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Error::io("reading the stream", error)),
         }

@@ -1,14 +1,14 @@
 //! Workers: everything that costs time for each byte. Any number of them run side by side; none keeps order.
 //!
-//! A small file is one task from reading to storing. A big file is read and scanned for candidate cuts segment by
+//! A small file is one task from reading to storing. A big file is scanned for candidate cuts segment by
 //! segment; once the coordinator has chosen the cuts, its chunks come back to be hashed, looked up, coded and stored.
 
 use super::packs::FrameBatch;
+use super::reading::Source;
 use super::shared::{Segment, Shared};
 use super::storer::{Incoming, Origin, Storer};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::ids::ChunkId;
-use crate::page_cache::{SLACK_BYTES, place_for};
 use crate::repo::stream::Child;
 use crate::source::chunker::Candidates;
 use crate::source::open::{Extent, SourceFile};
@@ -17,7 +17,6 @@ use crossbeam_channel::{Receiver, Sender};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// How often a file that changes while it is read is read again.
 const READ_ATTEMPTS: u32 = 3;
@@ -26,16 +25,6 @@ const READ_ATTEMPTS: u32 = 3;
 pub(super) struct SmallFile {
     pub(super) sequence: u64,
     pub(super) found: Box<Found>,
-}
-
-/// Where the bytes of a segment come from.
-pub(super) enum SegmentSource {
-    /// A part of a file; `context` bytes before it are read too.
-    File { file: Arc<SourceFile>, offset: u64, bytes: usize, context: usize },
-    /// A part of a file whose cuts are known.
-    Fixed { file: Arc<SourceFile>, offset: u64, cuts: Vec<FixedCut> },
-    /// Already read, from a stream.
-    Loaded(Segment),
 }
 
 /// A chunk that ends at a fixed place.
@@ -57,9 +46,9 @@ pub(super) struct ChunkPlace {
 /// What workers are given.
 pub(super) enum Task {
     Small(Vec<SmallFile>),
-    Scan { sequence: u64, index: u64, source: SegmentSource },
+    Scan { sequence: u64, index: u64, source: Source },
     Store { sequence: u64, index: u64, run: Option<u32>, chunks: Vec<ChunkPlace>, origin: Option<Origin> },
-    Fixed { sequence: u64, index: u64, file: Arc<SourceFile>, offset: u64, cuts: Vec<FixedCut>, origin: Option<Origin> },
+    Fixed { sequence: u64, index: u64, source: Source, offset: u64, cuts: Vec<FixedCut>, origin: Option<Origin> },
 }
 
 /// What was found in a small file.
@@ -113,8 +102,8 @@ pub(super) fn run(
                 let children = storer.store_places(&chunks, run, origin.as_ref())?;
                 Ok(Done::Stored { sequence, index, children: Ok((children, false)) })
             }
-            Task::Fixed { sequence, index, file, offset, cuts, origin } => {
-                let children = store_fixed(shared, &mut storer, &file, offset, &cuts, origin.as_ref())?;
+            Task::Fixed { sequence, index, source, offset, cuts, origin } => {
+                let children = store_fixed(shared, &mut storer, source, offset, &cuts, origin.as_ref())?;
                 Ok(Done::Stored { sequence, index, children })
             }
         });
@@ -126,65 +115,41 @@ pub(super) fn run(
 }
 
 /// The outer result is the run's, the inner one the file's.
-fn read_and_scan(shared: &Shared<'_>, source: SegmentSource) -> Result<Result<(Segment, Candidates)>> {
-    let segment = match source {
-        SegmentSource::Loaded(segment) => {
-            shared.bytes_read.fetch_add(segment.bytes().len() as u64, Ordering::Relaxed);
-            segment
-        }
-        SegmentSource::Fixed { .. } => return Ok(Err(Error::new(Kind::Failed, "fixed cuts are not scanned"))),
-        SegmentSource::File { file, offset, bytes, context } => {
-            let (first, wanted) = (offset - context as u64, context + bytes);
-            let mut buffer = shared.buffers.take(wanted + SLACK_BYTES);
-            let start = place_for(first, &buffer);
-            match shared.read_around(&file, first, &mut buffer, start, wanted) {
-                Ok(read) => {
-                    // What lies before it was counted with the segment before.
-                    shared.bytes_read.fetch_sub(read.min(context) as u64, Ordering::Relaxed);
-                    let read = read.saturating_sub(context);
-                    Segment::new(buffer, context, read, &shared.buffers).starting_at(start)
-                }
-                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    };
-    let mut candidates = Candidates::new();
-    shared.chunker.scan(segment.context(), segment.bytes(), &mut candidates);
-    Ok(Ok((segment, candidates)))
+fn read_and_scan(shared: &Shared<'_>, source: Source) -> Result<Result<(Segment, Candidates)>> {
+    Ok(source.into_segment(shared)?.map(|segment| {
+        let mut candidates = Candidates::new();
+        shared.chunker.scan(segment.context(), segment.bytes(), &mut candidates);
+        (segment, candidates)
+    }))
 }
 
-/// Reads and stores chunks with fixed cuts, and says whether the file ended before the last of them. The outer result is the
-/// run's, the inner one the file's.
+/// Stores chunks with fixed cuts, and says whether the file ended before the last of them. The outer result is the run's, the
+/// inner one the file's.
 fn store_fixed(
     shared: &Shared<'_>,
     storer: &mut Storer<'_>,
-    file: &SourceFile,
+    source: Source,
     offset: u64,
     cuts: &[FixedCut],
     origin: Option<&Origin>,
 ) -> Result<Result<(Vec<Child>, bool)>> {
-    let bytes: usize = cuts.iter().map(|cut| cut.bytes).sum();
-    let mut buffer = shared.buffers.take(bytes + SLACK_BYTES);
-    let start = place_for(offset, &buffer);
-    let read = match shared.read_around(file, offset, &mut buffer, start, bytes) {
-        Ok(read) => read,
-        Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+    let segment = match source.into_segment(shared)? {
+        Ok(segment) => segment,
         Err(error) => return Ok(Err(error)),
     };
+    let read = segment.bytes();
     let mut chunks = Vec::with_capacity(cuts.len());
     let mut at = 0;
     for cut in cuts {
-        let end = read.min(at + cut.bytes);
+        let end = read.len().min(at + cut.bytes);
         if at < end {
-            let bytes = &buffer[start + at..start + end];
-            chunks.push(Incoming { bytes, offset: offset + at as u64, run: cut.run });
+            chunks.push(Incoming { bytes: &read[at..end], offset: offset + at as u64, run: cut.run });
         }
         at = end;
     }
     let children = storer.store(&chunks, origin)?;
-    shared.buffers.give(buffer);
-    Ok(Ok((children, read < bytes)))
+    let wanted: usize = cuts.iter().map(|cut| cut.bytes).sum();
+    Ok(Ok((children, read.len() < wanted)))
 }
 
 struct ReadFile {
