@@ -123,20 +123,32 @@ pub(super) fn find(
     ids: &[ChunkId],
     may_be_settled: &dyn Fn(&ChunkId) -> bool,
 ) -> rusqlite::Result<Vec<Vec<Home>>> {
-    let mut recent = tx.prepare_cached(&format!("SELECT {HOME_COLUMNS} FROM recent WHERE id = ?"))?;
-    let mut settled = tx.prepare_cached(&format!("SELECT {HOME_COLUMNS} FROM chunks WHERE id = ?"))?;
-    let mut found = Vec::with_capacity(ids.len());
-    for id in ids {
+    let mut tables = Vec::new();
+    for (table, is_settled) in [("chunks", true), ("recent", false)] {
+        // One of them is often empty, and asking it for each chunk costs as much as asking the other.
+        if tx.prepare_cached(&format!("SELECT 1 FROM {table} LIMIT 1"))?.exists([])? {
+            let statement = tx.prepare_cached(&format!("SELECT {HOME_COLUMNS} FROM {table} WHERE id = ?"))?;
+            tables.push((statement, is_settled));
+        }
+    }
+    // In the order of the tables, so that neighbours find their pages at hand.
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_unstable_by_key(|&number| ids[number]);
+    let mut found = vec![Vec::new(); ids.len()];
+    for number in order {
+        let id = &ids[number];
         let mut homes = Vec::new();
-        let tables = [Some(&mut settled).filter(|_| may_be_settled(id)), Some(&mut recent)];
-        for statement in tables.into_iter().flatten() {
+        for (statement, is_settled) in &mut tables {
+            if *is_settled && !may_be_settled(id) {
+                continue;
+            }
             let mut rows = statement.query(params![id.as_bytes()])?;
             while let Some(row) = rows.next()? {
                 homes.extend(home_of(tx, packs_by_number, row)?);
             }
         }
         homes.sort_by_key(|(home, is_dead): &(Home, bool)| (*is_dead, home.base_count > 0));
-        found.push(homes.into_iter().map(|(home, _)| home).collect());
+        found[number] = homes.into_iter().map(|(home, _)| home).collect();
     }
     Ok(found)
 }
