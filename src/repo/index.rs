@@ -22,6 +22,7 @@ mod records;
 mod remembered;
 mod schema;
 mod sorter;
+mod standing;
 pub mod survey;
 mod totals;
 
@@ -29,6 +30,7 @@ pub use build::{Beginning, Build};
 pub use homes::{DeltaUse, Home};
 pub use packs::KnownPack;
 pub use records::RunRecord;
+pub use standing::Standing;
 pub use totals::CodecTotals;
 
 use super::pack::PackSummary;

@@ -15,6 +15,7 @@
 //! up creates `snapshots/<id>` = revoked first, so that nobody waits for it.
 
 use super::condemned::Condemned;
+use super::index::Standing;
 use super::index_object::IndexWriter;
 use super::pack::{self, PackKind, PackSummary, PackWriter};
 use super::pack_body::{PackBody, Workshops};
@@ -32,7 +33,7 @@ use announcement::revoked;
 use nowhere::Nowhere;
 use reliance::Reliance;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 mod announcement;
 mod nowhere;
@@ -67,6 +68,8 @@ pub struct Transaction<'r> {
     /// True if packs get parity.
     has_parity: bool,
     workshops: Workshops,
+    /// Chunks of earlier runs, if this one asks for most of them.
+    standing: OnceLock<Option<Standing>>,
 }
 
 #[derive(Default)]
@@ -127,6 +130,7 @@ impl<'r> Transaction<'r> {
             signs: Mutex::new(0),
             has_parity,
             workshops: Workshops::new(has_parity.then_some(repo.config().pack_bytes.into())),
+            standing: OnceLock::new(),
         })
     }
 

@@ -9,7 +9,7 @@ use super::approach::Approach;
 use super::assembly::Assembly;
 use super::big_file::{BigFile, Decided, Dispatch, SegmentSource};
 use super::deferred::Deferred;
-use super::feed::{self, Feed, Item};
+use super::feed::{self, Item, Items};
 use super::reading::{Queues, Source};
 use super::shared::{SEGMENT_BYTES, Segment, Shared};
 use super::storer::GROUP_BYTES;
@@ -48,7 +48,7 @@ pub(super) struct Coordinator<'a> {
     /// Bytes of content that may be under way.
     budget: u64,
     segment_bytes: u64,
-    feed: Feed<'a>,
+    items: Items,
     feed_ended: bool,
     small: Vec<SmallFile>,
     small_bytes: u64,
@@ -74,7 +74,7 @@ impl<'a> Coordinator<'a> {
         assembly: Assembly<'a>,
         queues: Queues,
         roots: &'a [PathBuf],
-        feed: Feed<'a>,
+        items: Items,
         approach: Approach<'a>,
         resources: Resources,
     ) -> Coordinator<'a> {
@@ -86,7 +86,7 @@ impl<'a> Coordinator<'a> {
             roots,
             budget: (resources.memory_bytes / 6).min(enough).max(SEGMENT_BYTES),
             segment_bytes: shared.segment_bytes(),
-            feed,
+            items,
             feed_ended: false,
             small: Vec::new(),
             small_bytes: 0,
@@ -191,7 +191,7 @@ impl<'a> Coordinator<'a> {
             }
             return self.finish_if_complete(sequence);
         }
-        match self.feed.next()? {
+        match self.items.next()? {
             Some(item) => {
                 let due = self.deferred.due(item.place(), self.assembly.newest());
                 self.small.extend(due);

@@ -1,10 +1,10 @@
-//! The feed: walks the source and the parent snapshot side by side and says what has to be read.
+//! The feed: walks the source and the parent snapshot side by side and says what has to be read, in a thread of its own.
 //!
 //! A file whose size, mtime, ctime and inode are those of the parent is not read, provided that all of its chunks are in
 //! packs that may be relied on, and that its times are older than the parent's start by more than clocks resolve.
 
 use super::gate::Gate;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ids::ChunkId;
 use crate::metadata::{FileTime, Metadata};
 use crate::paths::compare_paths;
@@ -16,6 +16,7 @@ use crate::repo::transaction::Transaction;
 use crate::repo::tree::{Entries, FetchChunk};
 use crate::sabotage::is_planted;
 use crate::source::scan::{Found, Scanned};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -24,6 +25,8 @@ use std::path::PathBuf;
 
 /// How many entries are looked up in the index together.
 const BATCH_ENTRIES: usize = 512;
+/// Batches that wait: one while the next is being made.
+const BATCHES_WAITING: usize = 1;
 
 /// File systems with coarse clocks may give a later change the same time: so close to the parent's start, read again.
 const CLOCK_SECONDS: i64 = 2;
@@ -121,28 +124,67 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// Yields items in the order of the scan.
+/// Makes items, in the order of the scan.
 pub(super) struct Feed<'a> {
     merge: Merge<'a>,
     transaction: &'a Transaction<'a>,
     reread: bool,
-    ready: VecDeque<Item>,
+    /// Files of the parent.
+    files: u64,
+    /// What may be taken to look them up quickly.
+    memory_bytes: u64,
+}
+
+/// Items that follow each other; none of them marks the end.
+type Batch = VecDeque<Item>;
+
+/// The two ends of the queue of items.
+pub(super) fn ends() -> (Sender<Result<Batch>>, Items) {
+    let (sender, batches) = bounded(BATCHES_WAITING);
+    (sender, Items { batches, ready: Batch::new() })
+}
+
+/// What the feed has made.
+pub(super) struct Items {
+    batches: Receiver<Result<Batch>>,
+    ready: Batch,
+}
+
+impl Items {
+    /// The next item; none at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Item>> {
+        if self.ready.is_empty() {
+            // The end is said: else a thread that was lost would be taken for it.
+            let batch = self.batches.recv();
+            self.ready = batch.unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the feed ended early")))?;
+        }
+        Ok(self.ready.pop_front())
+    }
 }
 
 impl<'a> Feed<'a> {
     pub(super) fn new(merge: Merge<'a>, transaction: &'a Transaction<'a>, reread: bool) -> Feed<'a> {
-        Feed { merge, transaction, reread, ready: VecDeque::new() }
+        Feed { merge, transaction, reread, files: 0, memory_bytes: 0 }
     }
 
-    /// The next item; none at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Item>> {
-        if self.ready.is_empty() {
-            self.fill()?;
+    /// For a parent of so many files, whose chunks are looked up with so much memory.
+    pub(super) fn expecting(self, files: u64, memory_bytes: u64) -> Feed<'a> {
+        Feed { files, memory_bytes, ..self }
+    }
+
+    /// Makes items to the end, until something fails, or until nobody takes them any more.
+    pub(super) fn run(mut self, batches: &Sender<Result<Batch>>) {
+        let mut prepared = self.transaction.foresee(self.files, self.memory_bytes);
+        loop {
+            let batch = std::mem::replace(&mut prepared, Ok(())).and_then(|()| self.next_batch());
+            let is_last = batch.as_ref().map_or(true, VecDeque::is_empty);
+            if batches.send(batch).is_err() || is_last {
+                return;
+            }
         }
-        Ok(self.ready.pop_front())
     }
 
-    fn fill(&mut self) -> Result<()> {
+    fn next_batch(&mut self) -> Result<Batch> {
         let mut pairs = Vec::with_capacity(BATCH_ENTRIES);
         while pairs.len() < BATCH_ENTRIES {
             match self.merge.next_pair() {
@@ -156,6 +198,7 @@ impl<'a> Feed<'a> {
         };
         let ids: Vec<ChunkId> = pairs.iter().filter_map(|(_, earlier, same)| single(earlier, *same)).collect();
         let mut known = self.transaction.known(&ids)?.into_iter();
+        let mut batch = Batch::with_capacity(pairs.len());
         for (scanned, earlier, is_same) in pairs {
             let is_known = match (single(&earlier, is_same), earlier.as_ref().and_then(|e| e.content)) {
                 _ if !is_same => false,
@@ -164,9 +207,9 @@ impl<'a> Feed<'a> {
                 (None, Some(content)) => is_stream_known(self.transaction, content)?,
                 (None, None) => true,
             };
-            self.ready.push_back(self.item(scanned, earlier, is_known));
+            batch.push_back(self.item(scanned, earlier, is_known));
         }
-        Ok(())
+        Ok(batch)
     }
 
     /// What to do with what was found; `is_known` if what the parent had there is the same and may be relied on.

@@ -8,7 +8,7 @@ use super::approach::{Approach, Policy};
 use super::assembly::Assembly;
 use super::bases::catalog::Catalog;
 use super::coordinator::Coordinator;
-use super::feed::{Feed, Merge};
+use super::feed::{self, Feed, Merge};
 use super::gate::Gate;
 use super::reading::Queues;
 use super::shared::Shared;
@@ -31,6 +31,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Batches of frames that may wait for a lane, of some 3 MB each: while a lane makes a pack durable, which takes as long
 /// as several batches, no worker has to wait.
 const BATCHES_WAITING: usize = 7;
+
+/// The share of memory, one of so many, for looking up what has not changed.
+const FORESEEN_SHARE: u64 = 8;
 
 /// The most lanes: storage is fast enough for no more to be of use.
 const LANES_MAX: usize = 4;
@@ -137,16 +140,19 @@ fn drive(
             let _ = threads::start(scope, move || forecast::run(merge, options.reread, stop, shared.observer));
         }
         let (batches, scanned) = scan_ahead::ends();
+        let feed = Feed::new(merge(Box::new(scanned.into_iter().flatten())), shared.transaction, options.reread)
+            .expecting(parent.map_or(0, |p| p.totals.files), options.resources.memory_bytes / FORESEEN_SHARE);
+        let (item_batches, items) = feed::ends();
         threads::start(scope, move || scan_ahead::run(gate.scan(), &batches))
+            .and_then(|_| threads::start(scope, move || feed.run(&item_batches)))
             .inspect_err(|_| forecast_stop.store(true, Ordering::Relaxed))?;
-        let feed = Feed::new(merge(Box::new(scanned.into_iter().flatten())), shared.transaction, options.reread);
         let policy = Policy {
             cuts_by_content: options.cuts_by_content,
             deltas: options.delta_depth > 0 && options.compression != Compression::Off,
         };
         let approach = Approach::new(shared, Catalog::new(shared, parent), policy);
         let assembly = Assembly::new(shared, gate)?;
-        let mut coordinator = Coordinator::new(shared, assembly, queues, &roots, feed, approach, options.resources);
+        let mut coordinator = Coordinator::new(shared, assembly, queues, &roots, items, approach, options.resources);
         let result = match input {
             Input::Paths(_) => coordinator.run_paths(done),
             Input::Stream { name, reader, finish } => {

@@ -126,7 +126,7 @@ mod tests {
         let stretch = || Stretch { file: Arc::clone(&file), offset: 0, bytes: 300_000, context: 0 };
         let scan = |source| Task::Scan { sequence: 0, index: 0, source };
         let fixed = |source| Task::Fixed { sequence: 0, index: 0, source, offset: 0, cuts: Vec::new(), origin: None };
-        let mut put = |task| {
+        let put = |task| {
             assert!(queues.put(task));
             (worked.try_iter().count(), read.try_iter().count())
         };

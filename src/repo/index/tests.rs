@@ -139,8 +139,14 @@ impl Model {
         assert_eq!(known.iter().map(listed).collect::<Vec<_>>(), expected, "{doing}");
         let ids: Vec<ChunkId> = (0..CHUNKS + 5).map(chunk).collect();
         let (homes, likely) = (index.homes(&ids).expect("an index"), index.likely_homes(&ids).expect("an index"));
+        let standing = index.standing(u64::MAX, u64::MAX).expect("an index").expect("no bound");
         for ((id, homes), likely) in ids.iter().zip(homes).zip(likely) {
             let expected = self.homes(*id);
+            let alone = expected.iter().filter(|(home, _)| home.base_count == 0 && !self.is_dead(home.pack));
+            let alone: Vec<_> = alone.map(|(home, _)| home.pack).collect();
+            let told = standing.pack_of(id);
+            assert_eq!(told.is_some(), !alone.is_empty(), "{doing}: {id}");
+            assert!(told.is_none_or(|pack| alone.contains(&pack)), "{doing}: {id}");
             for found in [&homes, &likely] {
                 assert!(found.is_sorted_by_key(|h| (self.is_dead(h.pack), h.base_count > 0)), "{doing}");
                 let mut found: Vec<_> = found.iter().map(key).collect();

@@ -37,6 +37,11 @@ use std::sync::PoisonError;
 /// underway may come to need others after it has been allowed as a base.
 const DEPTH_WRITTEN_MAX: usize = DEPTH_MAX / 4;
 
+/// For fewer chunks than this, asking the index for each takes no time that anybody notices.
+const FORESEEN_CHUNKS_MIN: u64 = 10_000;
+/// Where the index has so many rows for each chunk that will be asked for, reading all takes as long as asking for each.
+const FORESEEN_SHARE_MAX: u64 = 4;
+
 /// How a chunk can be had.
 enum Footing {
     /// This run is storing it; it may come to need these.
@@ -101,8 +106,9 @@ impl Reliance {
         let index = transaction.repo.index();
         let mut found = Vec::new();
         let mut frames: Vec<(ChunkId, Home)> = Vec::new();
+        let ids = &self.add_foreseen(transaction, state, ids)?;
         let all_homes = index.likely_homes(ids)?;
-        transaction.look_at_packs(state, all_homes.iter().flatten())?;
+        transaction.look_at_packs(state, all_homes.iter().flatten().map(|home| home.pack))?;
         for (&id, homes) in ids.iter().zip(all_homes) {
             let is_near = |h: &&Home| state.written.contains(&h.pack) || state.relied.contains_key(&h.pack);
             let usable = || homes.iter().filter(|h| transaction.may_use(state, h.pack));
@@ -129,6 +135,22 @@ impl Reliance {
             }
         }
         Ok(found)
+    }
+
+    /// Adds what is known without asking the index; the rest.
+    fn add_foreseen(&mut self, transaction: &Transaction<'_>, state: &State, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
+        let Some(Some(standing)) = transaction.standing.get() else { return Ok(ids.to_vec()) };
+        let packs: Vec<_> = ids.iter().map(|id| standing.pack_of(id)).collect();
+        transaction.look_at_packs(state, packs.iter().flatten().copied())?;
+        let mut rest = Vec::new();
+        for (&id, pack) in ids.iter().zip(packs) {
+            let may_use = |pack: &PackId| transaction.may_use(state, *pack) || is_planted("foreseen-packs-unchecked");
+            match pack.filter(may_use) {
+                Some(pack) => drop(self.founded.insert(id, Footing::Stored(pack, Vec::new()))),
+                None => rest.push(id),
+            }
+        }
+        Ok(rest)
     }
 
     /// Moves those candidates to the founded chunks that need only what was founded before this round.
@@ -182,17 +204,27 @@ impl Footing {
 }
 
 impl Transaction<'_> {
+    /// Prepares for questions about `chunks` chunks of earlier runs, with at most so much memory: answers are the same, and come
+    /// sooner if these are a fair part of all.
+    pub fn foresee(&self, chunks: u64, memory_bytes: u64) -> Result<()> {
+        if chunks >= FORESEEN_CHUNKS_MIN && self.standing.get().is_none() {
+            let standing = self.repo.index().standing(chunks.saturating_mul(FORESEEN_SHARE_MAX), memory_bytes)?;
+            let _ = self.standing.set(standing);
+        }
+        Ok(())
+    }
+
     /// Packs that another run on this host adds meanwhile are left alone: that run may yet be revoked.
     fn may_use(&self, state: &State, pack: PackId) -> bool {
         let is_whole = || self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).get(&pack) == Some(&true);
         state.written.contains(&pack) || (state.sizes.contains_key(&pack) && !self.absent.contains(&pack) && is_whole())
     }
 
-    /// Finds out which of the packs of these homes are there and whole, once for each: one that was cut short is as good as
+    /// Finds out which of these packs are there and whole, once for each: one that was cut short is as good as
     /// missing. Before the commit those that are relied on are looked at again.
-    fn look_at_packs<'h>(&self, state: &State, homes: impl Iterator<Item = &'h Home>) -> Result<()> {
+    fn look_at_packs(&self, state: &State, packs: impl Iterator<Item = PackId>) -> Result<()> {
         let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        for pack in homes.map(|home| home.pack).filter(|pack| !self.absent.contains(pack)) {
+        for pack in packs.filter(|pack| !self.absent.contains(pack)) {
             let Some(&bytes) = state.sizes.get(&pack).filter(|_| !looked_at.contains_key(&pack)) else { continue };
             let found = match self.repo.storage().size(&names::pack(pack)?) {
                 // Something that is no object has the name.

@@ -142,6 +142,9 @@ fn random_runs_never_make_a_ring() {
         for _ in 0..4 {
             let repo = open(&storage);
             let transaction = begin(&repo);
+            if draw(2) == 0 {
+                transaction.foresee(u64::MAX, u64::MAX).expect("an index");
+            }
             let numbers: Vec<u64> = (0..6).filter(|_| draw(3) > 0).collect();
             let ids: Vec<_> = numbers.iter().map(|&n| id(n)).collect();
             let claims = transaction.claim(&ids).expect("claims");
@@ -297,4 +300,49 @@ fn a_pack_that_is_to_go_is_not_used_while_it_is_there() {
     crate::repo::condemned::create_list(&other, 1, &[pack.id], &writer(), now).expect("listed");
     crate::repo::condemned::create_end(&other, 1, &[pack.id], now).expect("decided");
     assert_eq!(begin(&repo).claim(&[id(0)]).expect("claims"), [Claim::New]);
+}
+
+#[test]
+fn what_was_foreseen_has_the_answer_that_asking_gives() {
+    let storage = test_support::storage();
+    let repo = open(&storage);
+    let packs: Vec<PackSummary> = (0..5).map(|n| store(&repo, &[(&version(n), &[])])).collect();
+    store(&repo, &[(&version(5), &[&version(0)])]);
+    store(&repo, &[(&version(6), &[&version(1)])]);
+    store(&repo, &[(&version(2), &[&version(0)])]);
+    // Missing from the start, condemned, twice there of which the whole one is cut short, and cut short.
+    remove(&storage, &packs[1]);
+    crate::repo::condemned::create_list(&repo, 1, &[packs[3].id], &writer(), test_support::time(4)).expect("condemned");
+    for cut in [&packs[2], &packs[4]] {
+        assert!(storage.truncate(&names::pack(cut.id).expect("a name"), 100));
+    }
+    let ids: Vec<ChunkId> = (0..9).map(id).collect();
+    let answers = |foreseen: bool| {
+        let repo = open(&storage.copy());
+        let transaction = begin(&repo);
+        if foreseen {
+            transaction.foresee(u64::MAX, u64::MAX).expect("an index");
+            assert!(transaction.standing.get().is_some_and(Option::is_some));
+        }
+        store_pack(&transaction, &[(&version(7), &[])]);
+        let known = transaction.known(&ids).expect("an answer");
+        let relied: std::collections::BTreeMap<_, _> = transaction.lock().relied.clone().into_iter().collect();
+        (known, relied)
+    };
+    let (known, relied) = answers(false);
+    assert_eq!(known, [true, false, true, false, false, true, false, true, false]);
+    assert_eq!(relied.len(), 3);
+    assert_eq!(answers(true), (known, relied));
+}
+
+#[test]
+fn only_many_questions_are_foreseen() {
+    let storage = test_support::storage();
+    let repo = open(&storage);
+    store(&repo, &[(&version(0), &[])]);
+    let transaction = begin(&repo);
+    transaction.foresee(100, u64::MAX).expect("an index");
+    assert!(transaction.standing.get().is_none());
+    transaction.foresee(1 << 20, 10).expect("an index");
+    assert!(transaction.standing.get().is_some_and(Option::is_none), "too little memory");
 }
