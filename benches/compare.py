@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """End-to-end comparison of `ckpt` with other backup programs, `cp -r` beside them.
 
-Every program that is found takes its turn in every round (tool after tool, then the next round), so that a
+Every program that is found takes its turn in every round (tool after tool, in another order each round), so that a
 disturbance of the machine hits all alike; the table shows medians. A program that fails is shown as failed and the
 others go on. What is measured and how to read it: docs/BENCHMARKS.md.
 
@@ -15,6 +15,7 @@ import argparse
 import filecmp
 import os
 import pathlib
+import random
 import shutil
 import statistics
 import subprocess
@@ -394,7 +395,8 @@ def main():
     results = {tool.name: [] for tool in tools}
     failed = set()
     for number in range(arguments.runs):
-        for tool in tools:
+        # In another order each time: what a program leaves to the disk falls on the next. The same orders in every run.
+        for tool in random.Random(number).sample(tools, len(tools)):
             if tool.name in failed:
                 continue
             if not arguments.cold:
