@@ -41,9 +41,13 @@ pub struct ParityStream {
 impl ParityStream {
     /// For packs that end soon after `pack_bytes`; see [`Shape::of`] for the errors.
     pub fn for_packs_of(pack_bytes: u64) -> Result<ParityStream> {
-        let shape = Shape::of(pack_bytes.saturating_add(1))?;
+        Shape::of(pack_bytes.saturating_add(1)).map(|shape| ParityStream::new(&shape))
+    }
+
+    /// For packs that are divided as one of this shape is.
+    pub fn new(shape: &Shape) -> ParityStream {
         let group_shards = shape.parity_shards.next_power_of_two();
-        Ok(ParityStream {
+        ParityStream {
             engine: DefaultEngine::new(),
             #[cfg(target_arch = "x86_64")]
             fast: GfniTransform::detect(),
@@ -53,7 +57,7 @@ impl ParityStream {
             sums: AlignedBuffer::new(group_shards * shape.shard_bytes),
             checksums: Vec::new(),
             shards: 0,
-        })
+        }
     }
 
     /// Bytes of a group.

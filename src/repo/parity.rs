@@ -3,8 +3,8 @@
 //! Guarantees: what is lost of a pack is computed again as long as no more shards are bad, of the pack and of its parity
 //! together, than there are parity shards, wherever they are: also where the pack is cut short or too long. A mended pack
 //! is held against its name, and content read out of one against its id, so parity can never bring a wrong byte. Parity
-//! covers stored bytes and needs no key. Memory is bounded: a pack that is longer than `WORK_BYTES_MAX` is worked
-//! through in columns.
+//! covers stored bytes and needs no key. Memory is bounded: parity is computed piece by piece, and a pack that is longer than
+//! `WORK_BYTES_MAX` is mended in columns.
 //!
 //! Deliberately not here: putting anything right in the repository, which is for `repair`.
 
@@ -19,6 +19,7 @@ use super::pack_body::{BodyParity, PublishedBody};
 use super::{Repo, names};
 use crate::bytes::ByteRange;
 use crate::codec::parity::{ParityEncoder, Shape, checksum};
+use crate::codec::parity_stream::ParityStream;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{PackId, RepositoryId, SnapshotId};
 use crate::sabotage::is_planted;
@@ -26,8 +27,11 @@ use crate::storage::{self, ObjectName, ObjectWriter, Storage};
 use mended::Remains;
 use sidecar::Sidecar;
 
-/// The most bytes of columns that are held at once: an ordinary pack, whole.
+/// The most bytes of columns that are held at once, when a pack is mended: an ordinary pack, whole.
 const WORK_BYTES_MAX: usize = 80 << 20;
+
+/// What is read of a pack at once, when its parity is computed.
+const READ_BYTES: usize = 8 << 20;
 
 /// A pack that was put together again.
 #[derive(Debug)]
@@ -83,42 +87,28 @@ fn compute(repo: &Repo, pack: PackId) -> Result<Vec<u8>> {
     let (storage, name) = (repo.storage(), names::pack(pack)?);
     let bytes = storage.size(&name)?.ok_or_else(|| Error::new(Kind::Missing, format!("{name} is missing")))?;
     let shape = Shape::of(bytes)?;
-    let damaged = || Error::damaged(format!("{name}: its bytes do not match its name"));
-    if bytes <= WORK_BYTES_MAX as u64 {
-        // One long read: many short ones would take their time, and leave the pack in the page cache.
-        let (mut whole, mut parity) = (Vec::new(), Vec::new());
-        storage.read_range(&name, ByteRange::new(0, bytes)?, &mut whole)?;
-        if blake3::hash(&whole).as_bytes() != pack.as_bytes() {
-            return Err(damaged());
-        }
-        ParityEncoder::default().encode(&whole, &shape, &mut parity)?;
-        let table = whole.chunks(shape.shard_bytes).flat_map(checksum).collect();
-        let (header, table) = front(repo.id(), pack, &shape, table, &parity)?;
-        return Ok([header.as_slice(), &table, &parity, &table, &header].concat());
-    }
-    let mut table = Vec::new();
-    let mut hasher = blake3::Hasher::new();
-    let mut shard = Vec::new();
-    for number in 0..shape.data_shards {
-        let (at, len) = shape.place(number);
-        shard.clear();
-        storage.read_range(&name, ByteRange::new(at, len as u64)?, &mut shard)?;
-        hasher.update(&shard);
-        table.extend_from_slice(&checksum(&shard));
+    let mut stream = ParityStream::new(&shape);
+    // Long reads: short ones would take their time, and leave the pack in the page cache.
+    let step = (READ_BYTES / stream.group_bytes()).max(1) * stream.group_bytes();
+    let (mut hasher, mut piece, mut parity) = (blake3::Hasher::new(), Vec::new(), Vec::new());
+    for at in (0..bytes).step_by(step) {
+        piece.clear();
+        storage.read_range(&name, ByteRange::new(at, (bytes - at).min(step as u64))?, &mut piece)?;
+        hasher.update(&piece);
+        stream.check(&piece);
+        stream.absorb(&piece);
     }
     if hasher.finalize().as_bytes() != pack.as_bytes() {
-        return Err(damaged());
+        return Err(Error::damaged(format!("{name}: its bytes do not match its name")));
     }
-    let places: Vec<Option<u64>> = (0..shape.data_shards).map(|shard| Some(shape.place(shard).0)).collect();
-    let mut parity = vec![0; shape.parity_bytes()];
-    let (mut encoder, mut columns, mut computed) = (ParityEncoder::default(), Vec::new(), Vec::new());
-    for (column, width) in column_ranges(&shape) {
-        read_columns(storage, &name, &shape, &places, (column, width), &mut columns)?;
-        encoder.encode_columns(&columns, &shape, width, &mut computed)?;
-        for (from, into) in computed.chunks_exact(width).zip(parity.chunks_exact_mut(shape.shard_bytes)) {
-            into[column..column + width].copy_from_slice(from);
+    let table = match stream.finish(bytes, &mut parity)? {
+        Some(checksums) => checksums.to_vec(),
+        // So short that it is one piece, and coded in another way.
+        None => {
+            ParityEncoder::default().encode(&piece, &shape, &mut parity)?;
+            piece.chunks(shape.shard_bytes).flat_map(checksum).collect()
         }
-    }
+    };
     let (header, table) = front(repo.id(), pack, &shape, table, &parity)?;
     Ok([header.as_slice(), &table, &parity, &table, &header].concat())
 }

@@ -275,6 +275,27 @@ fn check_packs_in_pieces_of(storage: &SimulatedStorage, seed: u64, pieces_of: us
 }
 
 #[test]
+fn parity_of_a_pack_that_is_read_again_piece_by_piece_is_that_of_the_whole_pack() {
+    let storage = test_support::storage_with_parity();
+    let repo = open(&storage);
+    for bytes in [1, 100, 129, 5000, 70_000, READ_BYTES, READ_BYTES + 12_345, 3 * READ_BYTES - 1] {
+        let whole = noise(bytes as u64, bytes);
+        let pack = PackId::from_bytes(*blake3::hash(&whole).as_bytes());
+        storage.insert(pack_name(pack), whole.clone());
+        create(&repo, pack).expect("the pack is sound");
+        let (shape, mut parity) = (Shape::of(bytes as u64).expect("a pack"), Vec::new());
+        ParityEncoder::default().encode(&whole, &shape, &mut parity).expect("encodes");
+        let table = whole.chunks(shape.shard_bytes).flat_map(checksum).collect();
+        let (header, table) = front(repo.id(), pack, &shape, table, &parity).expect("fits");
+        let expected = [header.as_slice(), &table, &parity, &table, &header].concat();
+        assert!(storage.objects()[&parity_name(pack)] == expected, "{bytes} bytes");
+        // Nothing is made of what is not the pack.
+        assert!(storage.remove(&parity_name(pack)) && storage.corrupt(&pack_name(pack), bytes / 2, 1));
+        assert_eq!(create(&repo, pack).expect_err("damaged").kind(), Kind::Damaged);
+    }
+}
+
+#[test]
 fn tables_of_damaged_packs_are_found_when_all_index_objects_are_lost() {
     let (storage, pack, bytes) = sample();
     for name in storage.names().iter().filter(|name| names::index_id(name).is_some()) {
