@@ -287,6 +287,19 @@ def warm(path):
                         pass
 
 
+def rest():
+    """Waits until no disk has done anything for half a second, or half a minute is over: what was deleted is given back to a
+    disk long after the deletion has returned, and would be paid for by whoever comes next."""
+    os.sync()
+    before = None
+    for _ in range(60):
+        now = pathlib.Path("/proc/diskstats").read_text()
+        if now == before:
+            return
+        before = now
+        time.sleep(0.5)
+
+
 def same_content(one, other):
     """True if both directories hold the same files with the same bytes."""
     names = [sorted(str(p.relative_to(d)) for p in d.rglob("*") if p.is_file()) for d in (one, other)]
@@ -311,13 +324,13 @@ def one_round(tool, arguments, data, place, log):
             command = tool.verify(repo) if phase == "verify" else getattr(tool, phase)(repo, data)
         if command is None:
             continue
-        os.sync()
+        rest()
         if arguments.cold:
             drop_from_cache(data)
             drop_from_cache(repo)
-        elif phase in ("verify", "restore"):
+        else:
             # Some programs write past the page cache: warm is to mean the same for all.
-            warm(repo)
+            warm(repo if phase in ("verify", "restore") else data)
         result[phase], memory = run(command, env, log, cwd)
         peak = max(peak, memory)
         if phase == "again":
@@ -399,14 +412,15 @@ def main():
         for tool in random.Random(number).sample(tools, len(tools)):
             if tool.name in failed:
                 continue
-            if not arguments.cold:
-                warm(data)
             place = arguments.work / "round"
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             with open(arguments.work / f"{tool.name.split()[0]}.log", "ab") as log:
                 try:
                     results[tool.name].append(one_round(tool, arguments, data, place, log))
+                    latest = results[tool.name][-1]
+                    seconds = [f"{phase} {latest[phase]:.2f}" for phase in PHASES if phase in latest]
+                    print(f"  {tool.name}: {', '.join(seconds)}", file=sys.stderr)
                 except Failed as failure:
                     print(f"  {failure}", file=sys.stderr)
                     failed.add(tool.name)
