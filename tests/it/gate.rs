@@ -333,9 +333,10 @@ fn with_keep_a_checkpoint_that_changes_is_stored_and_marked() {
 #[test]
 fn a_checkpoint_that_appears_during_the_run_is_left_to_the_next_one() {
     let (folder, _) = large_run();
-    // More entries than are looked at in advance stand before the directory in which it appears.
+    // More entries than are looked at in advance, by the scan and by the feed (2,500), stand before the directory in which it
+    // appears.
     fs::create_dir_all(folder.path().join("m")).expect("a folder");
-    (0..1500).for_each(|n| fs::write(folder.path().join(format!("m/{n}")), "x").expect("a file"));
+    (0..4000).for_each(|n| fs::write(folder.path().join(format!("m/{n}")), "x").expect("a file"));
     fs::create_dir_all(folder.path().join("z/later")).expect("a folder");
     let storage = runs::simulated(1 << 20);
     let repo = runs::open(&storage).expect("opens");
